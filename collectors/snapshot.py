@@ -1,0 +1,240 @@
+"""The numbers at one moment: all that an exporter sees. `Report` is summary.json (METRICS), `Snapshot` one tick of the run.
+
+Latencies in ms, rates per second, sizes as their names say. Absent data is None, never 0, and no key is ever omitted.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+import msgspec
+
+SCHEMA: Final = 1
+
+# The distributions of METRICS, in the order people read them. decode_tps and e2e_tps are tokens/s, cost_usd is USD.
+METRICS: Final = (
+    "ttft_ms",
+    "ttft_scheduled_ms",
+    "ttfo_ms",
+    "ttfb_ms",
+    "e2e_ms",
+    "e2e_scheduled_ms",
+    "tpot_ms",
+    "itl_ms",
+    "itl_max_ms",
+    "decode_tps",
+    "e2e_tps",
+    "lateness_ms",
+    "dns_ms",
+    "tcp_ms",
+    "tls_ms",
+    "cost_usd",
+)
+
+
+class Distribution(msgspec.Struct, kw_only=True):
+    """One metric's distribution. With no sample `count` is 0 and the rest None; `p99_9` needs n_eff >= 3688."""
+
+    count: int = 0
+    mean: float | None = None
+    stddev: float | None = None
+    min: float | None = None
+    max: float | None = None
+    p50: float | None = None
+    p90: float | None = None
+    p95: float | None = None
+    p99: float | None = None
+    p99_9: float | None = None
+    ci95: dict[str, tuple[float, float] | None] | None = None
+
+
+class Requests(msgspec.Struct, kw_only=True):
+    """planned = sent + sum(unsent); sent = ok + sum(failed) + cancelled + in_flight_at_end."""
+
+    planned: int = 0
+    sent: int = 0
+    unsent: dict[str, int] = msgspec.field(default_factory=dict)
+    ok: int = 0
+    failed: dict[str, int] = msgspec.field(default_factory=dict)
+    cancelled: int = 0
+    in_flight_at_end: int = 0
+    attempts: int = 0
+
+
+class Throughput(msgspec.Struct, kw_only=True):
+    requests_per_s: float | None = None
+    output_tokens_per_s: float | None = None
+    total_tokens_per_s: float | None = None
+    events_per_s: float | None = None
+    goodput_per_s: float | None = None
+    goodput_share: float | None = None
+
+
+class Tokens(msgspec.Struct, kw_only=True):
+    """Sums over `ok` requests. `source` is provider | local | events | mixed, None where nothing was counted."""
+
+    input: int | None = None
+    output: int | None = None
+    cached: int | None = None
+    reasoning: int | None = None
+    source: str | None = None
+
+
+class Cost(msgspec.Struct, kw_only=True):
+    usd: float | None = None
+    priced_requests: int = 0
+    unpriced_requests: int = 0
+    price_table_date: str | None = None
+
+
+class Slice(msgspec.Struct, kw_only=True):
+    """The numbers of one target, one phase, or both: over the whole run in a Report, over one tick in a Snapshot."""
+
+    requests: Requests = msgspec.field(default_factory=Requests)
+    throughput: Throughput = msgspec.field(default_factory=Throughput)
+    tokens: Tokens = msgspec.field(default_factory=Tokens)
+    cost: Cost = msgspec.field(default_factory=Cost)
+    metrics: dict[str, Distribution] = msgspec.field(default_factory=dict)
+    failure_e2e_ms: dict[str, Distribution] = msgspec.field(default_factory=dict)
+    itl_coalesced_share: float | None = None
+    ttft_coalesced_share: float | None = None
+    connection_reused_share: float | None = None
+
+
+class TargetReport(Slice, kw_only=True):
+    name: str
+    provider: str
+    model: str
+
+
+class PhaseReport(Slice, kw_only=True):
+    name: str
+    load: str  # closed | open | partly_open | replay
+    measured: bool
+    start_s: float  # since the start of the run
+    duration_s: float
+
+
+class Lag(msgspec.Struct, kw_only=True):
+    """Kernel stamp to user read, over every read: how late this client was, without harm to the numbers."""
+
+    p50: float | None = None
+    p99: float | None = None
+    max: float | None = None
+
+
+class Client(msgspec.Struct, kw_only=True):
+    """The health of the measuring side."""
+
+    workers: int = 0
+    clock: str = "kernel"  # kernel | user | mixed
+    cpu_us_per_event: float | None = None
+    loop_lag_us: Lag = msgspec.field(default_factory=Lag)
+    cpu_utilisation: float | None = None  # of the busiest worker, 1.0 is a whole core
+    steal_share: float | None = None
+    rss_mb_max: float | None = None
+    ring_drops: int = 0
+    itl_coalesced_share: float | None = None
+    clock_steps: int = 0
+    gc_pauses: int = 0
+    restarts: int = 0
+    collector_restarts: int = 0
+    stale_resends: int = 0
+    clamped: int = 0
+    tcp_retransmits: int | None = None
+    export_failures: int = 0
+    records_dropped: int = 0  # request rows that could not be written to requests.msgpack
+
+
+class Reason(msgspec.Struct):
+    code: str
+    detail: str
+
+
+class Verdict(msgspec.Struct, kw_only=True):
+    state: str = "INSUFFICIENT"  # VALID | INVALID | INSUFFICIENT
+    reasons: list[Reason] = msgspec.field(default_factory=list)
+    error_budget: dict[str, Any] = msgspec.field(default_factory=dict)
+
+
+class Slo(msgspec.Struct):
+    expression: str
+    value: float | None
+    state: str  # PASS | FAIL | UNDECIDED
+
+
+class Run(msgspec.Struct, kw_only=True):
+    id: str
+    name: str
+    version: str
+    started_at: str  # ISO 8601, UTC
+    duration_s: float = 0.0
+    phases: list[PhaseReport] = msgspec.field(default_factory=list)
+    load: str = "closed"
+    seed: int = 0
+    plan_sha256: str = ""
+    host: dict[str, Any] = msgspec.field(default_factory=dict)
+
+
+class Report(msgspec.Struct, kw_only=True):
+    """summary.json, whole."""
+
+    schema: int = SCHEMA
+    run: Run
+    verdict: Verdict = msgspec.field(default_factory=Verdict)
+    requests: Requests = msgspec.field(default_factory=Requests)
+    throughput: Throughput = msgspec.field(default_factory=Throughput)
+    tokens: Tokens = msgspec.field(default_factory=Tokens)
+    cost: Cost = msgspec.field(default_factory=Cost)
+    metrics: dict[str, Distribution] = msgspec.field(default_factory=dict)
+    failure_e2e_ms: dict[str, Distribution] = msgspec.field(default_factory=dict)
+    targets: list[TargetReport] = msgspec.field(default_factory=list)
+    slo: list[Slo] = msgspec.field(default_factory=list)
+    client: Client = msgspec.field(default_factory=Client)
+    errors: list[ErrorSample] = msgspec.field(default_factory=list)
+
+
+class ErrorSample(msgspec.Struct, kw_only=True):
+    """The latest message seen for one outcome of one target."""
+
+    target: str
+    outcome: str
+    count: int
+    message: str
+    http_status: int | None = None
+
+
+class Interval(Slice, kw_only=True):
+    """One (phase, target) during one tick."""
+
+    target: str
+    phase: str
+    measured: bool
+    in_flight: int = 0
+
+
+class Snapshot(msgspec.Struct, kw_only=True):
+    """One tick of one run: one line of intervals.jsonl. Written once per tick, exactly once, in order."""
+
+    schema: int = SCHEMA
+    run: str
+    tick: int
+    wall_time_ns: int  # of the end of the tick, Unix epoch; the same for the same tick on every re-telling
+    elapsed_s: float  # since the start of the run, to the end of the tick
+    seconds: float  # length of the tick
+    state: str  # running | draining | done
+    phase: str
+    in_flight: int
+    sent_total: int
+    ok_total: int
+    failed_total: int
+    unsent_total: int
+    planned_total: int | None  # None while it cannot be known
+    cost_usd_total: float | None = None
+    intervals: list[Interval] = msgspec.field(default_factory=list)
+    client: Client = msgspec.field(default_factory=Client)
+
+
+ENCODER: Final = msgspec.json.Encoder()
+REPORT_DECODER: Final = msgspec.json.Decoder(Report)
+SNAPSHOT_DECODER: Final = msgspec.json.Decoder(Snapshot)

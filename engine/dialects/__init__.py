@@ -1,0 +1,102 @@
+"""What one API's requests and streams mean: one file per API, sans-IO. Bytes and values in, deltas and usage out.
+
+A dialect is an object with the two methods of `Dialect`; `DIALECTS` (engine.dialects.table) maps names to them.
+A `Reply` is made per request by `Dialect.reply()` and fed every event of the stream in order.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final, NamedTuple, Protocol
+
+from llm_latency_lens.engine.plan import Target
+from llm_latency_lens.engine.record import UNKNOWN, Outcome
+
+# What one event was, as bits of the int that Reply.event() returns.
+TOKEN: Final = 1  # carries a token: non-empty content, reasoning or tool-call delta
+VISIBLE: Final = 2  # the token is visible output (content or tool call), not reasoning
+END: Final = 4  # the API's terminal marker
+FAILED: Final = 8  # an error event, or bytes that are not this API: `outcome` and `error` say which
+
+
+class Prompt(NamedTuple):
+    """What is asked of a model in one request, in no API's form."""
+
+    messages: tuple[dict[str, Any], ...]  # {"role": "user"|"assistant", "content": str | list of parts}, at least one
+    system: str | None = None
+    max_tokens: int | None = None
+    columns: dict[str, Any] = {}  # the workload row, for generic templates
+
+
+class HttpRequest(NamedTuple):
+    """A rendered request; headers without Host and Content-Length, names as they go on the wire."""
+
+    method: str
+    url: str
+    headers: list[tuple[str, str]]
+    body: bytes
+
+
+class Reply:
+    """The meaning of one reply, read as the dialect goes through its events. Subclasses implement `event` and `body`.
+
+    Token counts stay UNKNOWN until the provider says; `text` is collected only where `keep_text` is set.
+    """
+
+    __slots__ = (
+        "cache_write_tokens",
+        "cached_tokens",
+        "ended",
+        "error",
+        "finish",
+        "input_tokens",
+        "keep_text",
+        "outcome",
+        "output_tokens",
+        "reasoning_text",
+        "reasoning_tokens",
+        "request_id",
+        "text",
+    )
+
+    framing = "sse"  # sse | ndjson | chunks | json: how the body of a streamed reply is cut into events
+
+    def __init__(self, keep_text: bool = False) -> None:
+        self.input_tokens = UNKNOWN  # all prompt tokens, cached ones included
+        self.cached_tokens = UNKNOWN
+        self.cache_write_tokens = UNKNOWN
+        self.output_tokens = UNKNOWN  # all generated tokens, reasoning included
+        self.reasoning_tokens = UNKNOWN
+        self.finish: str | None = None  # the provider's own word
+        self.outcome = Outcome.OK  # set with FAILED, or to CONTENT_FILTERED by a finish reason
+        self.error = ""  # a short message for people
+        self.ended = False  # the terminal marker was seen
+        self.request_id: str | None = None
+        self.keep_text = keep_text
+        self.text: list[str] = []
+        self.reasoning_text: list[str] = []
+
+    def event(self, data: bytes, name: bytes = b"") -> int:
+        """Takes one event of a stream in; returns what it was (TOKEN | VISIBLE | END | FAILED). Never raises on content."""
+        raise NotImplementedError
+
+    def body(self, data: bytes) -> int:
+        """Takes a whole non-streaming 200 body in; returns bits as `event` does."""
+        raise NotImplementedError
+
+    def finished(self) -> bool:
+        """At the clean end of the body: is the reply whole by this API's rule?"""
+        return self.ended
+
+
+class Dialect(Protocol):
+    """One API. Stateless; one object serves all targets."""
+
+    name: str
+    default_base_url: str | None
+    key_variable: str | None  # the provider's usual environment variable
+
+    def request(self, target: Target, prompt: Prompt) -> HttpRequest:
+        """Renders one request. Runs ahead of the slot, never on the hot path."""
+
+    def reply(self, target: Target, keep_text: bool = False) -> Reply:
+        """A fresh reader for one reply."""

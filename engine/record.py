@@ -1,0 +1,154 @@
+"""The fixed layouts that cross process borders: the request record and the one-word gap. Nothing else may define a byte of them.
+
+Request record, 248 bytes of payload behind an 8-byte commit word (engine.ring) in a 256-byte slot. All times are
+CLOCK_MONOTONIC ns, 0 when the mark was never reached; token counts are `UNKNOWN` when the provider did not say.
+`RECORD` (struct) and `record_dtype()` (numpy) are generated from the one table `FIELDS`.
+
+Gap word: one interval between two consecutive token events of one request, in one u64:
+
+    bits  0-41  gap in ns, saturating at GAP_MAX (73 minutes)
+    bits 42-51  series = phase * targets + target
+    bit  52     coalesced: several events shared a read, the gap is only an upper bound
+    bit  53     stamped by the user clock (no kernel stamp in at least one end)
+    bit  54     reasoning token
+    bits 55-63  lap of the lane, low 9 bits, set by the ring
+
+A request's gaps become visible by the commit of its record: `gaps_end` is the gap lane's position after them.
+"""
+
+from __future__ import annotations
+
+import struct
+from enum import IntEnum
+from typing import TYPE_CHECKING, Any, Final
+
+if TYPE_CHECKING:
+    import numpy as np
+
+FIELDS: Final = (
+    ("request", "Q"),  # index of the arrival in the phase's global schedule
+    ("intended_ns", "Q"),
+    ("dequeued_ns", "Q"),
+    ("connect_start_ns", "Q"),
+    ("dns_done_ns", "Q"),
+    ("tcp_done_ns", "Q"),
+    ("tls_done_ns", "Q"),
+    ("send_ns", "Q"),  # of the first attempt
+    ("last_send_ns", "Q"),  # of the last attempt
+    ("headers_ns", "Q"),
+    ("first_event_ns", "Q"),
+    ("first_token_ns", "Q"),
+    ("first_output_ns", "Q"),
+    ("last_token_ns", "Q"),
+    ("end_ns", "Q"),
+    ("itl_max_ns", "Q"),
+    ("gaps_end", "Q"),
+    ("slots", "Q"),  # schedule slots this record stands for: 1, or more for a run of unsent ones
+    ("sent_bytes", "I"),
+    ("received_bytes", "I"),
+    ("input_tokens", "I"),
+    ("cached_tokens", "I"),
+    ("cache_write_tokens", "I"),
+    ("output_tokens", "I"),
+    ("reasoning_tokens", "I"),
+    ("events", "I"),
+    ("token_events", "I"),
+    ("coalesced", "I"),  # gaps that are upper bounds
+    ("session", "I"),
+    ("inflight_slot", "I"),
+    ("flags", "I"),
+    ("target", "H"),
+    ("phase", "H"),
+    ("worker", "H"),
+    ("attempts", "H"),
+    ("http_status", "H"),
+    ("turn", "H"),
+    ("outcome", "B"),
+    ("unsent", "B"),
+)
+PAYLOAD_BYTES: Final = 248
+SLOT_BYTES: Final = 256
+UNKNOWN: Final = 0xFFFF_FFFF
+NO_TARGET: Final = 0xFFFF
+
+_PACKED = "<" + "".join(code for _, code in FIELDS)
+RECORD: Final = struct.Struct(f"{_PACKED}{PAYLOAD_BYTES - struct.calcsize(_PACKED)}x")
+
+
+class Outcome(IntEnum):
+    """How a sent request ended (METRICS: Outcomes). The member's lower-case name is what files and people see."""
+
+    UNSENT = 0  # the slot was not sent: see Unsent
+    OK = 1
+    CONNECT_DNS = 2
+    CONNECT_REFUSED = 3
+    CONNECT_TIMEOUT = 4
+    CONNECT_TLS = 5
+    CONNECT_RESET = 6
+    TIMEOUT_FIRST_TOKEN = 7
+    TIMEOUT_TOTAL = 8
+    HTTP_AUTH = 9
+    HTTP_RATE_LIMITED = 10
+    HTTP_INVALID = 11
+    HTTP_OVERLOADED = 12
+    HTTP_SERVER = 13
+    HTTP_OTHER = 14
+    STREAM_ERROR = 15
+    STREAM_TRUNCATED = 16
+    STREAM_MALFORMED = 17
+    CONTENT_FILTERED = 18
+    CANCELLED = 19
+    LOST = 20
+    IN_FLIGHT = 21  # still running when the drain limit of the run passed
+
+
+OUTCOMES: Final = len(Outcome)
+FAILURES: Final = tuple(o for o in Outcome if Outcome.OK < o < Outcome.CANCELLED) + (Outcome.LOST,)
+
+
+class Unsent(IntEnum):
+    """Why a slot of the schedule was not sent."""
+
+    NONE = 0
+    NO_CAPACITY = 1
+    BUDGET = 2
+    STOPPED = 3
+    WORKER_DOWN = 4
+
+
+REUSED: Final = 1 << 0  # on a kept-alive connection
+USER_CLOCK: Final = 1 << 1  # at least one arrival mark is a user-space stamp
+CLOCK_STEPPED: Final = 1 << 2  # CLOCK_REALTIME was stepped while it ran: intervals are not to be believed
+TLS: Final = 1 << 3
+STREAMED: Final = 1 << 4  # the reply was a stream (TTFT exists)
+TTFT_COALESCED: Final = 1 << 5  # the first token shared its read with later events: TTFT is an upper bound
+STALE_RESENT: Final = 1 << 6  # sent again on a fresh connection after a stale pooled one died before any reply byte
+ABORT_PLANNED: Final = 1 << 7  # cancelled because the plan said so
+FRAMED_ONCE: Final = 1 << 8  # whole reply in one piece (stream asked for, not given)
+LOCAL_TOKENS: Final = 1 << 9  # output_tokens counted by a local tokenizer, not by the provider
+
+GAP_BITS: Final = 42
+GAP_MAX: Final = (1 << GAP_BITS) - 1
+SERIES_SHIFT: Final = 42
+SERIES_MAX: Final = 1 << 10
+GAP_COALESCED: Final = 1 << 52
+GAP_USER_CLOCK: Final = 1 << 53
+GAP_REASONING: Final = 1 << 54
+LAP_SHIFT: Final = 55
+LAP_MASK: Final = 0x1FF
+
+
+def record_dtype() -> np.dtype[Any]:
+    """The numpy view of one slot's payload, field for field the layout of `RECORD`, with PAYLOAD_BYTES as item size."""
+    import numpy as np  # the worker never needs numpy
+
+    kinds = {"Q": "<u8", "I": "<u4", "H": "<u2", "B": "u1"}
+    offsets = [struct.calcsize("<" + "".join(code for _, code in FIELDS[:i])) for i in range(len(FIELDS))]
+    return np.dtype(
+        {
+            "names": [name for name, _ in FIELDS],
+            "formats": [kinds[code] for _, code in FIELDS],
+            "offsets": offsets,
+            "itemsize": PAYLOAD_BYTES,
+        }
+    )

@@ -1,0 +1,1 @@
+"""Carries a snapshot or a finished run to one place in one format."""
