@@ -32,6 +32,20 @@ METRICS: Final = (
 )
 
 
+# Upper bounds (in the metric's unit, "less than or equal") of the classic histograms that time-series databases keep.
+# Short enough for low cardinality; TTFT and TPOT hold the bounds that OpenTelemetry's GenAI conventions advise.
+_FINE = (1, 2, 5, 10, 15, 20, 25, 30, 40, 50, 60, 75, 80, 100, 150, 200, 250, 300, 400, 500)
+_MS = (*_FINE, 750, 1_000, 2_500, 5_000, 7_500)
+BUCKETS: Final[dict[str, tuple[float, ...]]] = {
+    "ttft_ms": (*_MS, 10_000, 30_000, 60_000),
+    "ttft_scheduled_ms": (*_MS, 10_000, 30_000, 60_000),
+    "itl_ms": _MS,
+    "tpot_ms": _MS,
+    "e2e_ms": (10, 20, 40, 80, 160, 320, 640, 1_280, 2_560, 5_120, 10_240, 20_480, 40_960, 81_920, 163_840),
+    "lateness_ms": (0.1, 0.2, 0.5, 1, 2, 5, 10, 50, 100, 1_000),
+}
+
+
 class Distribution(msgspec.Struct, kw_only=True):
     """One metric's distribution. With no sample `count` is 0 and the rest None; `p99_9` needs n_eff >= 3688."""
 
@@ -211,6 +225,8 @@ class Interval(Slice, kw_only=True):
     phase: str
     measured: bool
     in_flight: int = 0
+    # per metric of BUCKETS: how many of this tick's values fell in each bucket, one more than bounds (the rest above)
+    buckets: dict[str, list[int]] = msgspec.field(default_factory=dict)
 
 
 class Snapshot(msgspec.Struct, kw_only=True):
