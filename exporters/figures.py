@@ -1,0 +1,147 @@
+"""How numbers look where people read them: one spelling for console and HTML report. Pure, no layout."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final
+
+from llm_latency_lens.collectors.snapshot import Distribution, Requests, Verdict
+
+MISSING: Final = "–"
+TOO_SMALL: Final = "n/a (n too small)"
+BARS: Final = " ▁▂▃▄▅▆▇█"
+
+LABELS: Final = {
+    "ttft_ms": "TTFT",
+    "ttft_scheduled_ms": "TTFT scheduled",
+    "ttfo_ms": "TTFO",
+    "ttfb_ms": "TTFB",
+    "e2e_ms": "E2E",
+    "e2e_scheduled_ms": "E2E scheduled",
+    "tpot_ms": "TPOT",
+    "itl_ms": "ITL",
+    "itl_max_ms": "ITL max",
+    "decode_tps": "decode",
+    "e2e_tps": "E2E rate",
+    "lateness_ms": "lateness",
+    "dns_ms": "DNS",
+    "tcp_ms": "TCP connect",
+    "tls_ms": "TLS handshake",
+    "cost_usd": "cost",
+}
+
+STATES: Final = {
+    "VALID": "the client stayed within its limits; the numbers stand",
+    "INVALID": "the client disturbed what it measured; do not use these numbers",
+    "INSUFFICIENT": "too little was measured to be sure of the numbers",
+}
+
+
+def unit(metric: str) -> str:
+    """The unit of a metric, from its name."""
+    if metric.endswith("_ms"):
+        return "ms"
+    return "tok/s" if metric.endswith("_tps") else "USD"
+
+
+def label(metric: str) -> str:
+    """`TTFT ms`: a metric's name and unit for a row."""
+    return f"{LABELS.get(metric, metric)} {unit(metric)}"
+
+
+def value(number: float | None, metric: str = "x_ms") -> str:
+    """A metric's value with about four significant digits; money gets as many decimals as a cheap request needs."""
+    if number is None:
+        return MISSING
+    if metric == "cost_usd":
+        return money(number, sign="")
+    size = abs(number)
+    if size >= 1000:
+        return f"{number:,.0f}"
+    if size >= 100:
+        return f"{number:.1f}"
+    if size >= 1:
+        return f"{number:.2f}"
+    return f"{number:.3f}"
+
+
+def money(usd: float | None, sign: str = "$") -> str:
+    if usd is None:
+        return MISSING
+    if abs(usd) >= 100:
+        return f"{sign}{usd:,.2f}"
+    return f"{sign}{usd:.4f}" if abs(usd) >= 0.01 or usd == 0 else f"{sign}{usd:.3g}"
+
+
+def count(number: int | None) -> str:
+    return MISSING if number is None else f"{number:,}"
+
+
+def rate(number: float | None) -> str:
+    if number is None:
+        return MISSING
+    return f"{number:,.0f}" if number >= 1000 else f"{number:.1f}" if number >= 10 else f"{number:.2f}"
+
+
+def share(number: float | None) -> str:
+    if number is None:
+        return MISSING
+    percent = number * 100
+    if percent == 0 or percent >= 99.995:
+        return f"{percent:.0f} %"
+    return f"{percent:.1f} %" if percent >= 1 else f"{percent:.2g} %"
+
+
+def clock(seconds: float) -> str:
+    """A stretch of time: `42 s`, `3:07`, `2:15:00`, `3 d 04:00`."""
+    whole = max(0, round(seconds))
+    if whole < 60:
+        return f"{whole} s"
+    minutes, rest = divmod(whole, 60)
+    hours, minutes = divmod(minutes, 60)
+    days, hours = divmod(hours, 24)
+    if days:
+        return f"{days} d {hours:02}:{minutes:02}"
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+
+
+def p99_9(distribution: Distribution, metric: str) -> str:
+    """The 99.9th percentile, or why there is none."""
+    if distribution.p99_9 is None:
+        return TOO_SMALL if distribution.count else MISSING
+    return value(distribution.p99_9, metric)
+
+
+def failed(requests: Requests) -> int:
+    return sum(requests.failed.values())
+
+
+def parts(counts: dict[str, int]) -> str:
+    """`http_rate_limited 12, timeout_total 3`: the non-zero ones, largest first."""
+    ordered = sorted(((n, name) for name, n in counts.items() if n), key=lambda pair: (-pair[0], pair[1]))
+    return ", ".join(f"{name} {n:,}" for n, name in ordered)
+
+
+def plain_state(verdict: Verdict) -> str:
+    return STATES.get(verdict.state, "")
+
+
+def spark(values: Sequence[float | None], width: int) -> str:
+    """The last `width` values as bars between their own least and greatest; a gap where there is none."""
+    tail = list(values)[-width:]
+    known = [v for v in tail if v is not None]
+    if not known:
+        return ""
+    low, high = min(known), max(known)
+    step = (high - low) / 7 or 1.0
+    return "".join(" " if v is None else BARS[1 + min(7, int((v - low) / step))] for v in tail)
+
+
+def histogram(counts: Sequence[int]) -> str:
+    """A distribution's shape: each bucket's share of the fullest one, empty ends cut; any count is at least ▁."""
+    filled = [i for i, n in enumerate(counts) if n]
+    if not filled:
+        return ""
+    middle = counts[filled[0] : filled[-1] + 1]
+    top = max(middle)
+    return "".join(BARS[0] if n == 0 else BARS[max(1, round(8 * n / top))] for n in middle)

@@ -1,0 +1,333 @@
+"""Fake runs whose numbers hang together: intervals, report, records and a live segment directory, from one seed."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+from llm_latency_lens.collectors.snapshot import (
+    BUCKETS,
+    ENCODER,
+    METRICS,
+    Client,
+    Cost,
+    Distribution,
+    ErrorSample,
+    Interval,
+    Lag,
+    PhaseReport,
+    Reason,
+    Report,
+    Requests,
+    Run,
+    Slo,
+    Snapshot,
+    TargetReport,
+    Throughput,
+    Tokens,
+    Verdict,
+)
+from llm_latency_lens.engine.manifest import Manifest, PhaseTimes
+from llm_latency_lens.engine.plan import Load, Phase, Plan, Shape, Target, Workload
+
+START_NS = 1_700_000_000_000_000_000
+SECOND = 1_000_000_000
+RATE = 20
+
+
+def distribution(values: np.ndarray, *, tail: bool = False) -> Distribution:
+    """The numbers of a sample, as the collector would say them."""
+    if not len(values):
+        return Distribution()
+    p50, p90, p95, p99, p99_9 = (float(v) for v in np.percentile(values, [50, 90, 95, 99, 99.9]))
+    return Distribution(
+        count=len(values),
+        mean=float(values.mean()),
+        stddev=float(values.std()),
+        min=float(values.min()),
+        max=float(values.max()),
+        p50=p50,
+        p90=p90,
+        p95=p95,
+        p99=p99,
+        p99_9=p99_9 if tail or len(values) >= 3688 else None,
+        ci95={"p50": (p50 * 0.99, p50 * 1.01), "p99": (p99 * 0.97, p99 * 1.04)},
+    )
+
+
+class FakeRun:
+    """`ticks` seconds of `targets` targets at 20 requests/s each, written out piece by piece or whole."""
+
+    def __init__(
+        self, *, ticks: int = 30, targets: int = 2, seed: int = 7, rate: int = RATE, name: str = "fake"
+    ) -> None:
+        self.ticks = ticks
+        self.names = [f"target-{k}" for k in range(targets)]
+        self.rate = rate
+        self.name = "fake"
+        self.id = f"20231114T221320Z-fake-ab{seed:02x}"
+        self._seed = seed
+        self._samples: dict[str, dict[str, list[np.ndarray]]] = {t: {m: [] for m in METRICS} for t in self.names}
+        self._totals = {t: Requests() for t in self.names}
+        self._tokens = {t: [0, 0] for t in self.names}
+
+    def snapshots(self) -> Iterator[Snapshot]:
+        """One a tick; afterwards `report` says what they add up to."""
+        rng = np.random.default_rng(self._seed)
+        ok = failed = 0
+        for tick in range(self.ticks):
+            intervals = [self._interval(rng, k, tick) for k in range(len(self.names))]
+            ok += sum(i.requests.ok for i in intervals)
+            failed += sum(sum(i.requests.failed.values()) for i in intervals)
+            yield Snapshot(
+                run=self.id,
+                tick=tick,
+                wall_time_ns=START_NS + (tick + 1) * SECOND,
+                elapsed_s=float(tick + 1),
+                seconds=1.0,
+                state="done" if tick == self.ticks - 1 else "running",
+                phase="steady",
+                in_flight=sum(i.in_flight for i in intervals),
+                sent_total=ok + failed,
+                ok_total=ok,
+                failed_total=failed,
+                unsent_total=0,
+                planned_total=self.ticks * self.rate * len(self.names),
+                cost_usd_total=ok * 0.0002,
+                intervals=intervals,
+                client=self._client(float(rng.uniform(8, 30))),
+            )
+
+    def _interval(self, rng: np.random.Generator, k: int, tick: int) -> Interval:
+        name, bad = self.names[k], int(rng.binomial(self.rate, 0.02))
+        n = self.rate - bad
+        wave = 1 + 0.25 * np.sin(tick / 9) + (0.9 if tick % 37 > 33 else 0)
+        ttft = rng.lognormal(np.log(45 * (1 + 0.4 * k) * wave), 0.25, n)
+        itl = rng.gamma(16, 20 / 16, n * 30) * wave**0.5
+        e2e = ttft + itl.reshape(n, 30).sum(axis=1)
+        late = rng.lognormal(np.log(0.08), 0.4, n)
+        values = {
+            "ttft_ms": ttft,
+            "ttft_scheduled_ms": ttft + late,
+            "ttfo_ms": ttft,
+            "ttfb_ms": ttft * 0.4,
+            "e2e_ms": e2e,
+            "e2e_scheduled_ms": e2e + late,
+            "tpot_ms": (e2e - ttft) / 30,
+            "itl_ms": itl,
+            "itl_max_ms": itl.reshape(n, 30).max(axis=1),
+            "decode_tps": 30_000 / (e2e - ttft),
+            "e2e_tps": 31_000 / e2e,
+            "lateness_ms": late,
+            "cost_usd": np.full(n, 0.0002),
+        }
+        for metric, sample in values.items():
+            self._samples[name][metric].append(sample)
+        total = self._totals[name]
+        total.ok += n
+        total.sent += self.rate
+        total.planned += self.rate
+        total.attempts += self.rate
+        failed = {"http_rate_limited": bad} if bad else {}
+        for outcome, count in failed.items():
+            total.failed[outcome] = total.failed.get(outcome, 0) + count
+        self._tokens[name][0] += 120 * n
+        self._tokens[name][1] += 31 * n
+        return Interval(
+            target=name,
+            phase="steady",
+            measured=True,
+            in_flight=int(rng.integers(5, 30)),
+            requests=Requests(planned=self.rate, sent=self.rate, ok=n, failed=failed, attempts=self.rate),
+            throughput=Throughput(requests_per_s=float(n), output_tokens_per_s=31.0 * n, total_tokens_per_s=151.0 * n),
+            tokens=Tokens(input=120 * n, output=31 * n, cached=20 * n, reasoning=0, source="provider"),
+            cost=Cost(usd=0.0002 * n, priced_requests=n),
+            metrics={m: distribution(values.get(m, np.empty(0))) for m in METRICS},
+            failure_e2e_ms={"http_rate_limited": distribution(rng.uniform(3, 9, bad))} if bad else {},
+            itl_coalesced_share=0.012,
+            connection_reused_share=0.98,
+            buckets={m: _bucketed(values[m], bounds) for m, bounds in BUCKETS.items()},
+        )
+
+    def _client(self, lag: float) -> Client:
+        return Client(
+            workers=2,
+            clock="kernel",
+            cpu_us_per_event=14.2,
+            loop_lag_us=Lag(p50=lag / 2, p99=lag, max=lag * 9),
+            cpu_utilisation=0.31,
+            steal_share=0.001,
+            rss_mb_max=38.5,
+            itl_coalesced_share=0.012,
+        )
+
+    def report(self) -> Report:
+        """The summary of the ticks told so far."""
+        targets = [self._target(name) for name in self.names]
+        pooled = {m: np.concatenate([_joined(self._samples[t][m]) for t in self.names]) for m in METRICS}
+        total = _sum(t.requests for t in targets)
+        rates = [t.throughput for t in targets]
+        seconds = float(self.ticks)
+        report = Report(
+            run=Run(
+                id=self.id,
+                name=self.name,
+                version="0.1.0",
+                started_at="2023-11-14T22:13:20Z",
+                duration_s=seconds,
+                load="open",
+                seed=7,
+                plan_sha256="5f" * 32,
+                host={
+                    "hostname": "bench-1",
+                    "kernel": "6.1.0",
+                    "cpu": "AMD EPYC 9654",
+                    "cores": 16,
+                    "python": "3.11.2",
+                },
+            ),
+            verdict=Verdict(
+                state="VALID",
+                reasons=[Reason("few_ticks", "p99.9 needs 3,688 independent requests, there are fewer")],
+                error_budget={"arrival_us_p99": 14.0, "steal_share": 0.001, "clock_us": 0.15, "coalesced_share": 0.012},
+            ),
+            requests=total,
+            throughput=Throughput(
+                requests_per_s=sum(r.requests_per_s or 0 for r in rates),
+                output_tokens_per_s=sum(r.output_tokens_per_s or 0 for r in rates),
+                total_tokens_per_s=sum(r.total_tokens_per_s or 0 for r in rates),
+                events_per_s=sum(r.events_per_s or 0 for r in rates),
+                goodput_per_s=sum(r.requests_per_s or 0 for r in rates) * 0.93,
+                goodput_share=0.93,
+            ),
+            tokens=Tokens(
+                input=sum(t[0] for t in self._tokens.values()),
+                output=sum(t[1] for t in self._tokens.values()),
+                cached=1234,
+                reasoning=0,
+                source="provider",
+            ),
+            cost=Cost(usd=total.ok * 0.0002, priced_requests=total.ok, price_table_date="2025-10-01"),
+            metrics={m: distribution(pooled[m]) for m in METRICS},
+            targets=targets,
+            slo=[
+                Slo("ttft_ms.p99 <= 500", 97.3, "PASS"),
+                Slo("error_rate <= 0.01", 0.0213, "FAIL"),
+                Slo("request: ttft_ms <= 800 and tpot_ms <= 40", None, "UNDECIDED"),
+            ],
+            client=self._client(14.0),
+            errors=[
+                ErrorSample(
+                    target=t.name,
+                    outcome="http_rate_limited",
+                    count=t.requests.failed.get("http_rate_limited", 0),
+                    message="Rate limit reached for requests: limit 20, used 20, try again in 60 ms.",
+                    http_status=429,
+                )
+                for t in targets
+                if t.requests.failed
+            ],
+        )
+        report.run.phases = [
+            PhaseReport(name="steady", load="open", measured=True, start_s=0.0, duration_s=seconds, requests=total)
+        ]
+        return report
+
+    def _target(self, name: str) -> TargetReport:
+        requests, (tokens_in, tokens_out) = self._totals[name], self._tokens[name]
+        return TargetReport(
+            name=name,
+            provider="openai",
+            model="llama-3.1-8b-instruct",
+            requests=requests,
+            throughput=Throughput(
+                requests_per_s=requests.ok / self.ticks,
+                output_tokens_per_s=tokens_out / self.ticks,
+                total_tokens_per_s=(tokens_in + tokens_out) / self.ticks,
+                events_per_s=tokens_out / self.ticks,
+            ),
+            tokens=Tokens(input=tokens_in, output=tokens_out, source="provider"),
+            cost=Cost(usd=requests.ok * 0.0002, priced_requests=requests.ok),
+            metrics={m: distribution(_joined(s)) for m, s in self._samples[name].items()},
+        )
+
+    def records(self, count: int) -> Iterator[dict[str, Any]]:
+        """Request maps in the form of requests.msgpack."""
+        for i in range(count):
+            send = START_NS + i * SECOND // self.rate
+            yield {
+                "request": i,
+                "phase": "steady",
+                "target": self.names[i % len(self.names)],
+                "outcome": "ok" if i % 50 else "http_rate_limited",
+                "message": None if i % 50 else 'limit "20", try, later\nplease',
+                "send_ns": send,
+                "ttft_ms": 45.5 + i % 7,
+                "e2e_ms": 640.25 + i % 11,
+                "input_tokens": 120,
+                "output_tokens": 31 if i % 50 else None,
+            }
+
+    def write(self, folder: Path, *, records: int = 200) -> Report:
+        """A finished run's directory; gives its report."""
+        folder.mkdir(parents=True, exist_ok=True)
+        with (folder / "intervals.jsonl").open("wb") as file:
+            for snapshot in self.snapshots():
+                file.write(ENCODER.encode(snapshot) + b"\n")
+        with (folder / "requests.msgpack").open("wb") as file:
+            for record in self.records(records):
+                file.write(msgspec.msgpack.encode(record))
+        report = self.report()
+        (folder / "plan.json").write_text(json.dumps({"name": self.name, "targets": [{"name": n} for n in self.names]}))
+        (folder / "summary.json").write_bytes(ENCODER.encode(report))
+        return report
+
+    def manifest(self) -> Manifest:
+        targets = tuple(Target(name=n, provider="openai", base_url="http://127.0.0.1:1/v1") for n in self.names)
+        load = Load(model="open", shapes=(Shape(self.ticks * SECOND, 20.0, 20.0),))
+        phases = (Phase(name="steady", load=load, duration_ns=self.ticks * SECOND),)
+        plan = Plan(name=self.name, targets=targets, workload=Workload(), phases=phases)
+        return Manifest(
+            run_id=self.id,
+            run_dir="",
+            version="0.1.0",
+            plan=plan,
+            plan_sha256="5f" * 32,
+            workers=2,
+            started_at="2023-11-14T22:13:20Z",
+            phases=[PhaseTimes(start_ns=1)],
+        )
+
+    def write_segment(self, folder: Path, *, until: int) -> None:
+        """What the live view polls, as it was after `until` ticks."""
+        folder.mkdir(parents=True, exist_ok=True)
+        for snapshot in self.snapshots():
+            if snapshot.tick == until:
+                break
+        self.manifest().write(folder)
+        (folder / "snapshot.json").write_bytes(ENCODER.encode(snapshot))
+        (folder / "report.json").write_bytes(ENCODER.encode(self.report()))
+
+
+def _joined(samples: list[np.ndarray]) -> np.ndarray:
+    return np.concatenate(samples) if samples else np.empty(0)
+
+
+def _bucketed(values: np.ndarray, bounds: tuple[float, ...]) -> list[int]:
+    return [int(n) for n in np.bincount(np.searchsorted(bounds, values), minlength=len(bounds) + 1)]
+
+
+def _sum(requests: Any) -> Requests:
+    total = Requests()
+    for r in requests:
+        total.planned += r.planned
+        total.sent += r.sent
+        total.ok += r.ok
+        total.attempts += r.attempts
+        for outcome, n in r.failed.items():
+            total.failed[outcome] = total.failed.get(outcome, 0) + n
+    return total
