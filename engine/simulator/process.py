@@ -1,0 +1,170 @@
+"""The processes of one simulator: listening sockets, forks, signals, limits. One line on stdout when it listens."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import ctypes
+import os
+import resource
+import signal
+import socket
+import ssl
+import sys
+from typing import Final
+
+import msgspec
+import uvloop
+
+from llm_latency_lens.engine.errors import OutputError, PlanError, TargetError
+from llm_latency_lens.engine.simulator.log import RequestLog
+from llm_latency_lens.engine.simulator.script import Script
+from llm_latency_lens.engine.simulator.server import Server
+from llm_latency_lens.engine.simulator.stats import Stats
+
+BACKLOG: Final = 4096
+_PR_SET_PDEATHSIG: Final = 1
+
+
+class Options(msgspec.Struct, frozen=True, kw_only=True):
+    """Where and how the processes run; what the model does is the Script."""
+
+    host: str = "127.0.0.1"
+    port: int = 0
+    processes: int = 1  # limits, queue and rates of the script are shared out evenly
+    core: int | None = None  # pin to this core; further processes take the following ones
+    log: str | None = None
+    log_tokens: bool = False
+    require_key: str | None = None
+    certfile: str | None = None
+    keyfile: str | None = None
+    die_with_parent: bool = False
+
+
+def serve(script: Script, options: Options) -> int:
+    """Listens, prints {"port", "pid", "base_url"}, serves until SIGTERM or SIGINT; gives 0. Raises LensError."""
+    if options.processes < 1:
+        raise PlanError(f"processes must be >= 1, got {options.processes}")
+    if options.die_with_parent:
+        _die_with(os.getppid())
+    _raise_descriptor_limit()
+    tls = _tls(options)
+    listeners = _listen(options)
+    stats = Stats(options.processes)
+    leader = os.getpid()
+    children: list[int] = []
+    rank = 0
+    for number in range(1, options.processes):
+        child = os.fork()
+        if not child:
+            _die_with(leader)
+            rank, children = number, []
+            break
+        children.append(child)
+    listener = listeners.pop(rank)
+    for other in listeners:
+        other.close()
+    try:
+        if options.core is not None:
+            _pin(options.core + rank)
+        server = Server(
+            script,
+            stats,
+            rank=rank,
+            log=_log(options),
+            log_tokens=options.log_tokens,
+            require_key=options.require_key,
+            tls=tls,
+        )
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            runner.run(_serve(server, listener, _ready_line(listener, options) if rank == 0 else ""))
+    finally:
+        for child in children:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(child, signal.SIGTERM)
+        for child in children:
+            os.waitpid(child, 0)
+    return 0
+
+
+async def _serve(server: Server, listener: socket.socket, ready: str) -> None:
+    loop = asyncio.get_running_loop()
+    stopping = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stopping.set)
+    server.start(loop, listener)
+    if ready:
+        sys.stdout.write(ready)
+        sys.stdout.flush()
+    await stopping.wait()
+    server.stop()
+
+
+def _ready_line(listener: socket.socket, options: Options) -> str:
+    port = listener.getsockname()[1]
+    host = f"[{options.host}]" if ":" in options.host else options.host
+    url = f"{'https' if options.certfile else 'http'}://{host}:{port}"
+    return msgspec.json.encode({"port": port, "pid": os.getpid(), "base_url": url}).decode() + "\n"
+
+
+def _listen(options: Options) -> list[socket.socket]:
+    """One listening socket per process, all on one port: the kernel spreads connections over them."""
+    listeners: list[socket.socket] = []
+    port = options.port
+    for _ in range(options.processes):
+        listener = socket.socket(socket.AF_INET6 if ":" in options.host else socket.AF_INET, socket.SOCK_STREAM)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if options.processes > 1:
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        try:
+            listener.bind((options.host, port))
+        except OSError as error:
+            raise TargetError(
+                f"cannot listen on {options.host}:{port}: {error.strerror}; choose another --port"
+            ) from error
+        listener.listen(BACKLOG)
+        listener.setblocking(False)
+        port = listener.getsockname()[1]
+        listeners.append(listener)
+    return listeners
+
+
+def _tls(options: Options) -> ssl.SSLContext | None:
+    if options.certfile is None:
+        return None
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    try:
+        context.load_cert_chain(options.certfile, options.keyfile)
+    except (OSError, ssl.SSLError) as error:
+        raise PlanError(f"cannot use certificate {options.certfile} with key {options.keyfile}: {error}") from error
+    return context
+
+
+def _log(options: Options) -> RequestLog | None:
+    if options.log is None:
+        return None
+    try:
+        return RequestLog(options.log)
+    except OSError as error:
+        raise OutputError(f"cannot write the simulator's log {options.log}: {error.strerror}") from error
+
+
+def _pin(core: int) -> None:
+    try:
+        os.sched_setaffinity(0, {core})
+    except OSError as error:
+        raise PlanError(
+            f"cannot pin to core {core}: {error.strerror}; cores here: {sorted(os.sched_getaffinity(0))}"
+        ) from error
+
+
+def _raise_descriptor_limit() -> None:
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+
+
+def _die_with(parent: int) -> None:
+    """SIGTERM when the parent ends, also if it already has."""
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
+    if os.getppid() != parent:
+        sys.exit(0)

@@ -1,0 +1,208 @@
+"""One simulator process: its sockets, its timer and its freezes. What requests get is decided in admission.py.
+
+All sockets and the timer are in one epoll that uvloop watches; one wake-up sends what is due first, then reads.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import select
+import socket
+import ssl
+import time
+from collections.abc import Callable
+from functools import partial
+from typing import Final
+
+from llm_latency_lens.engine.simulator.admission import Admission
+from llm_latency_lens.engine.simulator.connection import SO_TIMESTAMPNS, Connection, PlainConnection, TlsConnection
+from llm_latency_lens.engine.simulator.log import RequestLog
+from llm_latency_lens.engine.simulator.pacer import Pacer
+from llm_latency_lens.engine.simulator.script import Script
+from llm_latency_lens.engine.simulator.stats import SLOT, Stats
+
+BUFFER_BYTES: Final = 1 << 18
+SECOND: Final = 1_000_000_000
+
+
+class Server:
+    """Serves one listening socket by a script until `stop()`."""
+
+    def __init__(
+        self,
+        script: Script,
+        stats: Stats,
+        *,
+        rank: int = 0,
+        log: RequestLog | None = None,
+        log_tokens: bool = False,
+        require_key: str | None = None,
+        tls: ssl.SSLContext | None = None,
+    ) -> None:
+        stats.own(rank)
+        self.stats = stats
+        self.pacer = Pacer()
+        self.buffer = bytearray(BUFFER_BYTES)
+        self.buffer_view = memoryview(self.buffer)
+        self.wall_offset_ns = 0
+        self.admission = Admission(
+            script, stats, self.pacer, rank=rank, log=log, log_tokens=log_tokens, require_key=require_key
+        )
+        self.receive = self.admission.receive
+        self._script = script
+        self._offset_until_ns = 0
+        self._tls = tls
+        self._log = log
+        self._epoll = select.epoll()
+        self._connections: dict[int, PlainConnection] = {}
+        self._open: set[Connection] = set()
+        self._accepted = 0
+        self._held: list[Callable[[], None]] | None = None
+        self._thaw = Pacer()
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._listener: socket.socket | None = None
+
+    # The loop.
+
+    def start(self, loop: asyncio.AbstractEventLoop, listener: socket.socket) -> None:
+        """Serves `listener` (bound, listening, non-blocking) on `loop`."""
+        self._loop = loop
+        self._listener = listener
+        self.admission.on_first = self._plan_freezes
+        listener.setsockopt(
+            socket.SOL_SOCKET, SO_TIMESTAMPNS, 1
+        )  # accepted sockets inherit it, so no byte comes unstamped
+        self._epoll.register(listener.fileno(), select.EPOLLIN)
+        self._epoll.register(self.pacer.fd, select.EPOLLIN)
+        self._sample_clocks(time.monotonic_ns())
+        loop.add_reader(self._epoll.fileno(), self._wake)
+        gc.collect()
+        gc.freeze()
+        gc.disable()
+
+    def stop(self) -> None:
+        """Ends every reply as not completed, closes everything and writes the log out."""
+        assert self._loop
+        assert self._listener
+        self._loop.remove_reader(self._epoll.fileno())
+        self._loop.remove_reader(self._thaw.fd)
+        self._listener.close()
+        for connection in list(self._open):
+            connection.close()
+        self._epoll.close()
+        self.pacer.close()
+        self._thaw.close()
+        if self._log:
+            self._log.close()
+
+    def _wake(self) -> None:
+        now_ns = time.monotonic_ns()
+        if now_ns > self._offset_until_ns:
+            self._sample_clocks(now_ns)
+        self.pacer.run_due()
+        for fd, mask in self._epoll.poll(0, 512):
+            connection = self._connections.get(fd)
+            if connection is not None:
+                if mask & select.EPOLLOUT:
+                    connection.writable()
+                if mask & ~select.EPOLLOUT and connection.open:
+                    connection.readable()
+            elif fd == self.pacer.fd:
+                self.pacer.acknowledge()
+            elif self._listener and fd == self._listener.fileno():
+                self._accept(self._listener)
+        self.run_due()
+
+    def run_due(self) -> None:
+        """Does what is due by now, unless frozen."""
+        if self._held is None:
+            self.pacer.run_due()
+
+    def _sample_clocks(self, now_ns: int) -> None:
+        before_ns = time.monotonic_ns()
+        wall_ns = time.time_ns()
+        self.wall_offset_ns = wall_ns - (before_ns + time.monotonic_ns()) // 2
+        self._offset_until_ns = now_ns + SECOND
+        self.stats.mine[SLOT["cpu_ns"]] = time.process_time_ns()
+
+    def _accept(self, listener: socket.socket) -> None:
+        while True:
+            try:
+                sock, _ = listener.accept()
+            except OSError:  # none left (or none to be had: out of descriptors); the epoll calls again
+                return
+            sock.setblocking(False)
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            self._accepted += 1
+            self.stats.mine[SLOT["connections"]] += 1
+            self.stats.mine[SLOT["connections_open"]] += 1
+            if self._tls is None:
+                connection = PlainConnection(self, self._accepted, sock)
+                self._connections[sock.fileno()] = connection
+                self._epoll.register(sock.fileno(), select.EPOLLIN)
+                self._open.add(connection)
+            else:
+                self._accept_tls(sock, TlsConnection(self, self._accepted))
+
+    def _accept_tls(self, sock: socket.socket, connection: TlsConnection) -> None:
+        assert self._loop
+        self._open.add(connection)
+        handshake = self._loop.create_task(self._loop.connect_accepted_socket(lambda: connection, sock, ssl=self._tls))
+        handshake.add_done_callback(lambda task: connection.lost() if task.cancelled() or task.exception() else None)
+
+    def want_writable(self, connection: PlainConnection, wanted: bool) -> None:
+        self._epoll.modify(connection.fileno(), select.EPOLLIN | (select.EPOLLOUT if wanted else 0))
+
+    def forget(self, connection: PlainConnection) -> None:
+        """The connection's socket is about to be closed."""
+        self._epoll.unregister(connection.fileno())
+        del self._connections[connection.fileno()]
+
+    def closed(self, connection: Connection) -> None:
+        self._open.discard(connection)
+        self.stats.mine[SLOT["connections_open"]] -= 1
+
+    # Freezing: nothing is read, answered or sent; then everything that is due at once.
+
+    def _freeze(self, until_ns: int, due_ns: int) -> None:
+        assert self._loop
+        self.stats.mine[SLOT["freezes"]] += 1
+        self._held = []
+        self.pacer.paused = True
+        self._loop.remove_reader(self._epoll.fileno())
+        self._loop.add_reader(self._thaw.fd, self._thawed)
+        self._thaw.at(until_ns, self._resume)
+        self._thaw.run_due()
+
+    def _thawed(self) -> None:
+        self._thaw.acknowledge()
+        self._thaw.run_due()
+
+    def _resume(self, due_ns: int) -> None:
+        assert self._loop
+        held, self._held = self._held or [], None
+        self.pacer.paused = False
+        self._loop.remove_reader(self._thaw.fd)
+        self._loop.add_reader(self._epoll.fileno(), self._wake)
+        for action in held:
+            action()
+        self._wake()
+
+    def hold(self, action: Callable[[], None]) -> bool:
+        """Keeps the action for after the freeze; False if there is none."""
+        if self._held is None:
+            return False
+        self._held.append(action)
+        return True
+
+    def _plan_freezes(self, first_ns: int) -> None:
+        for start_s, end_s in self._script.freeze:
+            until_ns = first_ns + int(end_s * SECOND)
+            self.pacer.at(first_ns + int(start_s * SECOND), partial(self._freeze, until_ns))
+
+    def broken(self, connection: Connection) -> None:
+        """The client sent bytes that are not HTTP."""
+        self.stats.mine[SLOT["broken_requests"]] += 1
+        connection.send(b"HTTP/1.1 400 Bad Request\r\ncontent-length: 0\r\nconnection: close\r\n\r\n")
+        connection.finish()
