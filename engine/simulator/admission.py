@@ -123,7 +123,7 @@ class Admission:
         row.fault = self._fault(request.headers, index)
         if self._breaks(connection, request, row, provider):
             return
-        outline = self._outline(ask, row.fault, index)
+        outline = self._outline(provider, ask, row.fault, index)
         wait_s, limit = self._over_limit(ask.prompt_tokens + outline.output_tokens, request.arrival_ns)
         if wait_s:
             row.fault = limit
@@ -188,7 +188,7 @@ class Admission:
             return False
         return True
 
-    def _outline(self, ask: Ask, fault: str, index: int) -> Outline:
+    def _outline(self, provider: Provider, ask: Ask, fault: str, index: int) -> Outline:
         """What the reply will say, by the script's draws, the request's limits and the fault's quirk."""
         script = self.script
         visible, reasoning, finish = self.draws.tokens.at(index), self.draws.reasoning.at(index), "stop"
@@ -207,7 +207,7 @@ class Admission:
             usage=self._usage(ask.usage, fault),
             role_chunk=script.role_chunk,
             per_event=max(1, visible + reasoning) if fault == faults.ONE_CHUNK else script.tokens_per_event,
-            newline=b"\r\n" if fault == faults.CRLF else b"\n",
+            newline=b"\r\n" if fault == faults.CRLF or provider.crlf else b"\n",
         )
 
     def _usage(self, asked: bool, fault: str) -> str:

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 _LATENESS_MAX: Final = SLOT["lateness_max_ns"]
 MS: Final = 1_000_000
+_FAILURE: Final = "The server had an error while processing your request"
 SPLIT_TOKENS: Final = 4  # replies that are split at every byte are cut to this, each byte is a system call
 
 
@@ -250,7 +251,7 @@ class Reply:
             self._send(payload + fill(frame, self._request_id, now_ns))
             self.admission.pacer.at(now_ns, self.tokens)
         elif fault == faults.ERROR_EVENT:
-            frame = rendering.failure("The server had an error while processing your request")
+            frame = rendering.failure(_FAILURE, position=self._position)
             row.events += frame.events
             row.end_sent_ns = now_ns
             self._send(payload + fill(frame, self._request_id, now_ns) + LAST_CHUNK)

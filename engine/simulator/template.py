@@ -10,6 +10,7 @@ from llm_latency_lens.engine.simulator.framing import (
     LAST_CHUNK,
     Event,
     Frame,
+    Part,
     chunk,
     plain,
     with_id_fields,
@@ -49,9 +50,12 @@ class Rendering:
         """How many tokens the `index`-th token event carries."""
         return self._span(index)[1]
 
-    def failure(self, message: str) -> Frame:
-        """An error event."""
-        return chunk([self.provider.failure(message)], self._framing, self.outline.newline)
+    def failure(self, message: str, *, position: int) -> Frame:
+        """An error event after `position` token events."""
+        parts: list[Part] = [self.provider.failure(message)]
+        if self.provider.framing == "array":
+            parts = [Event(b",\r\n" if position else b"["), *parts, Event(b"]")]
+        return chunk(parts, self._framing, self.outline.newline)
 
     def ping(self) -> Frame:
         return chunk([self.provider.ping()], self._framing, self.outline.newline)

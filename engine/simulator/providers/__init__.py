@@ -85,7 +85,8 @@ class Provider(Protocol):
     """One API. Stateless; one object serves all requests."""
 
     name: str
-    framing: str
+    framing: str  # of a stream, a key of framing.FRAMINGS
+    crlf: bool  # the API's own line ends
     id_header: str
 
     def ask(self, body: bytes, route: Route) -> Ask:

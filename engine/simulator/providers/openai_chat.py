@@ -54,6 +54,7 @@ _DECODER: Final = msgspec.json.Decoder(ChatRequest)
 class OpenAIChat:
     name = "openai"
     framing = "sse"
+    crlf = False
     id_header = "x-request-id"
 
     def ask(self, body: bytes, route: Route) -> Ask:

@@ -2,18 +2,55 @@
 
 from __future__ import annotations
 
+import re
 from typing import Final
 
 from llm_latency_lens.engine.simulator.providers import Provider, Route
+from llm_latency_lens.engine.simulator.providers.anthropic import Anthropic
+from llm_latency_lens.engine.simulator.providers.azure import AzureChat
+from llm_latency_lens.engine.simulator.providers.cohere import Cohere
+from llm_latency_lens.engine.simulator.providers.generic import Ollama, Plain, Tgi
+from llm_latency_lens.engine.simulator.providers.google import Google, GoogleArray
 from llm_latency_lens.engine.simulator.providers.openai_chat import OpenAIChat
+from llm_latency_lens.engine.simulator.providers.openai_completions import OpenAICompletions
+from llm_latency_lens.engine.simulator.providers.openai_responses import OpenAIResponses
 
 CHAT: Final = OpenAIChat()
+COMPLETIONS: Final = OpenAICompletions()
+RESPONSES: Final = OpenAIResponses()
+AZURE: Final = AzureChat()
+GOOGLE: Final = Google()
+GOOGLE_ARRAY: Final = GoogleArray()
+TGI: Final = Tgi()
+
 EXACT: Final[dict[str, Provider]] = {
     "/v1/chat/completions": CHAT,
+    "/v1/completions": COMPLETIONS,
+    "/v1/responses": RESPONSES,
+    "/openai/v1/chat/completions": CHAT,
+    "/openai/v1/completions": COMPLETIONS,
+    "/openai/v1/responses": RESPONSES,
+    "/v1/messages": Anthropic(),
+    "/v2/chat": Cohere(),
+    "/api/chat": Ollama(),
+    "/plain": Plain(),
+    "/generate": TGI,
+    "/generate_stream": TGI,
 }
+_DEPLOYMENT: Final = re.compile(r"/openai/deployments/([^/]+)/(chat/completions|completions)")
+# The Gemini API and Vertex AI differ only in what stands before /models/.
+_GENERATE: Final = re.compile(r"/v1(?:beta\d*|alpha)?/(?:.+/)?models/([^/:]+):(streamGenerateContent|generateContent)")
 
 
 def route(path: str, query: str) -> tuple[Provider, Route] | None:
     """The provider of a path and the variables in it, or None where there is none."""
     provider = EXACT.get(path)
-    return (provider, Route(path, query)) if provider else None
+    if provider:
+        return provider, Route(path, query, stream=path == "/generate_stream")
+    if found := _DEPLOYMENT.fullmatch(path):
+        return (AZURE if found[2].startswith("chat") else COMPLETIONS), Route(path, query, model=found[1])
+    if found := _GENERATE.fullmatch(path):
+        stream = found[2] == "streamGenerateContent"
+        provider = GOOGLE_ARRAY if stream and "alt=sse" not in query.split("&") else GOOGLE
+        return provider, Route(path, query, model=found[1], stream=stream)
+    return None
