@@ -1,0 +1,160 @@
+"""What survives a SIGKILL of the collector: its books, its place in every ring, its place in every file. One writer.
+
+The file `checkpoint` of the segment directory is a base and what came after it:
+
+    frame   magic u32 | length u32 | crc32 u32 | payload (msgpack of `Frame`)
+    file    one base frame, then any number of delta frames
+
+A frame's `state` is whole and replaces the one before; `closed` are the books of the ticks closed since the frame before
+and are added up; `open` are the books of ticks that still run and replace the ones before. So a tick costs what changed
+in it and not what the run has seen. A frame cut short by a SIGKILL fails its checksum, ends the file, and is overwritten
+by the next. When the deltas outgrow the base, a new base goes into a second file that takes the first one's name: there
+is a whole one at every moment. tmpfs needs no fsync: what a process has written survives the process.
+"""
+
+from __future__ import annotations
+
+import os
+import struct
+import zlib
+from pathlib import Path
+from typing import Any, Final
+
+import msgspec
+
+from llm_latency_lens.collectors.series import Slab
+
+FILE: Final = "checkpoint"
+REBASE_BYTES: Final = 4 << 20  # deltas up to this size are kept beside the smallest base
+_HEADER: Final = struct.Struct("<III")
+_MAGIC: Final = 0x4C4C_4C31
+
+
+class SegmentState(msgspec.Struct, kw_only=True):
+    """How far one ring was read."""
+
+    cursors: tuple[int, int, int] = (0, 0, 0)
+    drops: list[tuple[int, int, int]] = []  # (series, outcome, count) seen so far
+
+
+class Health(msgspec.Struct, kw_only=True):
+    """What is summed or kept beside the books, over every life of the collector."""
+
+    steal: int = 0
+    total: int = 0
+    retransmits: int = 0
+    retransmits_known: bool = False
+    rss_mb_max: float = 0.0
+    export_failures: int = 0
+    records_dropped: int = 0
+
+
+class State(msgspec.Struct, kw_only=True):
+    next_tick: int = 0
+    done: bool = False  # the last tick is in the books
+    segments: dict[str, SegmentState] = {}
+    retired: list[str] = []  # segment files that are fully in the books; they are removed, or about to be
+    counters: dict[int, list[int]] = {}  # sums over the retired segments of a worker
+    lag: bytes = b""  # loop lag counts of all retired segments
+    sinks: list[list[int]] = []
+    errors: list[tuple[int, int, str, int | None]] = []  # target, outcome, latest message, HTTP status
+    details: list[tuple[int, bytes]] = []  # (worker, blob) whose record has not come yet
+    health: Health = msgspec.field(default_factory=Health)
+
+
+class Frame(msgspec.Struct, kw_only=True):
+    state: State
+    closed: list[Any]  # Slab.packed()
+    open: list[tuple[int, list[Any]]]
+
+
+class Saved(msgspec.Struct):
+    """What `load` gives back."""
+
+    state: State
+    totals: Any  # Slab
+    open: dict[int, Any]  # tick -> Slab
+
+
+_ENCODER: Final = msgspec.msgpack.Encoder()
+_DECODER: Final = msgspec.msgpack.Decoder(Frame)
+
+
+class Checkpoint:
+    """The file. `load` once, then `save` per tick; OSError leaves the last whole frame in force."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._file = -1
+        self._base_bytes = 0
+        self._end = 0
+
+    def load(self) -> Saved | None:
+        """The last whole frame with everything before it, or None if there is none."""
+        try:
+            content = self.path.read_bytes()
+        except FileNotFoundError:
+            return None
+        saved: Saved | None = None
+        for frame, end in _frames(content):
+            totals = Slab() if saved is None else saved.totals
+            totals.add(Slab.unpacked(frame.closed))
+            saved = Saved(frame.state, totals, {tick: Slab.unpacked(packed) for tick, packed in frame.open})
+            self._base_bytes = self._base_bytes or end
+            self._end = end
+        return saved
+
+    def save(self, state: State, *, closed: Slab, totals: Slab, opened: dict[int, Slab]) -> None:
+        """Makes this moment the one to come back to. `closed` is what came to `totals` since the last save."""
+        running = [(tick, slab.packed()) for tick, slab in opened.items()]
+        if not self._base_bytes or self._end - self._base_bytes > max(REBASE_BYTES, 2 * self._base_bytes):
+            self._rebase(_framed(Frame(state=state, closed=totals.packed(), open=running)))
+        else:
+            self._append(_framed(Frame(state=state, closed=closed.packed(), open=running)))
+
+    def _append(self, frame: bytes) -> None:
+        if self._file < 0:
+            self._file = os.open(self.path, os.O_RDWR | os.O_CLOEXEC)
+        _write_at(self._file, frame, self._end)
+        self._end += len(frame)
+
+    def _rebase(self, frame: bytes) -> None:
+        temporary = self.path.with_name(f".{self.path.name}.new")
+        file = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+        try:
+            _write_at(file, frame, 0)
+            temporary.replace(self.path)
+        except BaseException:
+            os.close(file)
+            raise
+        self.close()
+        self._file, self._base_bytes, self._end = file, len(frame), len(frame)
+
+    def close(self) -> None:
+        if self._file >= 0:
+            os.close(self._file)
+            self._file = -1
+
+
+def _framed(frame: Frame) -> bytes:
+    payload = _ENCODER.encode(frame)
+    return _HEADER.pack(_MAGIC, len(payload), zlib.crc32(payload)) + payload
+
+
+def _frames(content: bytes) -> Any:
+    """(frame, where it ends) for every whole frame, up to the first that is not."""
+    at = 0
+    while at + _HEADER.size <= len(content):
+        magic, length, checksum = _HEADER.unpack_from(content, at)
+        payload = content[at + _HEADER.size : at + _HEADER.size + length]
+        if magic != _MAGIC or len(payload) != length or zlib.crc32(payload) != checksum:
+            return
+        at += _HEADER.size + length
+        yield _DECODER.decode(payload), at
+
+
+def _write_at(file: int, block: bytes, offset: int) -> None:
+    rest = memoryview(block)
+    while rest:
+        written = os.pwrite(file, rest, offset)
+        rest, offset = rest[written:], offset + written

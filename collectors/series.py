@@ -1,0 +1,390 @@
+"""The books of a stretch of time: per (phase, target) the distributions, tallies and extremes. All of it adds up.
+
+A `Slab` is a tick's, or the whole run's: `total.add(tick)` is the only way numbers reach the totals, so intervals and
+totals cannot disagree. Only `ok` requests whose run saw no clock step enter the latency distributions; `lateness_ms` is
+of all that were sent; failures have their own e2e by outcome.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from enum import IntEnum
+from typing import Any, Final, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from llm_latency_lens.collectors.cost import PICO_PER_UNIT, Prices
+from llm_latency_lens.collectors.histogram import Histogram
+from llm_latency_lens.collectors.measures import Column, Records, Values, measures, output_tokens
+from llm_latency_lens.collectors.snapshot import METRICS, SCALES
+from llm_latency_lens.engine.record import (
+    CLOCK_STEPPED,
+    FAILURES,
+    GAP_COALESCED,
+    GAP_MAX,
+    GAP_USER_CLOCK,
+    LOCAL_TOKENS,
+    OUTCOMES,
+    REUSED,
+    SERIES_MAX,
+    SERIES_SHIFT,
+    STALE_RESENT,
+    TTFT_COALESCED,
+    UNKNOWN,
+    USER_CLOCK,
+    Outcome,
+    Unsent,
+)
+
+NOBODY: Final = -1  # target of a slot that ended unsent before it had one, in a plan of several targets
+UNRECORDED: Final = "unrecorded"  # unsent, but a full ring lost the reason
+
+_LATENCIES: Final = tuple(name for name in METRICS if name not in ("itl_ms", "lateness_ms"))
+_TOKENS: Final = ("input_tokens", "output_tokens", "cached_tokens", "reasoning_tokens")
+
+Condition = tuple[str, str, float]  # metric, operator, bound in the metric's unit: every request should meet it
+Key = tuple[int, int]  # phase, target
+
+_COMPARE: Final[dict[str, Callable[[Any, float], Any]]] = {
+    "<=": np.less_equal,
+    "<": np.less,
+    ">=": np.greater_equal,
+    ">": np.greater,
+    "==": np.equal,
+    "!=": np.not_equal,
+}
+# Metrics that a one-token reply cannot have: a condition on one of them holds for it.
+_VACUOUS: Final = frozenset({"tpot_ms", "itl_max_ms", "decode_tps"})
+
+
+class Tally(IntEnum):
+    """What is counted of a series, behind the outcomes (0..OUTCOMES-1: requests by outcome, UNSENT in slots)."""
+
+    UNSENT_REASON = OUTCOMES  # one per member of Unsent; NONE's place holds the unrecorded ones
+    ATTEMPTS = OUTCOMES + len(Unsent)
+    INPUT = ATTEMPTS + 1
+    OUTPUT = ATTEMPTS + 2
+    CACHED = ATTEMPTS + 3
+    REASONING = ATTEMPTS + 4
+    INPUT_KNOWN = ATTEMPTS + 5  # ok requests whose count is known, in the order of the sums
+    OUTPUT_KNOWN = ATTEMPTS + 6
+    CACHED_KNOWN = ATTEMPTS + 7
+    REASONING_KNOWN = ATTEMPTS + 8
+    BY_PROVIDER = ATTEMPTS + 9  # ok requests by the source of their output tokens
+    BY_TOKENIZER = ATTEMPTS + 10
+    BY_EVENTS = ATTEMPTS + 11
+    EVENTS = ATTEMPTS + 12
+    GOOD = ATTEMPTS + 13
+    OPENED = ATTEMPTS + 14  # ok requests on a connection of their own
+    REUSED = ATTEMPTS + 15
+    GAPS = ATTEMPTS + 16  # all that arrived, coalesced ones included
+    GAPS_COALESCED = ATTEMPTS + 17
+    GAPS_USER_CLOCK = ATTEMPTS + 18
+    GAPS_SATURATED = ATTEMPTS + 19
+    STREAMS = ATTEMPTS + 20  # ok requests with a first token
+    STREAMS_COALESCED = ATTEMPTS + 21
+    KERNEL_STAMPED = ATTEMPTS + 22  # requests with an arrival mark, by the clock that stamped it
+    USER_STAMPED = ATTEMPTS + 23
+    STEPPED = ATTEMPTS + 24  # kept out of the latencies because the wall clock was stepped
+    DROPPED = ATTEMPTS + 25  # records a full ring could not take; they stand in the outcomes
+    PRICED = ATTEMPTS + 26
+    UNPRICED = ATTEMPTS + 27
+    PICO_USD = ATTEMPTS + 28
+    STALE_RESENT = ATTEMPTS + 29
+    CLAMPED = ATTEMPTS + 30  # values above the histogram's range, over all metrics
+    FIRST_SEND = ATTEMPTS + 31  # extremes, CLOCK_MONOTONIC ns; 0 where there is none
+    FIRST_END = ATTEMPTS + 32
+    LAST_END = ATTEMPTS + 33
+
+
+TALLIES: Final = Tally.LAST_END + 1
+_SUMMED: Final = Tally.FIRST_SEND
+
+
+class Series:
+    """One (phase, target). `tally` holds the counts at the places of `Tally` and of the outcomes."""
+
+    __slots__ = ("failures", "metrics", "tally")
+
+    def __init__(self) -> None:
+        self.tally: Values = np.zeros(TALLIES, np.int64)
+        self.metrics: dict[str, Histogram] = {}
+        self.failures: dict[Outcome, Histogram] = {}
+
+    def add(self, other: Series) -> None:
+        self.add_counts(other)
+        for name, histogram in other.metrics.items():
+            self.metrics.setdefault(name, Histogram()).add(histogram)
+        for outcome, histogram in other.failures.items():
+            self.failures.setdefault(outcome, Histogram()).add(histogram)
+
+    def add_counts(self, other: Series) -> None:
+        """The tallies only: for those who do not need the distributions."""
+        self.tally[:_SUMMED] += other.tally[:_SUMMED]
+        self._extend(*(int(other.tally[place]) for place in (Tally.FIRST_SEND, Tally.FIRST_END, Tally.LAST_END)))
+
+    def _extend(self, first_send: int, first_end: int, last_end: int) -> None:
+        for place, value in ((Tally.FIRST_SEND, first_send), (Tally.FIRST_END, first_end)):
+            if value and (not self.tally[place] or value < self.tally[place]):
+                self.tally[place] = value
+        self.tally[Tally.LAST_END] = max(int(self.tally[Tally.LAST_END]), last_end)
+
+    @property
+    def sent(self) -> int:
+        return int(self.tally[Outcome.OK : OUTCOMES].sum())
+
+    @property
+    def unsent(self) -> int:
+        return int(self.tally[Outcome.UNSENT])
+
+    @property
+    def failed(self) -> int:
+        return int(sum(self.tally[outcome] for outcome in FAILURES))
+
+    def records(self, records: Records, columns: Mapping[str, Column], conditions: Sequence[Condition] | None) -> None:
+        """Takes a batch of this series' records in, with their columns."""
+        tally = self.tally
+        outcome = records["outcome"]
+        tally[1:OUTCOMES] += np.bincount(outcome, minlength=OUTCOMES)[1:OUTCOMES]
+        self._unsent(records[outcome == Outcome.UNSENT])
+        sent = outcome != Outcome.UNSENT
+        if not sent.any():
+            return
+        ok = outcome == Outcome.OK
+        stepped = (records["flags"] & CLOCK_STEPPED) != 0
+        believed = ok & ~stepped
+        for name in _LATENCIES:
+            if name in columns:
+                has, value = columns[name]
+                self._record(name, value[has & (ok if name == "cost_usd" else believed)])
+        has, value = columns["lateness_ms"]
+        self._record("lateness_ms", value[has & sent])
+        self._failures(outcome, ~stepped, columns["e2e_ms"])
+        self._counts(records, sent, ok, stepped)
+        self._tokens(records[ok])
+        self._spans(records[sent])
+        if conditions is not None:
+            tally[Tally.GOOD] += int(np.count_nonzero(believed & meets(records, columns, conditions)))
+
+    def _record(self, name: str, values: Values) -> None:
+        if len(values):
+            histogram = self.metrics.setdefault(name, Histogram())
+            before = histogram.clamped_high
+            histogram.record(values)
+            self.tally[Tally.CLAMPED] += histogram.clamped_high - before
+
+    def _unsent(self, records: Records) -> None:
+        if len(records):
+            slots = np.maximum(records["slots"].astype(np.int64), 1)
+            reasons = np.bincount(records["unsent"], weights=slots, minlength=len(Unsent)).astype(np.int64)
+            self.tally[Outcome.UNSENT] += int(slots.sum())
+            self.tally[Tally.UNSENT_REASON : Tally.ATTEMPTS] += reasons[: len(Unsent)]
+
+    def _failures(self, outcome: npt.NDArray[Any], believed: npt.NDArray[np.bool_], e2e: Column) -> None:
+        has, value = e2e
+        for failure in np.unique(outcome):
+            if failure in FAILURES and (mine := (outcome == failure) & has & believed).any():
+                self.failures.setdefault(Outcome(failure), Histogram()).record(value[mine])
+
+    def _counts(
+        self,
+        records: Records,
+        sent: npt.NDArray[np.bool_],
+        ok: npt.NDArray[np.bool_],
+        stepped: npt.NDArray[np.bool_],
+    ) -> None:
+        flags, tally = records["flags"], self.tally
+        arrived = sent & (records["headers_ns"] > 0)
+        streams = ok & (records["first_token_ns"] > 0)
+        for place, chosen in (
+            (Tally.STEPPED, sent & stepped),
+            (Tally.USER_STAMPED, arrived & ((flags & USER_CLOCK) != 0)),
+            (Tally.KERNEL_STAMPED, arrived & ((flags & USER_CLOCK) == 0)),
+            (Tally.REUSED, ok & ((flags & REUSED) != 0)),
+            (Tally.OPENED, ok & ((flags & REUSED) == 0)),
+            (Tally.STALE_RESENT, sent & ((flags & STALE_RESENT) != 0)),
+            (Tally.STREAMS, streams),
+            (Tally.STREAMS_COALESCED, streams & ((flags & TTFT_COALESCED) != 0)),
+        ):
+            tally[place] += int(np.count_nonzero(chosen))
+        tally[Tally.ATTEMPTS] += int(records["attempts"][sent].sum(dtype=np.int64))
+        tally[Tally.EVENTS] += int(records["events"][sent].sum(dtype=np.int64))
+
+    def _tokens(self, ok: Records) -> None:
+        tally = self.tally
+        for offset, name in enumerate(_TOKENS):
+            known = ok[name] != UNKNOWN
+            counts = output_tokens(ok) if name == "output_tokens" else np.where(known, ok[name], 0).astype(np.int64)
+            tally[Tally.INPUT + offset] += int(counts.sum())
+            tally[Tally.INPUT_KNOWN + offset] += int(np.count_nonzero(known))
+        said = ok["output_tokens"] != UNKNOWN
+        local = said & ((ok["flags"] & LOCAL_TOKENS) != 0)
+        tally[Tally.BY_TOKENIZER] += int(np.count_nonzero(local))
+        tally[Tally.BY_PROVIDER] += int(np.count_nonzero(said & ~local))
+        tally[Tally.BY_EVENTS] += int(np.count_nonzero(~said & (ok["token_events"] > 0)))
+
+    def _spans(self, sent: Records) -> None:
+        sends = sent["send_ns"][sent["send_ns"] > 0]
+        ends = sent["end_ns"][sent["end_ns"] > 0]
+        self._extend(
+            int(sends.min()) if len(sends) else 0,
+            int(ends.min()) if len(ends) else 0,
+            int(ends.max()) if len(ends) else 0,
+        )
+
+    def costs(self, ok: npt.NDArray[np.bool_], known: npt.NDArray[np.bool_], pico_usd: Values) -> None:
+        """Takes a batch's costs in: every reply with known usage is priced, whatever its end; an ok one without is not."""
+        self.tally[Tally.PRICED] += int(np.count_nonzero(known))
+        self.tally[Tally.UNPRICED] += int(np.count_nonzero(ok & ~known))
+        self.tally[Tally.PICO_USD] += int(pico_usd[known].sum())
+
+    def gaps(self, words: npt.NDArray[np.uint64]) -> None:
+        """Takes gap words of this series in: coalesced ones are only counted."""
+        coalesced = (words & np.uint64(GAP_COALESCED)) != 0
+        exact = (words[~coalesced] & np.uint64(GAP_MAX)).astype(np.int64)
+        self._record("itl_ms", exact)
+        self.tally[Tally.GAPS] += len(words)
+        self.tally[Tally.GAPS_COALESCED] += int(np.count_nonzero(coalesced))
+        self.tally[Tally.GAPS_SATURATED] += int(np.count_nonzero(exact == GAP_MAX))
+        self.tally[Tally.GAPS_USER_CLOCK] += int(np.count_nonzero(words & np.uint64(GAP_USER_CLOCK)))
+
+    def drops(self, by_outcome: Values) -> None:
+        """Takes records in that a full ring dropped: only their outcomes are known."""
+        self.tally[:OUTCOMES] += by_outcome
+        self.tally[Tally.UNSENT_REASON] += int(by_outcome[Outcome.UNSENT])
+        self.tally[Tally.DROPPED] += int(by_outcome.sum())
+
+    def packed(self) -> list[Any]:
+        metrics = {name: histogram.packed() for name, histogram in self.metrics.items()}
+        return [self.tally.tobytes(), metrics, {int(key): each.packed() for key, each in self.failures.items()}]
+
+    @classmethod
+    def unpacked(cls, packed: Sequence[Any]) -> Series:
+        made = cls()
+        made.tally = np.frombuffer(packed[0], np.int64).copy()
+        made.metrics = {name: Histogram.unpacked(each) for name, each in packed[1].items()}
+        made.failures = {Outcome(key): Histogram.unpacked(each) for key, each in packed[2].items()}
+        return made
+
+
+def meets(records: Records, columns: Mapping[str, Column], conditions: Sequence[Condition]) -> npt.NDArray[np.bool_]:
+    """Which records meet all conditions. One that lacks the metric does not, except for gaps that one token cannot have."""
+    good = np.ones(len(records), np.bool_)
+    one_token = output_tokens(records) <= 1
+    for metric, operator, bound in conditions:
+        has, value = columns[metric] if metric in columns else (np.zeros(len(records), np.bool_), records["request"])
+        met = has & _COMPARE[operator](value, bound * SCALES[metric])
+        good &= met | (one_token & ~has) if metric in _VACUOUS else met
+    return good
+
+
+class Slab:
+    """All series of a stretch of time, by (phase, target)."""
+
+    __slots__ = ("series",)
+
+    def __init__(self) -> None:
+        self.series: dict[Key, Series] = {}
+
+    def __bool__(self) -> bool:
+        return bool(self.series)
+
+    def at(self, key: Key) -> Series:
+        return self.series.setdefault(key, Series())
+
+    def add(self, other: Slab) -> None:
+        for key, series in other.series.items():
+            self.at(key).add(series)
+
+    def only(self, chosen: Callable[[Key], bool]) -> Series:
+        """The sum of the series whose key is chosen; to be read only, as it may be one of them."""
+        found = [series for key, series in self.series.items() if chosen(key)]
+        if len(found) == 1:
+            return found[0]
+        total = Series()
+        for series in found:
+            total.add(series)
+        return total
+
+    def counts(self) -> Series:
+        """The sum of all series without their distributions."""
+        total = Series()
+        for series in self.series.values():
+            total.add_counts(series)
+        return total
+
+    def packed(self) -> list[Any]:
+        return [[list(key), series.packed()] for key, series in self.series.items()]
+
+    @classmethod
+    def unpacked(cls, packed: Sequence[Any]) -> Slab:
+        made = cls()
+        made.series = {(key[0], key[1]): Series.unpacked(each) for key, each in packed}
+        return made
+
+
+class Batch(NamedTuple):
+    """Records of one worker with their columns, and what is known beyond the record of some, by (phase, request)."""
+
+    records: Records
+    columns: dict[str, Column]
+    pico_usd: Column | None
+    details: dict[tuple[int, int], dict[str, Any]]
+    worker: int
+
+    def take(self, chosen: Any) -> Batch:
+        """The chosen records of the batch; the details stay whole."""
+        columns = {name: (has[chosen], value[chosen]) for name, (has, value) in self.columns.items()}
+        money = None if self.pico_usd is None else (self.pico_usd[0][chosen], self.pico_usd[1][chosen])
+        return Batch(self.records[chosen], columns, money, self.details, self.worker)
+
+
+class Reader:
+    """Turns records, gaps and drops into slabs. Knows the plan's shape, its prices and conditions; holds no numbers."""
+
+    def __init__(
+        self, targets: int, *, prices: Prices | None = None, conditions: Sequence[Condition] | None = None
+    ) -> None:
+        self.targets = targets
+        self.prices = prices
+        self.conditions = conditions
+
+    def batch(self, records: Records, *, worker: int, details: dict[tuple[int, int], dict[str, Any]]) -> Batch:
+        columns = measures(records)
+        money = None
+        if self.prices is not None:
+            money = self.prices.cost(records)
+            columns["cost_usd"] = (money[0], money[1] // PICO_PER_UNIT)
+        return Batch(records, columns, money, details, worker)
+
+    def records(self, slab: Slab, batch: Batch) -> None:
+        phase = batch.records["phase"].astype(np.int64)
+        target = batch.records["target"].astype(np.int64)
+        target = np.where(target < self.targets, target, 0 if self.targets == 1 else NOBODY)
+        for label, mine in _groups(phase * (self.targets + 1) + target + 1):
+            series = slab.at((label // (self.targets + 1), label % (self.targets + 1) - 1))
+            part = batch if isinstance(mine, slice) else batch.take(mine)
+            series.records(part.records, part.columns, self.conditions)
+            if part.pico_usd is not None:
+                series.costs(part.records["outcome"] == Outcome.OK, *part.pico_usd)
+
+    def gaps(self, slab: Slab, words: npt.NDArray[np.uint64]) -> None:
+        series = ((words >> np.uint64(SERIES_SHIFT)) & np.uint64(SERIES_MAX - 1)).astype(np.int64)
+        for label, mine in _groups(series):
+            slab.at((label // self.targets, label % self.targets)).gaps(words[mine])
+
+    def drops(self, slab: Slab, table: npt.NDArray[np.int64]) -> None:
+        """`table[phase * targets + target][outcome]`: new drops since the last time."""
+        for label in np.flatnonzero(table.any(axis=1)):
+            slab.at((int(label) // self.targets, int(label) % self.targets)).drops(table[label])
+
+
+def _groups(labels: npt.NDArray[np.int64]) -> Iterator[tuple[int, Any]]:
+    """(label, selection) for each label; a batch of one series is not copied."""
+    found = np.unique(labels)
+    if len(found) == 1:
+        yield int(found[0]), slice(None)
+        return
+    for label in found:
+        yield int(label), labels == label

@@ -1,0 +1,208 @@
+"""From books to the numbers people read: distributions, rates, sums. Pure; the only place where ns become ms."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+from llm_latency_lens.collectors.histogram import Histogram
+from llm_latency_lens.collectors.series import UNRECORDED, Series, Tally
+from llm_latency_lens.collectors.snapshot import (
+    BUCKETS,
+    METRICS,
+    SCALES,
+    Cost,
+    Distribution,
+    Requests,
+    Throughput,
+    Tokens,
+)
+from llm_latency_lens.engine.manifest import PhaseTimes
+from llm_latency_lens.engine.plan import Phase
+from llm_latency_lens.engine.record import FAILURES, Outcome, Unsent
+
+PERCENTILES: Final = (50.0, 90.0, 95.0, 99.0, 99.9)
+# The smallest sample from which a p99.9 is told: below it, fewer than 3 or 4 values lie above the quantile.
+P99_9_NEEDS: Final = 3688
+SECOND: Final = 1e9
+PICO_PER_USD: Final = 1e12
+
+
+def effective_size(metric: str, histogram: Histogram, series: Series) -> int:
+    """How many independent observations a distribution rests on. Requests are taken as independent; the gaps of one
+    stream are not (they share its batch, its prompt and its minute), so pooled `itl_ms` counts each stream once."""
+    return min(histogram.count, int(series.tally[Tally.STREAMS])) if metric == "itl_ms" else histogram.count
+
+
+def distribution(histogram: Histogram | None, *, scale: float, n_eff: int) -> Distribution:
+    """A histogram in the metric's unit (`scale` histogram units each)."""
+    if histogram is None or not histogram.count:
+        return Distribution()
+    values = histogram.percentiles(PERCENTILES)
+    assert values is not None
+    p50, p90, p95, p99, p99_9 = (value / scale for value in values)
+    return Distribution(
+        count=histogram.count,
+        mean=_scaled(histogram.mean, scale),
+        stddev=_scaled(histogram.stddev, scale),
+        min=_scaled(histogram.min, scale),
+        max=_scaled(histogram.max, scale),
+        p50=p50,
+        p90=p90,
+        p95=p95,
+        p99=p99,
+        p99_9=p99_9 if n_eff >= P99_9_NEEDS else None,
+    )
+
+
+def _scaled(value: float | None, scale: float) -> float | None:
+    return None if value is None else value / scale
+
+
+def distributions(series: Series) -> dict[str, Distribution]:
+    """All of METRICS; those without a sample have count 0."""
+    told = {}
+    for name in METRICS:
+        histogram = series.metrics.get(name)
+        n_eff = effective_size(name, histogram, series) if histogram else 0
+        told[name] = distribution(histogram, scale=SCALES[name], n_eff=n_eff)
+    return told
+
+
+def failure_distributions(series: Series) -> dict[str, Distribution]:
+    return {
+        outcome.name.lower(): distribution(histogram, scale=SCALES["e2e_ms"], n_eff=histogram.count)
+        for outcome, histogram in sorted(series.failures.items())
+    }
+
+
+def buckets(series: Series) -> dict[str, list[int]]:
+    """The classic histograms of BUCKETS, for those metrics that have a sample."""
+    return {
+        name: series.metrics[name].below([round(bound * SCALES[name]) for bound in bounds])
+        for name, bounds in BUCKETS.items()
+        if name in series.metrics
+    }
+
+
+def requests(series: Series, *, planned: int | None = None) -> Requests:
+    """The counts by outcome. Without a plan's number, `planned` is what came of the slots."""
+    tally = series.tally
+    reasons = {reason: int(tally[Tally.UNSENT_REASON + reason]) for reason in Unsent}
+    unsent = {UNRECORDED if reason is Unsent.NONE else reason.name.lower(): n for reason, n in reasons.items() if n}
+    return Requests(
+        planned=series.sent + series.unsent if planned is None else planned,
+        sent=series.sent,
+        unsent=unsent,
+        ok=int(tally[Outcome.OK]),
+        failed={outcome.name.lower(): int(tally[outcome]) for outcome in FAILURES if tally[outcome]},
+        cancelled=int(tally[Outcome.CANCELLED]),
+        in_flight_at_end=int(tally[Outcome.IN_FLIGHT]),
+        attempts=int(tally[Tally.ATTEMPTS]),
+    )
+
+
+def throughput(series: Series, seconds: float, *, conditions: bool) -> Throughput:
+    """Rates over a window. Goodput only where the plan has conditions on each request; its share is of all sent."""
+    if seconds <= 0:
+        return Throughput()
+    tally, told = series.tally, tokens(series)
+    output = None if told.output is None else told.output / seconds
+    return Throughput(
+        requests_per_s=int(tally[Outcome.OK]) / seconds,
+        output_tokens_per_s=output,
+        total_tokens_per_s=None if output is None or told.input is None else output + told.input / seconds,
+        events_per_s=int(tally[Tally.EVENTS]) / seconds,
+        goodput_per_s=int(tally[Tally.GOOD]) / seconds if conditions else None,
+        goodput_share=share(tally[Tally.GOOD], series.sent) if conditions else None,
+    )
+
+
+def tokens(series: Series) -> Tokens:
+    """Sums over ok requests, None where no reply said. `output` falls back to counted events, and then says so."""
+    tally = series.tally
+    sources = {
+        "provider": tally[Tally.BY_PROVIDER],
+        "local": tally[Tally.BY_TOKENIZER],
+        "events": tally[Tally.BY_EVENTS],
+    }
+    used = [name for name, count in sources.items() if count]
+    return Tokens(
+        input=_known(series, Tally.INPUT),
+        output=int(tally[Tally.OUTPUT]) if used else None,
+        cached=_known(series, Tally.CACHED),
+        reasoning=_known(series, Tally.REASONING),
+        source=None if not used else used[0] if len(used) == 1 else "mixed",
+    )
+
+
+def _known(series: Series, place: Tally) -> int | None:
+    answered = series.tally[place + (Tally.INPUT_KNOWN - Tally.INPUT)]
+    return int(series.tally[place]) if answered else None
+
+
+def cost(series: Series, *, date: str | None) -> Cost:
+    priced = int(series.tally[Tally.PRICED])
+    return Cost(
+        usd=int(series.tally[Tally.PICO_USD]) / PICO_PER_USD if priced else None,
+        priced_requests=priced,
+        unpriced_requests=int(series.tally[Tally.UNPRICED]),
+        price_table_date=date,
+    )
+
+
+def slice_of(
+    series: Series, seconds: float, *, conditions: bool, date: str | None, planned: int | None = None
+) -> dict[str, Any]:
+    """The fields of a Slice."""
+    tally = series.tally
+    return {
+        "requests": requests(series, planned=planned),
+        "throughput": throughput(series, seconds, conditions=conditions),
+        "tokens": tokens(series),
+        "cost": cost(series, date=date),
+        "metrics": distributions(series),
+        "failure_e2e_ms": failure_distributions(series),
+        "itl_coalesced_share": share(tally[Tally.GAPS_COALESCED], tally[Tally.GAPS]),
+        "ttft_coalesced_share": share(tally[Tally.STREAMS_COALESCED], tally[Tally.STREAMS]),
+        "connection_reused_share": share(tally[Tally.REUSED], tally[Tally.REUSED] + tally[Tally.OPENED]),
+    }
+
+
+def share(part: int, whole: int) -> float | None:
+    return int(part) / int(whole) if whole else None
+
+
+def window_ns(phase: Phase, times: PhaseTimes, series: Series, *, now_ns: int, stopped: bool) -> int:
+    """The window of a phase's rates. Closed loop: phase start to last end. Open loop: the issue window, or the span of
+    the ends where that is longer, so that neither a late drain nor a short burst flatters the rate.
+
+    `stopped`: the run was ended early, so that the planned issue window is not what was issued.
+    """
+    if not times.start_ns:
+        return 0
+    last_end = int(series.tally[Tally.LAST_END])
+    if phase.load.model == "closed":
+        return max(0, (last_end or now_ns) - times.start_ns)
+    issued = (times.end_ns or now_ns) - times.start_ns
+    planned = _issue_window_ns(phase)
+    if planned is not None and times.end_ns and not stopped:
+        issued = planned
+    elif planned is not None:
+        issued = min(issued, planned)
+    return max(0, issued, last_end - int(series.tally[Tally.FIRST_END]))
+
+
+def _issue_window_ns(phase: Phase) -> int | None:
+    """How long the plan issues for: the phase's duration, or its requests over a constant rate; the shorter of both."""
+    rate = phase.load.shapes[0].start if len(phase.load.shapes) == 1 else 0.0
+    flat = rate > 0 and phase.load.shapes[0].end == rate
+    counted = phase.requests / rate * SECOND if phase.requests and flat and phase.load.model != "replay" else None
+    known = [each for each in (phase.duration_ns, counted) if each is not None]
+    return round(min(known)) if known else None
+
+
+def mean_interval_ns(phases: Mapping[int, Phase], windows: Mapping[int, int], slots: Mapping[int, int]) -> float | None:
+    """The mean time between the slots of the measured open-loop phases, the shortest of them; None without any."""
+    means = [windows[i] / slots[i] for i, phase in phases.items() if phase.load.model != "closed" and slots.get(i)]
+    return min(means) if means else None
