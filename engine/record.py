@@ -11,7 +11,7 @@ Gap word: one interval between two consecutive token events of one request, in o
     bit  52     coalesced: several events shared a read, the gap is only an upper bound
     bit  53     stamped by the user clock (no kernel stamp in at least one end)
     bit  54     reasoning token
-    bits 55-63  lap of the lane, low 9 bits, set by the ring
+    bits 55-63  zero
 
 A request's gaps become visible by the commit of its record: `gaps_end` is the gap lane's position after them.
 """
@@ -134,8 +134,6 @@ SERIES_MAX: Final = 1 << 10
 GAP_COALESCED: Final = 1 << 52
 GAP_USER_CLOCK: Final = 1 << 53
 GAP_REASONING: Final = 1 << 54
-LAP_SHIFT: Final = 55
-LAP_MASK: Final = 0x1FF
 
 
 def record_dtype() -> np.dtype[Any]:
