@@ -16,6 +16,7 @@ from time import monotonic
 from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
+
 from llm_latency_lens.collectors.snapshot import (
     BUCKETS,
     REPORT_DECODER,

@@ -9,6 +9,7 @@ from typing import Any
 
 import msgspec
 import numpy as np
+
 from llm_latency_lens.collectors.snapshot import (
     BUCKETS,
     ENCODER,

@@ -1,0 +1,137 @@
+"""A run's ticks pushed as OTLP metrics over HTTP (the extra `llm-latency-lens[otlp]`), in delta temporality.
+
+Histograms in s with the GenAI conventions' names (`gen_ai.server.time_to_first_token`,
+`gen_ai.server.time_per_output_token`, `gen_ai.client.operation.duration`) and `lens.ttft_scheduled`,
+`lens.inter_token_latency`, `lens.lateness`; sums `lens.requests` {outcome}, `lens.tokens` {type}, `lens.cost` (USD);
+gauges `lens.requests.in_flight` and `lens.client.*`.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Mapping
+from typing import Any, Final
+from urllib.parse import urlsplit
+
+from llm_latency_lens.collectors.snapshot import BUCKETS, Interval, Snapshot
+from llm_latency_lens.engine.errors import PlanError
+from llm_latency_lens.engine.plan import Export, Secret
+from llm_latency_lens.exporters.tail import Unavailable
+
+HISTOGRAMS: Final = {
+    "e2e_ms": "gen_ai.client.operation.duration",
+    "ttft_ms": "gen_ai.server.time_to_first_token",
+    "tpot_ms": "gen_ai.server.time_per_output_token",
+    "ttft_scheduled_ms": "lens.ttft_scheduled",
+    "itl_ms": "lens.inter_token_latency",
+    "lateness_ms": "lens.lateness",
+}
+CLIENT: Final = ("cpu_utilisation", "steal_share", "ring_drops", "clock_steps", "gc_pauses", "restarts")
+TIMEOUT_S: Final = 10
+
+
+def endpoint_of(export: Export) -> str:
+    """`otlp://HOST[:PORT]` is http on port 4318 with the standard path; http(s) URLs are taken as they are."""
+    parts = urlsplit(export.url.value)
+    if parts.scheme in ("http", "https"):
+        return export.url.value
+    if parts.scheme in ("otlp", "otlps") and parts.hostname:
+        host = parts.netloc if parts.port else f"{parts.netloc}:4318"
+        return f"{'https' if parts.scheme == 'otlps' else 'http'}://{host}{parts.path.rstrip('/') or '/v1/metrics'}"
+    raise PlanError("otlp: the URL must read otlp://HOST[:PORT] or http(s)://HOST:PORT/v1/metrics")
+
+
+class Otlp:
+    """Pushes ticks with OpenTelemetry's own exporter. Headers: options named `header.NAME`."""
+
+    def __init__(self, export: Export, *, name: str, models: Mapping[str, tuple[str, str]]) -> None:
+        try:
+            from opentelemetry.exporter.otlp.proto.http.metric_exporter import OTLPMetricExporter
+            from opentelemetry.sdk.resources import Resource
+            from opentelemetry.sdk.util.instrumentation import InstrumentationScope
+        except ImportError:
+            raise PlanError("otlp needs an extra: pip install 'llm-latency-lens[otlp]'") from None
+        logging.getLogger("opentelemetry").setLevel(logging.CRITICAL)  # failures are told by the Pump, once
+        options = {key: v.value if isinstance(v, Secret) else str(v) for key, v in export.options.items()}
+        headers = {key.removeprefix("header."): v for key, v in options.items() if key.startswith("header.")}
+        endpoint = endpoint_of(export)
+        self.name = f"OTLP at {urlsplit(endpoint).hostname}:{urlsplit(endpoint).port}"
+        self._models = models
+        self._exporter = OTLPMetricExporter(endpoint=endpoint, headers=headers, timeout=TIMEOUT_S)
+        self._resource = Resource({"service.name": "llm-latency-lens", "lens.plan": name})
+        self._scope = InstrumentationScope("llm_latency_lens")
+
+    def write(self, ticks: list[Snapshot]) -> None:
+        from opentelemetry.sdk.metrics.export import MetricExportResult, MetricsData, ResourceMetrics, ScopeMetrics
+
+        metrics = [metric for tick in ticks for metric in self._metrics(tick)]
+        scope = ScopeMetrics(self._scope, metrics, "")
+        told = self._exporter.export(MetricsData([ResourceMetrics(self._resource, [scope], "")]))
+        if told is not MetricExportResult.SUCCESS:
+            raise Unavailable("did not take the metrics")
+
+    def restart(self) -> None:
+        """Nothing to forget: every push is a delta of its own tick."""
+
+    def close(self) -> None:
+        self._exporter.shutdown()
+
+    def _metrics(self, tick: Snapshot) -> Iterator[Any]:
+        from opentelemetry.sdk.metrics.export import AggregationTemporality, Gauge, Histogram, Metric, Sum
+
+        delta = AggregationTemporality.DELTA
+        span = (tick.wall_time_ns - round(tick.seconds * 1e9), tick.wall_time_ns)
+        for metric, name in HISTOGRAMS.items():
+            points = [p for i in tick.intervals if (p := self._histogram(i, metric, tick.run, span))]
+            if points:
+                yield Metric(name, "", "s", Histogram(points, delta))
+        sums: dict[str, tuple[str, list[Any]]] = {"lens.requests": ("{request}", []), "lens.tokens": ("{token}", [])}
+        sums["lens.cost"] = ("USD", [])
+        flying = []
+        for i in tick.intervals:
+            at = self._attributes(i, tick.run)
+            for outcome, n in {"ok": i.requests.ok, "cancelled": i.requests.cancelled, **i.requests.failed}.items():
+                sums["lens.requests"][1].append(_number(n, {**at, "outcome": outcome}, span))
+            for kind in ("input", "output", "cached", "reasoning"):
+                if (tokens := getattr(i.tokens, kind)) is not None:
+                    sums["lens.tokens"][1].append(_number(tokens, {**at, "type": kind}, span))
+            if i.cost.usd is not None:
+                sums["lens.cost"][1].append(_number(i.cost.usd, at, span))
+            flying.append(_number(i.in_flight, at, span))
+        for name, (unit, points) in sums.items():
+            if points:
+                yield Metric(name, "", unit, Sum(points, delta, is_monotonic=True))
+        if flying:
+            yield Metric("lens.requests.in_flight", "", "{request}", Gauge(flying))
+        for field in CLIENT:
+            if (value := getattr(tick.client, field)) is not None:
+                yield Metric(f"lens.client.{field}", "", "1", Gauge([_number(value, {"run": tick.run}, span)]))
+
+    def _histogram(self, i: Interval, metric: str, run: str, span: tuple[int, int]) -> Any:
+        from opentelemetry.sdk.metrics.export import HistogramDataPoint
+
+        d, buckets = i.metrics.get(metric), i.buckets.get(metric)
+        if d is None or not d.count:
+            return None
+        return HistogramDataPoint(
+            attributes=self._attributes(i, run),
+            start_time_unix_nano=span[0],
+            time_unix_nano=span[1],
+            count=d.count,
+            sum=d.count * (d.mean or 0.0) / 1e3,
+            bucket_counts=buckets or [d.count],
+            explicit_bounds=[bound / 1e3 for bound in BUCKETS[metric]] if buckets else [],
+            min=(d.min or 0.0) / 1e3,
+            max=(d.max or 0.0) / 1e3,
+        )
+
+    def _attributes(self, i: Interval, run: str) -> dict[str, str]:
+        provider, model = self._models.get(i.target, ("", ""))
+        named = {"gen_ai.operation.name": "chat", "gen_ai.provider.name": provider, "gen_ai.request.model": model}
+        return {"run": run, "target": i.target, "phase": i.phase, **named}
+
+
+def _number(value: float, attributes: dict[str, str], span: tuple[int, int]) -> Any:
+    from opentelemetry.sdk.metrics.export import NumberDataPoint
+
+    return NumberDataPoint(attributes, span[0], span[1], value)

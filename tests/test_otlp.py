@@ -1,0 +1,69 @@
+from __future__ import annotations
+
+import re
+import shutil
+import sys
+from pathlib import Path
+
+import pytest
+
+from llm_latency_lens.engine.errors import PlanError
+from llm_latency_lens.engine.plan import Export, Secret
+from llm_latency_lens.exporters.otlp import Otlp, endpoint_of
+from llm_latency_lens.exporters.tail import Unavailable
+from tests.support_databases import Daemon, answers, free_port
+from tests.support_runs import FakeRun
+
+pytest.importorskip("opentelemetry.exporter.otlp.proto.http", reason="the otlp extra is not installed")
+
+
+def export_of(url: str) -> Export:
+    return Export(kind="otlp", url=Secret(url))
+
+
+@pytest.mark.parametrize(
+    ("url", "endpoint"),
+    [
+        ("otlp://h", "http://h:4318/v1/metrics"),
+        ("otlp://h:99", "http://h:99/v1/metrics"),
+        ("otlps://h:99/custom", "https://h:99/custom"),
+        ("http://h:1/v1/metrics", "http://h:1/v1/metrics"),
+    ],
+)
+def test_an_endpoint_gets_the_standard_port_and_path(url: str, endpoint: str) -> None:
+    assert endpoint_of(export_of(url)) == endpoint
+
+
+def test_a_url_of_another_kind_is_an_error() -> None:
+    with pytest.raises(PlanError, match="must read"):
+        endpoint_of(export_of("kafka://h"))
+
+
+def test_a_collector_that_is_not_there_is_unavailable(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("llm_latency_lens.exporters.otlp.TIMEOUT_S", 1)
+    destination = Otlp(export_of(f"otlp://127.0.0.1:{free_port()}"), name="fake", models={})
+    with pytest.raises(Unavailable):
+        destination.write(list(FakeRun(ticks=1, targets=1).snapshots()))
+    destination.close()
+
+
+def test_a_real_collector_decodes_what_was_measured(tmp_path: Path) -> None:
+    rotel = shutil.which("rotel", path=str(Path(sys.executable).parent)) or shutil.which("rotel")
+    if rotel is None:
+        pytest.skip("rotel is not installed")
+    run = FakeRun(ticks=3, targets=1)
+    http, grpc, log = free_port(), free_port(), tmp_path / "rotel.log"
+    command = [rotel, "start", "--debug-log", "metrics", "--debug-log-verbosity", "detailed", "--exporter", "blackhole"]
+    command += ["--otlp-http-endpoint", f"127.0.0.1:{http}", "--otlp-grpc-endpoint", f"127.0.0.1:{grpc}"]
+    collector = Daemon(command, log, lambda: answers(f"http://127.0.0.1:{http}/"))
+    try:
+        destination = Otlp(export_of(f"otlp://127.0.0.1:{http}"), name="fake", models={"target-0": ("openai", "llama")})
+        destination.write(list(run.snapshots()))
+        destination.close()
+    finally:
+        collector.stop()
+    text = re.sub(r"\x1b\[[0-9;]*m", "", log.read_text())
+    d = run.report().targets[0].metrics["ttft_ms"]
+    assert "gen_ai.server.time_to_first_token" in text
+    assert "llama" in text
+    assert d.count > 0

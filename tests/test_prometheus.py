@@ -1,0 +1,145 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from llm_latency_lens.engine.errors import OutputError, PlanError
+from llm_latency_lens.engine.plan import ENCODER, Export, Secret
+from llm_latency_lens.exporters.prometheus import Prometheus, Totals, address_of
+from tests.support_databases import answers, free_port, unpacked
+from tests.support_runs import FakeRun
+
+MODELS = {"target-0": ("openai", "llama"), "target-1": ("openai", 'odd "name"\\')}
+
+
+def export_of(url: str) -> Export:
+    return Export(kind="prometheus", url=Secret(url))
+
+
+def page_of(run: FakeRun) -> str:
+    totals = Totals(MODELS, "fake")
+    for tick in run.snapshots():
+        totals.add(tick)
+    return totals.page()
+
+
+def get(url: str) -> tuple[str, str]:
+    with urllib.request.urlopen(url, timeout=10) as reply:
+        return reply.read().decode(), reply.headers["Content-Type"]
+
+
+@pytest.mark.parametrize(
+    ("url", "expected"),
+    [
+        ("prometheus://:9500", ("127.0.0.1", 9500)),
+        ("prometheus://", ("127.0.0.1", 9464)),
+        ("prometheus://0.0.0.0:1", ("0.0.0.0", 1)),
+        ("prometheus://[::1]:1", ("::1", 1)),
+    ],
+)
+def test_the_page_is_on_loopback_unless_told_otherwise(url: str, expected: tuple[str, int]) -> None:
+    assert address_of(export_of(url)) == expected
+
+
+def test_a_wrong_port_is_named() -> None:
+    with pytest.raises(PlanError, match="no port"):
+        address_of(export_of("prometheus://:http"))
+
+
+def test_the_pages_sums_are_the_runs() -> None:
+    run = FakeRun(ticks=12, targets=2)
+    families = {f.name: f for f in text_string_to_metric_families(page_of(run))}
+    report = run.report()
+    outcomes = {"ok": 0.0}
+    for sample in families["lens_requests"].samples:
+        outcomes[sample.labels["outcome"]] = outcomes.get(sample.labels["outcome"], 0) + sample.value
+    assert outcomes == {"ok": report.requests.ok, "cancelled": 0, **report.requests.failed}
+    for target in report.targets:
+        for metric, family in (
+            ("ttft_ms", "gen_ai_server_time_to_first_token_seconds"),
+            ("e2e_ms", "gen_ai_client_operation_duration_seconds"),
+            ("itl_ms", "lens_inter_token_latency_seconds"),
+        ):
+            mine = [s for s in families[family].samples if s.labels["target"] == target.name]
+            d = target.metrics[metric]
+            values = {s.name: s.value for s in mine if not s.name.endswith("_bucket")}
+            assert values[f"{family}_count"] == d.count
+            assert values[f"{family}_sum"] == pytest.approx(d.count * (d.mean or 0) / 1e3)
+            buckets = [s.value for s in mine if s.name.endswith("_bucket")]
+            assert buckets == sorted(buckets)
+            assert buckets[-1] == d.count
+
+
+def test_quotes_and_backslashes_in_a_model_name_survive() -> None:
+    families = text_string_to_metric_families(page_of(FakeRun(ticks=2, targets=2)))
+    models = {s.labels.get("gen_ai_request_model") for f in families for s in f.samples}
+    assert 'odd "name"\\' in models
+
+
+def test_promtool_finds_nothing_to_complain_about() -> None:
+    promtool = unpacked("prometheus") / "usr" / "bin" / "promtool"
+    command = [str(promtool), "check", "metrics"]
+    page = page_of(FakeRun(ticks=5, targets=2))
+    checked = subprocess.run(command, input=page, capture_output=True, text=True, check=False)
+    assert (checked.returncode, checked.stdout + checked.stderr) == (0, "")
+
+
+def test_metrics_and_health_are_served_and_the_port_is_free_afterwards() -> None:
+    run = FakeRun(ticks=4, targets=1)
+    page = Prometheus(export_of("prometheus://:0"), name="fake", models=MODELS).start()
+    url = f"http://127.0.0.1:{page.port}"
+    assert '"starting"' in get(f"{url}/healthz")[0]
+    page.write(list(run.snapshots()))
+    text, kind = get(f"{url}/metrics")
+    assert kind.startswith("text/plain; version=0.0.4")
+    assert "lens_run_tick 3\n" in text
+    assert "lens_run_done 1\n" in text
+    assert '"tick": 3' in get(f"{url}/healthz")[0]
+    page.restart()
+    assert "lens_run_tick" not in get(f"{url}/metrics")[0]
+    with pytest.raises(urllib.error.HTTPError):
+        get(f"{url}/nothing")
+    page.close()
+    assert not answers(url)
+
+
+def test_a_port_that_is_taken_is_a_clear_error() -> None:
+    page = Prometheus(export_of("prometheus://:0"), name="fake", models=MODELS).start()
+    with pytest.raises(OutputError, match="cannot listen"):
+        Prometheus(export_of(f"prometheus://:{page.port}"), name="fake", models=MODELS).start()
+    page.close()
+
+
+def test_the_exporter_process_serves_a_run_and_ends_with_it(tmp_path: Path) -> None:
+    run = FakeRun(ticks=6, targets=1)
+    run.write(tmp_path)
+    (tmp_path / "summary.json").rename(tmp_path / "held.json")
+    port = free_port()
+    plan = run.manifest().plan
+    plan = type(plan)(
+        name="fake",
+        targets=plan.targets,
+        workload=plan.workload,
+        phases=plan.phases,
+        export=(export_of(f"prometheus://:{port}"),),
+    )
+    body = ENCODER.encode(plan)
+    process = subprocess.Popen(
+        [sys.executable, "-m", "llm_latency_lens.cli.export", "--run-dir", str(tmp_path)], stdin=subprocess.PIPE
+    )
+    assert process.stdin is not None
+    with process.stdin:
+        process.stdin.write(len(body).to_bytes(4, "little") + body)
+    while (
+        not answers(f"http://127.0.0.1:{port}/healthz")
+        or "lens_run_tick 5" not in get(f"http://127.0.0.1:{port}/metrics")[0]
+    ):
+        assert process.poll() is None
+    (tmp_path / "held.json").rename(tmp_path / "summary.json")
+    assert process.wait(20) == 0
