@@ -1,0 +1,101 @@
+"""Server-sent events out of bytes, as WHATWG's "event stream interpretation" says. Sans-IO.
+
+Lines end in LF, CRLF or CR; `data:` with or without one space; several data lines join with LF; comments are counted,
+not events. A stream may be cut anywhere, also between CR and LF.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from llm_latency_lens.engine.errors import ProtocolError
+
+EVENT_BYTES_MAX: Final = 16 << 20
+BOM: Final = b"\xef\xbb\xbf"
+
+Event = tuple[bytes, bytes]  # (name, data); the name is empty for an unnamed event
+
+
+class SseFraming:
+    """One stream. feed() gives the events that a piece completed; `pending` says whether it ended inside one."""
+
+    __slots__ = ("_after_cr", "_data", "_fresh", "_name", "_rest", "comments")
+
+    def __init__(self) -> None:
+        self._rest = b""  # an unfinished line
+        self._data: list[bytes] | None = None  # the data lines of an unfinished event
+        self._name = b""
+        self._after_cr = False
+        self._fresh = True  # a byte order mark may come
+        self.comments = 0
+
+    @property
+    def pending(self) -> bool:
+        """Did the last piece end inside an event?"""
+        return bool(self._rest) or self._data is not None
+
+    def feed(self, piece: bytes) -> list[Event]:
+        """The events completed by `piece`, in order. Raises ProtocolError for an event beyond EVENT_BYTES_MAX."""
+        # The common case by far: whole events of one data line each, LF ended. 4x faster (benches/bench_sse.py), and
+        # equal to the general way for every input (tests/test_sse.py).
+        if not self._rest and self._data is None and not self._name and not self._fresh and not self._after_cr:
+            if piece.endswith(b"\n\n") and piece.startswith(b"data: ") and b"\r" not in piece:
+                blocks = piece[6:-2].split(b"\n\ndata: ")
+                if piece.count(b"\n") == 2 * len(blocks):
+                    return [(b"", block) for block in blocks]
+        return self._general(piece)
+
+    def flush(self) -> list[Event]:
+        """The event that the end of the stream left without its blank line, if there is one."""
+        if self._rest:
+            line, self._rest = self._rest, b""
+            self._field(line)
+        return self._dispatch()
+
+    def _general(self, piece: bytes) -> list[Event]:
+        if not piece:
+            return []
+        if self._after_cr:
+            self._after_cr = False
+            if piece.startswith(b"\n"):
+                piece = piece[1:]
+        whole = self._rest + piece
+        if self._fresh:
+            if len(whole) < len(BOM) and BOM.startswith(whole):
+                self._rest = whole
+                return []
+            self._fresh = False
+            whole = whole.removeprefix(BOM)
+        if b"\r" in whole:
+            if whole.endswith(b"\r"):
+                self._after_cr = True  # an LF that follows belongs to it
+            whole = whole.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
+        *lines, self._rest = whole.split(b"\n")
+        events: list[Event] = []
+        for line in lines:
+            if line:
+                self._field(line)
+            else:
+                events += self._dispatch()
+        size = len(self._rest) + (sum(map(len, self._data)) if self._data else 0)
+        if size > EVENT_BYTES_MAX:
+            raise ProtocolError(f"an event is larger than {EVENT_BYTES_MAX} bytes")
+        return events
+
+    def _field(self, line: bytes) -> None:
+        name, _, value = line.partition(b":")
+        value = value.removeprefix(b" ")
+        if name == b"data":
+            if self._data is None:
+                self._data = [value]
+            else:
+                self._data.append(value)
+        elif name == b"event":
+            self._name = value
+        elif not name:
+            self.comments += 1
+
+    def _dispatch(self) -> list[Event]:
+        lines, name = self._data, self._name
+        self._data, self._name = None, b""
+        return [] if lines is None else [(name, lines[0] if len(lines) == 1 else b"\n".join(lines))]
