@@ -5,11 +5,11 @@ The file `checkpoint` of the segment directory is a base and what came after it:
     frame   magic u32 | length u32 | crc32 u32 | payload (msgpack of `Frame`)
     file    one base frame, then any number of delta frames
 
-A frame's `state` is whole and replaces the one before; `closed` are the books of the ticks closed since the frame before
-and are added up; `open` are the books of ticks that still run and replace the ones before. So a tick costs what changed
-in it and not what the run has seen. A frame cut short by a SIGKILL fails its checksum, ends the file, and is overwritten
-by the next. When the deltas outgrow the base, a new base goes into a second file that takes the first one's name: there
-is a whole one at every moment. tmpfs needs no fsync: what a process has written survives the process.
+A frame's `state` is whole and replaces the one before; `closed` are the books of the ticks closed since then and are
+added up; `open` are the books of ticks that still run and replace the ones before. So a tick costs what changed in it
+and not what the run has seen. A frame cut short by a SIGKILL fails its checksum, ends the file, and is overwritten by
+the next. When the deltas outgrow the base, a new base goes into a second file that takes the first one's name: there is
+a whole one at every moment. tmpfs needs no fsync: what a process has written survives the process.
 """
 
 from __future__ import annotations

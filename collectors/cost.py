@@ -1,4 +1,4 @@
-"""What requests cost: prices resolved once per target, then exact integer arithmetic per batch. Unknown is unknown, never 0.
+"""What requests cost: prices resolved once per target, then exact integer arithmetic. Unknown is unknown, never 0.
 
 Prices are integer pico-USD per token, so that price x tokens has no rounding: a price per million tokens with up to six
 decimals is exact. The order of trust: the target's own `price`, the user's price table, the public table of

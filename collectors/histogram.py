@@ -95,7 +95,7 @@ class Histogram:
         self._cover(bottom, top)
         found = np.bincount(cells - bottom)
         self.counts[bottom - self.first : top - self.first + 1] += found
-        fits = -_SUMMABLE < low and high < _SUMMABLE
+        fits = low > -_SUMMABLE and high < _SUMMABLE
         total = int(values.sum()) if fits else sum(values.tolist())
         deviations = values - total / len(values)
         self._join(len(values), total, float(np.dot(deviations, deviations)), low, high)
@@ -139,8 +139,8 @@ class Histogram:
         self.first, self.counts = first, counts
 
     def percentiles(self, wanted: Sequence[float]) -> list[int] | None:
-        """The values at these percentiles (0..100) by HDR's rule (the highest value of the cell), never beyond the exact
-        extremes. None without a sample."""
+        """The values at these percentiles (0..100) by HDR's rule (the highest value of the cell), but never beyond the
+        exact extremes. None without a sample."""
         if not self.count or self.min is None or self.max is None:
             return None
         reached = np.cumsum(self.counts)

@@ -64,7 +64,7 @@ def _read(path: Path, parse: Callable[[str], T]) -> T | None:
 
 
 def steal_and_total(stat: str) -> tuple[int, int]:
-    """(steal, all) ticks of /proc/stat's first line. Guest time is already in user time (proc(5)) and not added again."""
+    """(steal, all) ticks of /proc/stat's first line. Guest time is already in user time (proc(5))."""
     fields = [int(field) for field in stat.split("\n", 1)[0].split()[1:9]]
     return fields[7], sum(fields)
 

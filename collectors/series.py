@@ -234,7 +234,7 @@ class Series:
         )
 
     def costs(self, ok: npt.NDArray[np.bool_], known: npt.NDArray[np.bool_], pico_usd: Values) -> None:
-        """Takes a batch's costs in: every reply with known usage is priced, whatever its end; an ok one without is not."""
+        """Takes a batch's costs in: all replies with known usage are priced; an ok one without is unpriced."""
         self.tally[Tally.PRICED] += int(np.count_nonzero(known))
         self.tally[Tally.UNPRICED] += int(np.count_nonzero(ok & ~known))
         self.tally[Tally.PICO_USD] += int(pico_usd[known].sum())
@@ -269,7 +269,7 @@ class Series:
 
 
 def meets(records: Records, columns: Mapping[str, Column], conditions: Sequence[Condition]) -> npt.NDArray[np.bool_]:
-    """Which records meet all conditions. One that lacks the metric does not, except for gaps that one token cannot have."""
+    """Which records meet all conditions. One without the metric does not, but for gaps that one token cannot have."""
     good = np.ones(len(records), np.bool_)
     one_token = output_tokens(records) <= 1
     for metric, operator, bound in conditions:

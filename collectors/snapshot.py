@@ -1,4 +1,4 @@
-"""The numbers at one moment: all that an exporter sees. `Report` is summary.json (METRICS), `Snapshot` one tick of the run.
+"""The numbers at one moment: all that an exporter sees. `Report` is summary.json (METRICS), `Snapshot` one tick.
 
 Latencies in ms, rates per second, sizes as their names say. Absent data is None, never 0, and no key is ever omitted.
 """
@@ -33,9 +33,7 @@ METRICS: Final = (
 
 # Histogram units per unit of the metric: every metric is counted in the same integer HDR histogram (1e3 .. 3.6e12), so
 # latencies are ns, rates micro-tokens/s and costs 10 pico-USD: 3 digits from 1 token/s and from 5 micro-USD on.
-SCALES: Final[dict[str, float]] = {
-    name: {"_ms": 1e6, "tps": 1e6, "usd": 1e11}[name[-3:]] for name in METRICS
-}
+SCALES: Final[dict[str, float]] = {name: {"_ms": 1e6, "tps": 1e6, "usd": 1e11}[name[-3:]] for name in METRICS}
 
 # Upper bounds (in the metric's unit, "less than or equal") of the classic histograms that time-series databases keep.
 # Short enough for low cardinality; TTFT and TPOT hold the bounds that OpenTelemetry's GenAI conventions advise.

@@ -5,7 +5,7 @@ These make a run INVALID:
     ring_drops              any record or gap lost to a full ring
     books_do_not_balance    planned != sent + unsent
     clock_steps             any request ran across a step of the wall clock (it is kept out of the latencies)
-    user_clock              user-space stamps, while the event loop's p99 lag (then the error of every stamp) is over 1 ms
+    user_clock              user-space stamps, while the event loop's p99 lag (their error then) is over 1 ms
     mixed_clocks            kernel and user stamps in the same distributions
     lateness                open loop: p99 of send - intended over max(1 ms, 5 % of the mean time between slots)
     cpu                     the busiest worker over 90 % of its core
@@ -16,7 +16,8 @@ These make a run INVALID:
 
 These are told and do not invalidate: `collector_restarts` (nothing is counted twice or lost), `gaps_coalesced` (share
 over 50 %: the exact ITL histogram holds the minority), `loop_lag` (p99 over 5 ms; harmless to kernel stamps),
-`export_failures`, `records_dropped`, `clamped`, `timeouts` (over 1 % of the sent: they are missing from the percentiles).
+`export_failures`, `records_dropped`, `details_dropped`, `clamped`, `timeouts` (over 1 % of the sent: they are missing
+from the percentiles).
 
 Fewer than 30 ok requests make a run that is not INVALID INSUFFICIENT.
 """
@@ -89,7 +90,7 @@ def _against(facts: Facts) -> Any:
     if client.clock_steps or facts.stepped:
         yield Reason(
             "clock_steps",
-            f"the wall clock was stepped {client.clock_steps} times, {facts.stepped} requests are kept out of the latencies",
+            f"the wall clock was stepped {client.clock_steps} times, {facts.stepped} requests are not in the latencies",
         )
     if client.clock == "mixed":
         yield Reason("mixed_clocks", "some arrivals are stamped by the kernel and some by this process")

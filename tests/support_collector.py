@@ -20,7 +20,7 @@ TOKENS = ("input_tokens", "cached_tokens", "cache_write_tokens", "output_tokens"
 
 
 def fields(**given: Any) -> dict[str, int]:
-    """A record's fields: an `ok` streamed request with 11 tokens, 20 ms to the first, 10 ms between, unless told otherwise."""
+    """A record's fields: unless told otherwise an `ok` stream of 11 tokens, 20 ms to the first, 10 ms between."""
     intended = given.get("intended_ns", START)
     usual = {
         "intended_ns": intended,

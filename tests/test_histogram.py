@@ -9,6 +9,7 @@ import pytest
 from hdrh.histogram import HdrHistogram
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from llm_latency_lens.collectors import histogram as h
 from llm_latency_lens.collectors.histogram import DIGITS, HIGHEST, LOWEST, Histogram
 

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from llm_latency_lens.collectors.cost import Prices, price
 from llm_latency_lens.collectors.histogram import Histogram
 from llm_latency_lens.collectors.measures import measures
@@ -27,7 +28,6 @@ from llm_latency_lens.collectors.statistics import (
 from llm_latency_lens.engine import record as r
 from llm_latency_lens.engine.manifest import PhaseTimes
 from llm_latency_lens.engine.record import GAP_COALESCED, GAP_USER_CLOCK, NO_TARGET, UNKNOWN, Outcome, Unsent
-
 from tests.support_collector import MS, SECOND, START, fields, plan, records, series, slab, unsent
 
 NOTHING = dict.fromkeys(("connect_start_ns", "dns_done_ns", "tcp_done_ns", "tls_done_ns"), 0)

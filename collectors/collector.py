@@ -1,0 +1,330 @@
+"""The collector: drains all rings into the books, tells a tick when it is over, and makes both safe before it lets go.
+
+Every turn (25 ms): look for new segments, drain each, enter what came. Every tick, in this order:
+
+    close the tick's books -> sinks (files) -> checkpoint -> release the rings, remove ended segments -> report.json
+
+A SIGKILL between any two of them loses nothing and counts nothing twice: the next collector loads the checkpoint, cuts
+the files back to where they were then, and reads the rings again from there. A tick that is told again has the same
+number and time. It reads from run.json when the phases began and that the run is over; it never writes there.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, Final, Protocol
+
+import msgspec
+
+from llm_latency_lens.collectors import host
+from llm_latency_lens.collectors.books import Books
+from llm_latency_lens.collectors.checkpoint import FILE as CHECKPOINT
+from llm_latency_lens.collectors.checkpoint import Checkpoint, State
+from llm_latency_lens.collectors.cost import Prices
+from llm_latency_lens.collectors.health import Moment, client_of_run, client_of_tick, observe
+from llm_latency_lens.collectors.intake import Drained, Intake
+from llm_latency_lens.collectors.reporting import Losses, Slos, Teller
+from llm_latency_lens.collectors.series import NOBODY, Batch, Condition, Key, Reader, Series, Slab
+from llm_latency_lens.collectors.snapshot import ENCODER, Client, Report, Snapshot
+from llm_latency_lens.engine.manifest import FILE as MANIFEST
+from llm_latency_lens.engine.manifest import Manifest, read_manifest
+from llm_latency_lens.engine.record import Outcome
+from llm_latency_lens.engine.ring import Counter
+
+TURN_S: Final = 0.025
+GRACE_NS: Final = 50_000_000  # a tick is closed this long after its end: its last records are on their way
+DETAILS_KEPT: Final = 4096  # messages that wait for their record
+MESSAGE_CHARS: Final = 300
+
+
+class Sink(Protocol):
+    """One file of the run directory. It never raises for a full or failing disk: it counts, and tries again later."""
+
+    @property
+    def failures(self) -> int:
+        """Writes that failed, in this life."""
+
+    @property
+    def dropped(self) -> int:
+        """Request rows that will not be written, in this life."""
+
+    def rows(self, batch: Batch, manifest: Manifest) -> None:
+        """Takes records in, in the order of their arrival here."""
+
+    def tick(self, snapshot: Snapshot, report: Report, slab: Slab, manifest: Manifest) -> None:
+        """Takes a closed tick in. What came so far is in the file when it returns, if the disk allows it."""
+
+    def position(self) -> list[int]:
+        """Where the file stands: `rewind(position())` in a later life makes it what it is now."""
+
+    def rewind(self, position: list[int]) -> None: ...
+
+    def close(self, report: Report) -> None:
+        """The run is over."""
+
+
+class Collector:
+    """All state of one collector process. `turn` is one pass of the loop; `run` is the loop."""
+
+    def __init__(
+        self,
+        segment_dir: Path,
+        *,
+        sinks: Sequence[Sink] = (),
+        prices: Prices | None = None,
+        conditions: Sequence[Condition] | None = None,
+        slos: Slos | None = None,
+        clock: Callable[[], int] = time.monotonic_ns,
+    ) -> None:
+        self.directory = segment_dir
+        self.manifest = read_manifest(segment_dir)
+        self.manifest.host = host.describe() | self.manifest.host
+        self.sinks = list(sinks)
+        self.clock = clock
+        self.checkpoint = Checkpoint(segment_dir / CHECKPOINT)
+        saved = self.checkpoint.load()
+        self.state = saved.state if saved else State()
+        self.reader = Reader(len(self.manifest.plan.targets), prices=prices, conditions=conditions)
+        self.books = Books(self.reader, start_ns=0, tick_ns=self.manifest.plan.output.tick_ns)
+        self.books.next_tick = self.state.next_tick
+        if saved is not None:
+            self.books.totals, self.books.open = saved.totals, saved.open
+        self.intake = Intake(segment_dir, self.state)
+        self.teller = Teller(
+            self.manifest, conditions=conditions is not None, price_date=prices.date if prices else None, slos=slos
+        )
+        self.errors = {(t, o): (message, status) for t, o, message, status in self.state.errors}
+        self.details: dict[tuple[int, int, int], dict[str, Any]] = {}
+        for worker, blob in self.state.details:
+            self._detail(worker, blob)
+        self._restore_sinks()
+        self._before: Moment | None = None
+        self._stamp = (0, 0)
+
+    def _restore_sinks(self) -> None:
+        """A collector that has no checkpoint starts its files anew."""
+        self._failures_before = self.state.health.export_failures
+        self._dropped_before = self.state.health.records_dropped
+        positions = self.state.sinks or [[] for _ in self.sinks]
+        for sink, position in zip(self.sinks, positions, strict=True):
+            sink.rewind(position)
+
+    # --- the loop -------------------------------------------------------------------------------------------------
+
+    def run(self) -> Report:
+        """Until the run is finished and all rings are empty; gives the final report."""
+        while (report := self.turn()) is None:
+            time.sleep(TURN_S)
+        return report
+
+    def turn(self) -> Report | None:
+        """One pass. The final report, when the run is over and everything is in the books.
+
+        The manifest is read first: what a finished run has written is then there for this very drain.
+        """
+        self._read_manifest()
+        now = self.clock()
+        finished = self.manifest.state == "finished"
+        if not self.books.start_ns and not finished:
+            return None
+        self.intake.scan()
+        for drained in self.intake.drain(finished=finished):
+            self._enter(drained, now)
+        if finished and self.intake.done:
+            return self._finish(now)
+        closing = self.books.tick_at(now - GRACE_NS) - self.books.next_tick if self.books.start_ns else 0
+        if closing > 0:
+            self._tell(closing, now)
+        return None
+
+    def _read_manifest(self) -> None:
+        """Only when it was replaced. A segment directory that somebody removed leaves the last manifest in force."""
+        with suppress(FileNotFoundError):
+            status = (self.directory / MANIFEST).stat()
+            if (status.st_ino, status.st_mtime_ns) != self._stamp:
+                self._stamp = (status.st_ino, status.st_mtime_ns)
+                described = self.manifest.host
+                self.manifest = read_manifest(self.directory)
+                self.manifest.host = described | self.manifest.host
+        self.books.start_ns = self.manifest.phases[0].start_ns if self.manifest.phases else 0
+
+    # --- what came ------------------------------------------------------------------------------------------------
+
+    def _enter(self, drained: Drained, now: int) -> None:
+        for blob in drained.details:
+            self._detail(drained.worker, blob)
+        details = self._claim(drained) if self.details else {}
+        batch = self.reader.batch(drained.records, worker=drained.worker, details=details)
+        self.books.enter(drained, batch, now_ns=now)
+        self._note_errors(batch)
+        if len(drained.records):
+            for sink in self.sinks:
+                sink.rows(batch, self.manifest)
+
+    def _detail(self, worker: int, blob: bytes) -> None:
+        try:
+            detail = msgspec.msgpack.decode(blob)
+            key = (worker, int(detail["phase"]), int(detail["request"]))
+        except (msgspec.DecodeError, KeyError, TypeError, ValueError):
+            return  # written by our own worker: cannot be, and is not worth the run
+        self.details[key] = detail
+        if len(self.details) > DETAILS_KEPT:
+            del self.details[next(iter(self.details))]
+
+    def _claim(self, drained: Drained) -> dict[tuple[int, int], dict[str, Any]]:
+        """The details whose records have come. A detail is written before its record and may be read a turn earlier."""
+        pairs = zip(drained.records["phase"].tolist(), drained.records["request"].tolist(), strict=True)
+        return {key: detail for key in pairs if (detail := self.details.pop((drained.worker, *key), None)) is not None}
+
+    def _note_errors(self, batch: Batch) -> None:
+        if not any("message" in detail for detail in batch.details.values()):
+            return
+        for record in batch.records[batch.records["outcome"] > Outcome.OK]:
+            detail = batch.details.get((int(record["phase"]), int(record["request"])))
+            if detail and "message" in detail:
+                target = int(record["target"]) if record["target"] < self.reader.targets else NOBODY
+                status = int(record["http_status"]) or None
+                message = str(detail["message"])[:MESSAGE_CHARS]
+                self.errors[target, int(record["outcome"])] = (message, status)
+
+    # --- a tick ---------------------------------------------------------------------------------------------------
+
+    def _tell(self, ticks: int, now: int, *, last: bool = False) -> Report:
+        """Closes so many ticks and makes them safe. After a stall that is several; they share the moment's report."""
+        moment = self._moment(now)
+        observe(self.state.health, self._before, moment)
+        closed = [(self.books.next_tick, self.books.close()) for _ in range(ticks)]
+        everything = self.books.totals.counts()
+        client = self._client_of_tick(moment, everything)
+        in_flight: dict[Key, int] = {} if last else self.intake.in_flight()
+        report = self._report(moment, finished=last)
+        snapshot: Snapshot | None = None
+        for tick, slab in closed:
+            snapshot = self.teller.snapshot(
+                self.manifest,
+                self.books,
+                slab,
+                tick=tick,
+                state="done" if last and tick == closed[-1][0] else _state_told(self.manifest.state),
+                client=client,
+                in_flight=in_flight,
+                in_flight_total=sum(in_flight.values()),
+            )
+            for sink in self.sinks:
+                sink.tick(snapshot, report, slab, self.manifest)
+        self._save()
+        self._before = moment
+        self._show(report, snapshot)
+        return report
+
+    def _moment(self, now: int) -> Moment:
+        return Moment(
+            now_ns=now,
+            counters=self.intake.counters_by_worker(),
+            lag=self.intake.lag(),
+            sample=host.sample(self.manifest.pids),
+        )
+
+    def _client_of_tick(self, moment: Moment, everything: Series) -> Client:
+        return client_of_tick(
+            self._before,
+            moment,
+            everything,
+            self.state.health,
+            workers=self.manifest.workers,
+            restarts=(self.manifest.restarts, self.manifest.collector_restarts),
+        )
+
+    def _report(self, moment: Moment, *, finished: bool) -> Report:
+        self._count_failures()
+        client = client_of_run(
+            moment,
+            self.books.totals.only(self.teller.measured),
+            self.state.health,
+            workers=self.manifest.workers,
+            measured_ns=self._measured_ns(moment.now_ns),
+            restarts=(self.manifest.restarts, self.manifest.collector_restarts),
+        )
+        losses = Losses(gap_drops=moment.sum(Counter.GAP_DROPS), detail_drops=moment.sum(Counter.DETAIL_DROPS))
+        return self.teller.report(
+            self.manifest,
+            self.books,
+            client=client,
+            errors=self.errors,
+            now_ns=moment.now_ns,
+            finished=finished,
+            losses=losses,
+        )
+
+    def _measured_ns(self, now: int) -> int:
+        spans = zip(self.manifest.plan.phases, self.manifest.phases, strict=True)
+        ends = [(times.start_ns, times.end_ns or now) for phase, times in spans if phase.measure and times.start_ns]
+        return sum(max(0, min(end, now) - start) for start, end in ends)
+
+    def _count_failures(self) -> None:
+        health = self.state.health
+        health.export_failures = self._failures_before + sum(sink.failures for sink in self.sinks)
+        health.records_dropped = self._dropped_before + sum(sink.dropped for sink in self.sinks)
+
+    def _save(self) -> None:
+        """Checkpoint, then release. If tmpfs takes no more, nothing is released: the rings keep what is not safe."""
+        self._count_failures()
+        state = self.state
+        state.next_tick = self.books.next_tick
+        state.sinks = [sink.position() for sink in self.sinks]
+        state.errors = [(target, outcome, *told) for (target, outcome), told in self.errors.items()]
+        state.details = [(key[0], msgspec.msgpack.encode(detail)) for key, detail in self.details.items()]
+        self.intake.save(state)
+        try:
+            self.checkpoint.save(state, closed=self.books.unsaved, totals=self.books.totals, opened=self.books.open)
+        except OSError:
+            self._failures_before += 1
+            return
+        self.books.unsaved = Slab()
+        self.intake.release()
+
+    def _show(self, report: Report, snapshot: Snapshot | None) -> None:
+        """For the console: whole files, replaced at once. A console that misses one has lost nothing."""
+        with suppress(OSError):
+            replace(self.directory / "report.json", ENCODER.encode(report))
+            if snapshot is not None:
+                replace(self.directory / "snapshot.json", ENCODER.encode(snapshot))
+
+    # --- the end --------------------------------------------------------------------------------------------------
+
+    def _finish(self, now: int) -> Report:
+        """Closes every tick up to now, also the one that runs, and writes the last report."""
+        ticks = 0
+        if self.books.start_ns and not self.state.done:
+            newest = max(self.books.open, default=self.books.next_tick - 1)
+            ticks = max(newest, min(self.books.tick_at(now), self._last_tick())) + 1 - self.books.next_tick
+        if not self.state.done:  # the last line of intervals.jsonl says so, once
+            ticks = max(1, ticks)
+        self.state.done = True
+        report = self._tell(max(0, ticks), now, last=True)
+        for sink in self.sinks:
+            sink.close(report)
+        self._count_failures()
+        report.client.export_failures = self.state.health.export_failures
+        report.client.records_dropped = self.state.health.records_dropped
+        self._show(report, None)
+        self.checkpoint.close()
+        return report
+
+    def _last_tick(self) -> int:
+        """The tick in which the last phase stopped issuing: `lens recover` may come hours later."""
+        return self.books.tick_at(max((times.end_ns for times in self.manifest.phases), default=0))
+
+
+def _state_told(state: str) -> str:
+    return "draining" if state in ("draining", "finished") else "running"
+
+
+def replace(path: Path, content: bytes) -> None:
+    """Replaces a file at once. Raises OSError."""
+    temporary = path.with_name(f".{path.name}.new")
+    temporary.write_bytes(content)
+    temporary.replace(path)

@@ -1,0 +1,126 @@
+"""The health of the measuring side, from the rings' counters and the host: `Client` of a tick and of the whole run."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+
+from llm_latency_lens.collectors import host
+from llm_latency_lens.collectors.checkpoint import Health
+from llm_latency_lens.collectors.series import Series, Tally
+from llm_latency_lens.collectors.snapshot import Client, Lag
+from llm_latency_lens.collectors.statistics import share
+from llm_latency_lens.engine.ring import Counter, lag_value
+
+Counts = Sequence[int]
+NS_PER_US: Final = 1_000
+
+
+class Moment:
+    """All cumulated readings at one time; the difference of two is a tick."""
+
+    def __init__(
+        self, *, now_ns: int, counters: Mapping[int, Counts], lag: npt.NDArray[np.int64], sample: host.Sample
+    ) -> None:
+        self.now_ns = now_ns
+        self.counters = counters
+        self.lag = lag
+        self.sample = sample
+
+    def sum(self, counter: Counter) -> int:
+        return sum(counts[counter] for counts in self.counters.values())
+
+
+def observe(health: Health, before: Moment | None, now: Moment) -> None:
+    """Adds what the host went through since the last moment to the run's sums."""
+    health.rss_mb_max = max(health.rss_mb_max, now.sample.rss_mb_max or 0.0)
+    if before is None:
+        return
+    if None not in (before.sample.steal, before.sample.total, now.sample.steal, now.sample.total):
+        health.steal += max(0, (now.sample.steal or 0) - (before.sample.steal or 0))
+        health.total += max(0, (now.sample.total or 0) - (before.sample.total or 0))
+    if before.sample.retransmits is not None and now.sample.retransmits is not None:
+        health.retransmits += max(0, now.sample.retransmits - before.sample.retransmits)
+        health.retransmits_known = True
+
+
+def clock_of(series: Series) -> str:
+    """Whose clock stamped the arrivals: kernel, user or mixed. Kernel where nothing has arrived yet."""
+    user = series.tally[Tally.USER_STAMPED]
+    if not user:
+        return "kernel"
+    return "mixed" if series.tally[Tally.KERNEL_STAMPED] else "user"
+
+
+def lag_of(counts: npt.NDArray[np.int64]) -> Lag:
+    """Percentiles of a loop lag histogram, us; upper bounds of its buckets."""
+    total = int(counts.sum())
+    if not total:
+        return Lag()
+    reached = np.cumsum(counts)
+    p50, p99 = (int(np.searchsorted(reached, max(1, round(total * q)))) for q in (0.5, 0.99))
+    last = int(np.flatnonzero(counts)[-1])
+    return Lag(p50=lag_value(p50) / NS_PER_US, p99=lag_value(p99) / NS_PER_US, max=lag_value(last) / NS_PER_US)
+
+
+def client_of_run(
+    now: Moment, series: Series, health: Health, *, workers: int, measured_ns: int, restarts: tuple[int, int]
+) -> Client:
+    """Over the whole run. CPU is that of the measured phases; `cpu_utilisation` is the busiest worker's mean."""
+    busiest = max((counts[Counter.CPU_MEASURED_NS] for counts in now.counters.values()), default=0)
+    events, cpu_ns = now.sum(Counter.EVENTS_MEASURED), now.sum(Counter.CPU_MEASURED_NS)
+    client = _common(now, series, health, workers=workers, restarts=restarts)
+    client.cpu_us_per_event = cpu_ns / NS_PER_US / events if events else None
+    client.cpu_utilisation = busiest / measured_ns if measured_ns > 0 and busiest else None
+    client.loop_lag_us = lag_of(now.lag)
+    client.steal_share = share(health.steal, health.total)
+    client.rss_mb_max = health.rss_mb_max or None
+    client.tcp_retransmits = health.retransmits if health.retransmits_known else None
+    return client
+
+
+def client_of_tick(
+    before: Moment | None, now: Moment, series: Series, health: Health, *, workers: int, restarts: tuple[int, int]
+) -> Client:
+    """CPU, lag, steal and memory of this tick (None in the collector's first); counts are the run's so far."""
+    client = _common(now, series, health, workers=workers, restarts=restarts)
+    client.rss_mb_max = now.sample.rss_mb_max
+    client.tcp_retransmits = health.retransmits if health.retransmits_known else None
+    if before is None or now.now_ns <= before.now_ns:
+        return client
+    span = now.now_ns - before.now_ns
+    used = {worker: counts[Counter.CPU_NS] - _before(before, worker) for worker, counts in now.counters.items()}
+    events = now.sum(Counter.EVENTS) - before.sum(Counter.EVENTS)
+    client.cpu_utilisation = max(used.values(), default=0) / span if used else None
+    client.cpu_us_per_event = sum(used.values()) / NS_PER_US / events if events > 0 else None
+    client.loop_lag_us = lag_of(np.maximum(now.lag - before.lag, 0))
+    if None not in (before.sample.steal, before.sample.total, now.sample.steal, now.sample.total):
+        stolen = (now.sample.steal or 0) - (before.sample.steal or 0)
+        client.steal_share = share(stolen, (now.sample.total or 0) - (before.sample.total or 0))
+    return client
+
+
+def _before(moment: Moment, worker: int) -> int:
+    counts = moment.counters.get(worker)
+    return counts[Counter.CPU_NS] if counts else 0
+
+
+def _common(now: Moment, series: Series, health: Health, *, workers: int, restarts: tuple[int, int]) -> Client:
+    tally = series.tally
+    return Client(
+        workers=workers,
+        clock=clock_of(series),
+        ring_drops=now.sum(Counter.REQUEST_DROPS),
+        itl_coalesced_share=share(tally[Tally.GAPS_COALESCED], tally[Tally.GAPS]),
+        clock_steps=now.sum(Counter.CLOCK_STEPS),
+        gc_pauses=now.sum(Counter.GC_PAUSES),
+        restarts=restarts[0],
+        collector_restarts=restarts[1],
+        stale_resends=now.sum(Counter.STALE_RESENDS),
+        clamped=int(tally[Tally.CLAMPED]),
+        export_failures=health.export_failures,
+        records_dropped=health.records_dropped,
+    )

@@ -1,0 +1,210 @@
+"""Reads the rings of all workers, of every life of each: what came since the last time, and when one is done with.
+
+Opening, draining and retiring only; what the records mean is collectors.series' business. Nothing is released to a
+writer before the collector says that a checkpoint holds it.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from llm_latency_lens.collectors.checkpoint import SegmentState, State
+from llm_latency_lens.collectors.measures import Records
+from llm_latency_lens.engine import ring
+from llm_latency_lens.engine.errors import SegmentError
+from llm_latency_lens.engine.record import NO_TARGET, UNKNOWN, Outcome, Unsent, record_dtype
+
+PATTERN: Final = "worker-*.ring"
+_ENDED: Final = (ring.State.DONE, ring.State.DEAD)
+_TOKEN_FIELDS: Final = ("input_tokens", "cached_tokens", "cache_write_tokens", "output_tokens", "reasoning_tokens")
+
+
+class Drained(NamedTuple):
+    """What one drain of one segment gave. `owners[i]` is the place in `records` of the request that `gaps[i]` is of."""
+
+    worker: int
+    records: Records
+    gaps: npt.NDArray[np.uint64]
+    owners: npt.NDArray[np.int64]
+    details: list[bytes]
+    drops: npt.NDArray[np.int64]  # new ones, [series][outcome]
+    alive_ns: int  # when the worker last said that it lives
+
+
+class Segment:
+    """One ring file being read."""
+
+    def __init__(self, path: Path, state: SegmentState | None) -> None:
+        """Goes on from `state`. Raises SegmentError if the file is not a segment (yet)."""
+        self.path = path
+        self.reader = ring.SegmentReader.open(path)
+        self.worker = self.reader.worker
+        self.ended = False  # drained whole, its last requests told
+        self._drops = np.zeros_like(self.reader.drops(), dtype=np.int64)
+        if state is not None:
+            self.reader.seek(state.cursors)
+            for series, outcome, count in state.drops:
+                self._drops[series, outcome] = count
+
+    def drain(self, *, orphaned: bool) -> Drained:
+        """What was committed since the last drain. `orphaned`: no process writes here any more.
+
+        The segment's state is read before its records: one that had ended before and then gives no record has none.
+        """
+        state = self.reader.state
+        over = state in _ENDED or orphaned
+        before = self.reader.cursors()[1]
+        records = self.reader.requests()
+        self.ended = over and not len(records)
+        gaps = self.reader.gaps(int(records["gaps_end"][-1])) if len(records) else np.zeros(0, np.uint64)
+        owners = _owners(records, before, len(gaps))
+        details = self.reader.details()
+        if self.ended:
+            records = self._last_requests(dead=state != ring.State.DONE)
+        drops = self.reader.drops().astype(np.int64)
+        new, self._drops = drops - self._drops, drops
+        alive_ns = self.reader.counters()[ring.Counter.HEARTBEAT_NS]
+        return Drained(self.worker, records, gaps, owners, details, new, alive_ns)
+
+    def _last_requests(self, *, dead: bool) -> Records:
+        """Records for the requests that a worker left behind: lost if they were sent and it died."""
+        left = self.reader.leftovers()
+        records = np.zeros(len(left), record_dtype())
+        for record, entry in zip(records, left, strict=True):
+            record["request"], record["phase"], record["target"] = entry.request, entry.phase, entry.target
+            record["intended_ns"], record["worker"], record["slots"] = entry.intended_ns, self.worker, 1
+            if entry.sent:
+                record["send_ns"] = record["last_send_ns"] = entry.send_ns
+                record["attempts"] = 1
+                record["outcome"] = Outcome.LOST if dead else Outcome.IN_FLIGHT
+            else:
+                record["unsent"] = Unsent.WORKER_DOWN
+            for name in _TOKEN_FIELDS:
+                record[name] = UNKNOWN
+        return records
+
+    def in_flight(self) -> Iterator[tuple[int, int]]:
+        """(phase, target) of every request that is running now."""
+        if not self.ended:
+            for entry in self.reader.leftovers():
+                if entry.sent and entry.target != NO_TARGET:
+                    yield entry.phase, entry.target
+
+    def saved(self) -> SegmentState:
+        cells = np.argwhere(self._drops)
+        seen = [(int(series), int(outcome), int(self._drops[series, outcome])) for series, outcome in cells]
+        return SegmentState(cursors=self.reader.cursors(), drops=seen)
+
+
+def _owners(records: Records, before: int, gaps: int) -> npt.NDArray[np.int64]:
+    counts = np.diff(np.concatenate(([before], records["gaps_end"].astype(np.int64))))
+    owners = np.repeat(np.arange(len(records)), counts)
+    assert len(owners) == gaps
+    return owners
+
+
+class Intake:
+    """All segments of a run."""
+
+    def __init__(self, segment_dir: Path, saved: State) -> None:
+        self.directory = segment_dir
+        self.segments: dict[str, Segment] = {}
+        self.retired = list(saved.retired)
+        self.counters = {worker: list(counts) for worker, counts in saved.counters.items()}
+        self._saved = dict(saved.segments)
+        self._retired_lag = np.frombuffer(saved.lag, np.int64).copy() if saved.lag else None
+
+    def scan(self) -> None:
+        """Opens the segments that have appeared; removes those that a checkpoint already holds whole."""
+        for path in sorted(self.directory.glob(PATTERN)):
+            if path.name in self.retired:
+                path.unlink(missing_ok=True)
+            elif path.name not in self.segments:
+                try:
+                    self.segments[path.name] = Segment(path, self._saved.get(path.name))
+                except (SegmentError, FileNotFoundError):
+                    continue  # not whole yet, or gone again: the next scan sees
+
+    def drain(self, *, finished: bool) -> Iterator[Drained]:
+        """What is new in every segment. `finished`: the supervisor says that no worker is left."""
+        for segment in self.segments.values():
+            orphaned = finished and not _alive(segment.reader.pid)
+            while not segment.ended:
+                yield segment.drain(orphaned=orphaned)
+                if not (orphaned or segment.reader.state in _ENDED):
+                    break
+
+    @property
+    def done(self) -> bool:
+        """Nothing is left to read in what was found."""
+        return all(segment.ended for segment in self.segments.values())
+
+    def save(self, state: State) -> None:
+        """Puts the place in every ring into `state`; segments that have ended become sums."""
+        state.segments = {name: each.saved() for name, each in self.segments.items() if not each.ended}
+        ended = {name: each for name, each in self.segments.items() if each.ended}
+        state.retired = self.retired + sorted(ended)
+        state.counters = self.counters_by_worker(ended_only=True)
+        state.lag = self.lag(ended_only=True).tobytes()
+
+    def release(self) -> None:
+        """After the checkpoint: gives the read slots back and lets go of what has ended."""
+        for name, segment in list(self.segments.items()):
+            if segment.ended:
+                self._retire(name, segment)
+            else:
+                segment.reader.release()
+
+    def _retire(self, name: str, segment: Segment) -> None:
+        self.counters = self.counters_by_worker(only=name)
+        self._retired_lag = self._retired_plus(segment.reader.lag().astype(np.int64))
+        self.retired.append(name)
+        del self.segments[name]
+        segment.reader.close()
+        segment.path.unlink(missing_ok=True)
+
+    def counters_by_worker(self, *, ended_only: bool = False, only: str | None = None) -> dict[int, list[int]]:
+        """Each counter summed over the lives of a worker: all, the ended ones, or the retired ones and `only`."""
+        sums = {worker: list(counts) for worker, counts in self.counters.items()}
+        for name, segment in self.segments.items():
+            if (ended_only and not segment.ended) or (only is not None and name != only):
+                continue
+            counts = segment.reader.counters()
+            known = sums.setdefault(segment.worker, [0] * len(counts))
+            sums[segment.worker] = [before + now for before, now in zip(known, counts, strict=True)]
+        return sums
+
+    def lag(self, *, ended_only: bool = False) -> npt.NDArray[np.int64]:
+        """The loop lag histogram (ring.lag_value gives its bounds) over every life of every worker."""
+        total = self._retired_plus(np.zeros(ring.LAG_BUCKETS, np.int64))
+        for segment in self.segments.values():
+            if segment.ended or not ended_only:
+                total += segment.reader.lag().astype(np.int64)
+        return total
+
+    def _retired_plus(self, more: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+        return more.copy() if self._retired_lag is None else more + self._retired_lag
+
+    def in_flight(self) -> dict[tuple[int, int], int]:
+        """Running requests by (phase, target)."""
+        counts: dict[tuple[int, int], int] = {}
+        for segment in self.segments.values():
+            for key in segment.in_flight():
+                counts[key] = counts.get(key, 0) + 1
+        return counts
+
+
+def _alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True

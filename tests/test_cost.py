@@ -1,0 +1,143 @@
+"""Costs against Decimal arithmetic, and where a price comes from."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from llm_latency_lens.collectors.cost import Prices, price, prices_of
+from llm_latency_lens.engine.errors import PlanError
+from llm_latency_lens.engine.plan import Plan
+from llm_latency_lens.engine.record import LOCAL_TOKENS, UNKNOWN
+from tests.support_collector import fields, plan, records
+
+USD = st.decimals(0, 1000, places=4)
+COUNT = st.integers(0, 2_000_000)
+TODAY = datetime(2026, 11, 23, tzinfo=UTC)
+
+
+def cost(row: dict[str, int], *tiers: Any) -> int | None:
+    known, pico = Prices([tiers], None).cost(records(row))
+    return int(pico[0]) if known[0] else None
+
+
+@settings(max_examples=100)
+@given(USD, USD, USD, USD, USD, COUNT, COUNT, COUNT, COUNT, COUNT)
+def test_a_cost_is_decimal_arithmetic_to_the_last_pico(
+    i: Decimal,
+    c: Decimal,
+    w: Decimal,
+    o: Decimal,
+    r: Decimal,
+    plain: int,
+    cached: int,
+    written: int,
+    out: int,
+    think: int,
+) -> None:
+    row = fields(
+        input_tokens=plain + cached + written,
+        cached_tokens=cached,
+        cache_write_tokens=written,
+        output_tokens=out + think,
+        reasoning_tokens=think,
+    )
+    told = cost(row, price({"input": i, "cached_input": c, "cache_write": w, "output": o, "reasoning": r}))
+    exact = (plain * i + cached * c + written * w + out * o + think * r) / 1_000_000
+    assert told is not None
+    assert Decimal(told) / 10**12 == exact
+
+
+UNKNOWNS = [
+    ("the provider told no input tokens", fields(input_tokens=UNKNOWN)),
+    ("the provider told no output tokens", fields(output_tokens=UNKNOWN)),
+    ("a local tokenizer is not the provider's bill", fields(flags=LOCAL_TOKENS)),
+    ("another target's", fields(target=1)),
+]
+
+
+@pytest.mark.parametrize(("why", "row"), UNKNOWNS, ids=[row[0] for row in UNKNOWNS])
+def test_an_unknown_cost_is_unknown_not_zero(why: str, row: dict[str, int]) -> None:
+    assert cost(row, price({"input": 1, "output": 1})) is None
+
+
+def test_kinds_without_a_price_of_their_own_cost_what_plain_tokens_cost() -> None:
+    row = fields(input_tokens=10, cached_tokens=4, output_tokens=6, reasoning_tokens=5)
+    assert cost(row, price({"input": 1, "output": 10})) == (10 + 60) * 1_000_000
+
+
+def test_above_a_threshold_all_tokens_cost_the_tiers_price() -> None:
+    tiers = price({"input": 1, "output": 1}), price({"input": 2, "output": 3}, above=200)
+    assert cost(fields(input_tokens=200, output_tokens=1), *tiers) == 201 * 1_000_000
+    assert cost(fields(input_tokens=201, output_tokens=1), *tiers) == (402 + 3) * 1_000_000
+
+
+@pytest.mark.parametrize(
+    ("wrong", "word"),
+    [({"input": 1}, "output"), ({"input": -1, "output": 1}, ">= 0"), ({"input": 1, "output": 1, "x": 1}, "'x'")],
+)
+def test_a_wrong_price_says_what_is_wrong(wrong: dict[str, float], word: str) -> None:
+    with pytest.raises(PlanError, match=word):
+        price(wrong)
+
+
+def with_target(**given_fields: Any) -> Plan:
+    usual = plan()
+    return msgspec.structs.replace(usual, targets=(msgspec.structs.replace(usual.targets[0], **given_fields),))
+
+
+def test_the_targets_own_price_comes_first() -> None:
+    made = prices_of(with_target(price={"input": 1, "output": 2}))
+    assert made.tiers == [[price({"input": 1, "output": 2})]]
+    assert made.date == "plan"
+
+
+def test_a_self_hosted_model_has_no_list_price_even_under_a_famous_name() -> None:
+    assert prices_of(with_target(model="gpt-4o")).tiers == [[]]
+
+
+def test_the_newest_entry_of_the_users_table_that_is_in_effect(tmp_path: Path) -> None:
+    table = tmp_path / "prices.json"
+    entries = [
+        {"input": 9, "output": 9, "effective_from": "2027-01-01"},
+        {"input": 1, "output": 2, "effective_from": "2026-01-01"},
+        {"input": 5, "output": 5, "effective_from": "2025-01-01"},
+    ]
+    table.write_bytes(msgspec.json.encode({"m": entries}))
+    made = prices_of(msgspec.structs.replace(plan(), price_table=str(table)), today=TODAY)
+    assert made.tiers == [[price({"input": 1, "output": 2})]]
+    assert made.date == "2026-01-01"
+
+
+def test_a_table_that_cannot_be_read_is_named(tmp_path: Path) -> None:
+    with pytest.raises(PlanError, match="nowhere"):
+        prices_of(msgspec.structs.replace(plan(), price_table=str(tmp_path / "nowhere.json")))
+
+
+PUBLISHED = [
+    ("https://api.openai.com/v1", "gpt-4o-mini"),
+    ("https://api.anthropic.com", "claude-sonnet-4-5"),
+    ("https://generativelanguage.googleapis.com", "gemini-2.5-pro"),
+]
+
+
+@pytest.mark.parametrize(("base_url", "model"), PUBLISHED)
+def test_a_public_endpoints_cost_is_what_the_price_library_calculates(base_url: str, model: str) -> None:
+    from genai_prices import Usage, calc_price
+
+    made = prices_of(with_target(base_url=base_url, model=model), today=TODAY)
+    for total in (1_000, 300_000):
+        row = fields(input_tokens=total, cached_tokens=400, output_tokens=700)
+        known, pico = made.cost(records(row))
+        usage = Usage(input_tokens=total, cache_read_tokens=400, output_tokens=700)
+        expected = calc_price(usage, model, provider_api_url=base_url, genai_request_timestamp=TODAY).total_price
+        assert known[0]
+        assert Decimal(int(pico[0])) / 10**12 == expected
+    assert made.date is not None

@@ -1,0 +1,98 @@
+"""The verdict's rules, each at its bound and just past it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from llm_latency_lens.collectors.snapshot import Client, Lag, Verdict
+from llm_latency_lens.collectors.verdict import Facts, judge
+
+ENOUGH = {"ok": 1000, "sent": 1000, "planned": 1000, "settled": 1000, "finished": True}
+
+
+def verdict(**given: Any) -> Verdict:
+    client = {name: given.pop(name) for name in list(given) if name in Client.__struct_fields__}
+    return judge(Facts(Client(**client), **ENOUGH | given))
+
+
+AGAINST: list[tuple[str, dict[str, Any], dict[str, Any]]] = [
+    # code, within its bound, past it
+    ("ring_drops", {"ring_drops": 0}, {"ring_drops": 1}),
+    ("ring_drops", {"gap_drops": 0}, {"gap_drops": 3}),
+    ("books_do_not_balance", {"planned": None}, {"settled": 999}),
+    ("clock_steps", {"stepped": 0}, {"stepped": 1}),
+    ("clock_steps", {"clock_steps": 0}, {"clock_steps": 1}),
+    ("mixed_clocks", {"clock": "kernel"}, {"clock": "mixed"}),
+    (
+        "user_clock",
+        {"clock": "user", "loop_lag_us": Lag(p99=1000.0)},
+        {"clock": "user", "loop_lag_us": Lag(p99=1001.0)},
+    ),
+    ("user_clock", {"clock": "kernel"}, {"clock": "user"}),
+    ("lateness", {"open_loop": True, "lateness_p99_ms": 1.0}, {"open_loop": True, "lateness_p99_ms": 1.01}),
+    (
+        "lateness",
+        {"open_loop": True, "lateness_p99_ms": 5.0, "mean_interval_ms": 100.0},
+        {"open_loop": True, "lateness_p99_ms": 5.1, "mean_interval_ms": 100.0},
+    ),
+    ("lateness", {"open_loop": False, "lateness_p99_ms": 500.0}, {"open_loop": True, "lateness_p99_ms": 500.0}),
+    ("cpu", {"cpu_utilisation": 0.9}, {"cpu_utilisation": 0.91}),
+    ("steal", {"steal_share": 0.05}, {"steal_share": 0.051}),
+    ("worker_restarts", {"restarts": 0}, {"restarts": 1}),
+    ("censored", {"in_flight_at_end": 10}, {"in_flight_at_end": 11}),
+    ("stopped", {"died": ""}, {"died": "died: the supervisor was killed"}),
+]
+
+
+@pytest.mark.parametrize(("code", "within", "past"), AGAINST)
+def test_a_rule_invalidates_past_its_bound_and_not_at_it(
+    code: str, within: dict[str, Any], past: dict[str, Any]
+) -> None:
+    assert verdict(**within).state == "VALID"
+    told = verdict(**past)
+    assert told.state == "INVALID"
+    assert [reason.code for reason in told.reasons] == [code]
+    assert any(character.isdigit() for character in told.reasons[0].detail) or code in ("mixed_clocks", "stopped")
+
+
+NOTES = [
+    ("collector_restarts", {"collector_restarts": 1}),
+    ("gaps_coalesced", {"itl_coalesced_share": 0.6}),
+    ("loop_lag", {"loop_lag_us": Lag(p99=6000.0)}),
+    ("timeouts", {"timeouts": 11}),
+    ("clamped", {"clamped": 1}),
+    ("export_failures", {"export_failures": 1}),
+    ("records_dropped", {"records_dropped": 1}),
+    ("details_dropped", {"detail_drops": 1}),
+]
+
+
+@pytest.mark.parametrize(("code", "fact"), NOTES)
+def test_what_harms_no_number_is_told_and_leaves_the_run_valid(code: str, fact: dict[str, Any]) -> None:
+    told = verdict(**fact)
+    assert (told.state, [reason.code for reason in told.reasons]) == ("VALID", [code])
+
+
+def test_thirty_ok_requests_are_the_least() -> None:
+    assert verdict(ok=30).state == "VALID"
+    told = verdict(ok=29)
+    assert (told.state, told.reasons[0].code) == ("INSUFFICIENT", "too_few_samples")
+
+
+def test_invalid_outranks_insufficient_and_the_worst_stands_first() -> None:
+    told = verdict(ok=1, ring_drops=2, export_failures=1)
+    assert told.state == "INVALID"
+    assert [reason.code for reason in told.reasons] == ["ring_drops", "export_failures"]
+
+
+def test_books_are_judged_when_they_are_closed() -> None:
+    assert verdict(settled=10, finished=False).state == "VALID"
+
+
+def test_the_error_budget_has_every_cause() -> None:
+    budget = verdict(open_loop=True, lateness_p99_ms=0.2, itl_coalesced_share=0.1).error_budget
+    assert budget["histogram_resolution"] == pytest.approx(0.001, abs=5e-5)
+    assert (budget["lateness_p99_ms"], budget["lateness_bound_ms"], budget["itl_coalesced_share"]) == (0.2, 1.0, 0.1)
+    assert budget["loop_lag_touches_stamps"] is False
