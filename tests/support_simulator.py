@@ -8,9 +8,11 @@ with simulator(ttft_ms=5, itl_ms=1, tokens=10, faults={"429": 0.1}) as sim:
 from __future__ import annotations
 
 import contextlib
+import http.client
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -21,6 +23,8 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 DEADLINE_S = 10.0
+CHAT = "/v1/chat/completions"
+FAST: dict[str, Any] = {"ttft_ms": 2, "itl_ms": 0.5, "tokens": 6}
 
 
 class Simulator:
@@ -96,3 +100,59 @@ def simulator(*, flags: tuple[str, ...] = (), **script: Any) -> Iterator[Simulat
             yield running
         finally:
             running.stop()
+
+
+def ask(running: Simulator, **extra: Any) -> dict[str, Any]:
+    body = {"model": "m", "messages": [{"role": "user", "content": "how fast is it"}], "stream": True}
+    return body | {"stream_options": {"include_usage": True}} | extra
+
+
+def post(
+    running: Simulator, body: dict[str, Any], *, path: str = CHAT, headers: dict[str, str] | None = None
+) -> tuple[int, dict[str, str], bytes]:
+    """(status, headers, body) of one request on a connection of its own."""
+    connection = http.client.HTTPConnection("127.0.0.1", running.port, timeout=20)
+    try:
+        connection.request("POST", path, json.dumps(body), headers or {})
+        reply = connection.getresponse()
+        return reply.status, {name.lower(): value for name, value in reply.getheaders()}, reply.read()
+    finally:
+        connection.close()
+
+
+def raw(running: Simulator, body: dict[str, Any], *, headers: str = "") -> tuple[bytes, str]:
+    """Every byte of a reply on a connection that says it will close, and how the connection ended."""
+    text = json.dumps(body)
+    head = f"POST {CHAT} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n{headers}content-length: {len(text)}\r\n\r\n"
+    received = b""
+    with socket.create_connection(("127.0.0.1", running.port), timeout=20) as sock:
+        sock.sendall((head + text).encode())
+        while True:
+            try:
+                piece = sock.recv(65536)
+            except ConnectionResetError:
+                return received, "reset"
+            if not piece:
+                return received, "closed"
+            received += piece
+
+
+def events_of(body: bytes) -> list[bytes]:
+    return [block.removeprefix(b"data: ") for block in body.split(b"\n\n") if block.startswith(b"data: ")]
+
+
+def chunks_of(body: bytes) -> list[dict[str, Any]]:
+    return [json.loads(event) for event in events_of(body) if event != b"[DONE]"]
+
+
+def content_in(chunk: dict[str, Any]) -> str:
+    return "".join(choice["delta"].get("content") or "" for choice in chunk.get("choices", []))
+
+
+def content_of(body: bytes) -> str:
+    """The text of a streamed chat reply."""
+    return "".join(content_in(chunk) for chunk in chunks_of(body))
+
+
+def row_of(running: Simulator, headers: dict[str, str]) -> dict[str, Any]:
+    return next(row for row in running.log() if row["id"] == headers["x-request-id"])

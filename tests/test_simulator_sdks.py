@@ -22,46 +22,40 @@ PROMPT = "how fast is the light"
 PROMPT_TOKENS = 5
 
 OPENAI = """
-from openai import OpenAI
-client = OpenAI(base_url=URL + "/v1", api_key="k", max_retries=0)
-"""
-AZURE = """
-from openai import AzureOpenAI
-client = AzureOpenAI(azure_endpoint=URL, api_version="2024-10-21", api_key="k", max_retries=0)
-"""
-AZURE_V1 = """
-from openai import OpenAI
-client = OpenAI(base_url=URL + "/openai/v1/", api_key="k", max_retries=0)
-"""
-CHAT = """
+from openai import AzureOpenAI, OpenAI
 messages = [{"role": "user", "content": PROMPT}]
-text, thought, usage, finish = "", "", None, None
-for chunk in client.chat.completions.create(model="sim", messages=messages, stream=True, stream_options={"include_usage": True}):
-    usage = chunk.usage or usage
-    for choice in chunk.choices:
-        text += choice.delta.content or ""
-        thought += getattr(choice.delta, "reasoning_content", None) or ""
-        finish = choice.finish_reason or finish
-whole = client.chat.completions.create(model="sim", messages=messages)
-message = whole.choices[0].message
-tell(text, thought, usage.prompt_tokens, usage.completion_tokens, finish)
-tell(message.content, message.reasoning_content, whole.usage.prompt_tokens, whole.usage.completion_tokens, whole.choices[0].finish_reason)
-"""
-COMPLETIONS = """
+streaming = {"stream": True, "stream_options": {"include_usage": True}}
+options = {"api_key": "k", "max_retries": 0}
+openai = OpenAI(base_url=URL + "/v1", **options)
+clients = (
+    openai,
+    AzureOpenAI(azure_endpoint=URL, api_version="2024-10-21", **options),
+    OpenAI(base_url=URL + "/openai/v1/", **options),
+)
+for client in clients:
+    text, thought, usage, finish = "", "", None, None
+    for chunk in client.chat.completions.create(model="sim", messages=messages, **streaming):
+        usage = chunk.usage or usage
+        for choice in chunk.choices:
+            text += choice.delta.content or ""
+            thought += getattr(choice.delta, "reasoning_content", None) or ""
+            finish = choice.finish_reason or finish
+    tell(text, thought, usage.prompt_tokens, usage.completion_tokens, finish)
+    whole = client.chat.completions.create(model="sim", messages=messages)
+    choice, usage = whole.choices[0], whole.usage
+    message = choice.message
+    tell(message.content, message.reasoning_content, usage.prompt_tokens, usage.completion_tokens, choice.finish_reason)
+
 text, usage, finish = "", None, None
-for chunk in client.completions.create(model="sim", prompt=PROMPT, stream=True, stream_options={"include_usage": True}):
+for chunk in openai.completions.create(model="sim", prompt=PROMPT, **streaming):
     usage = chunk.usage or usage
     for choice in chunk.choices:
         text += choice.text
         finish = choice.finish_reason or finish
-whole = client.completions.create(model="sim", prompt=PROMPT)
-tell(text, "", usage.prompt_tokens, usage.completion_tokens, finish)
-tell(whole.choices[0].text, "", whole.usage.prompt_tokens, whole.usage.completion_tokens, whole.choices[0].finish_reason)
-"""
-RESPONSES = """
-numbers = []
-text, thought = "", ""
-with client.responses.stream(model="sim", input=PROMPT) as stream:
+tell(text[len(THOUGHT):], text[:len(THOUGHT)], usage.prompt_tokens, usage.completion_tokens, finish)
+
+numbers, text, thought = [], "", ""
+with openai.responses.stream(model="sim", input=PROMPT) as stream:
     for event in stream:
         numbers.append(event.sequence_number)
         if event.type == "response.output_text.delta":
@@ -72,9 +66,18 @@ with client.responses.stream(model="sim", input=PROMPT) as stream:
 assert numbers == list(range(len(numbers))), numbers
 assert final.output_text == text, final.output_text
 tell(text, thought, final.usage.input_tokens, final.usage.output_tokens, final.status)
-whole = client.responses.create(model="sim", input=PROMPT)
+whole = openai.responses.create(model="sim", input=PROMPT)
 thought = "".join(part.text for item in whole.output if item.type == "reasoning" for part in item.content)
 tell(whole.output_text, thought, whole.usage.input_tokens, whole.usage.output_tokens, whole.status)
+
+def chat(fault):
+    headers = {"x-sim-fault": fault}
+    list(openai.chat.completions.create(model="sim", messages=messages, extra_headers=headers, **streaming))
+for fault in FAULTS:
+    try:
+        chat(fault)
+    except Exception as error:
+        tell(fault, type(error).__name__)
 """
 ANTHROPIC = """
 from anthropic import Anthropic
@@ -90,24 +93,32 @@ for message in (final, client.messages.create(**asked)):
     text = "".join(block.text for block in message.content if block.type == "text")
     thought = "".join(block.thinking for block in message.content if block.type == "thinking")
     tell(text, thought, message.usage.input_tokens, message.usage.output_tokens, message.stop_reason)
+for fault in FAULTS:
+    try:
+        with client.messages.stream(**asked, extra_headers={"x-sim-fault": fault}) as stream:
+            stream.get_final_message()
+    except Exception as error:
+        tell(fault, type(error).__name__)
 """
 GOOGLE = """
 from google import genai
 from google.genai.types import HttpOptions
-client = genai.Client(api_key="k", http_options=HttpOptions(base_url=URL, api_version=VERSION))
-text, thought, usage, finish = "", "", None, None
 def parts(reply):
     return [part for candidate in reply.candidates for part in candidate.content.parts or []]
-for reply in client.models.generate_content_stream(model="sim", contents=PROMPT):
-    text += "".join(part.text or "" for part in parts(reply) if not part.thought)
-    thought += "".join(part.text or "" for part in parts(reply) if part.thought)
-    usage = reply.usage_metadata or usage
-    finish = reply.candidates[0].finish_reason or finish
-tell(text, thought, usage.prompt_token_count, usage.candidates_token_count + (usage.thoughts_token_count or 0), finish.value)
-whole = client.models.generate_content(model="sim", contents=PROMPT)
-usage, thought = whole.usage_metadata, "".join(part.text for part in parts(whole) if part.thought)
-tokens = usage.candidates_token_count + (usage.thoughts_token_count or 0)
-tell(whole.text, thought, usage.prompt_token_count, tokens, whole.candidates[0].finish_reason.value)
+def output(usage):
+    return usage.candidates_token_count + (usage.thoughts_token_count or 0)
+for version in ("v1beta", "v1"):
+    client = genai.Client(api_key="k", http_options=HttpOptions(base_url=URL, api_version=version))
+    text, thought, usage, finish = "", "", None, None
+    for reply in client.models.generate_content_stream(model="sim", contents=PROMPT):
+        text += "".join(part.text or "" for part in parts(reply) if not part.thought)
+        thought += "".join(part.text or "" for part in parts(reply) if part.thought)
+        usage = reply.usage_metadata or usage
+        finish = reply.candidates[0].finish_reason or finish
+    tell(text, thought, usage.prompt_token_count, output(usage), finish.value)
+    whole = client.models.generate_content(model="sim", contents=PROMPT)
+    usage, thought = whole.usage_metadata, "".join(part.text for part in parts(whole) if part.thought)
+    tell(whole.text, thought, usage.prompt_token_count, output(usage), whole.candidates[0].finish_reason.value)
 """
 COHERE = """
 import cohere
@@ -129,52 +140,58 @@ tell(text, thought, whole.usage.tokens.input_tokens, whole.usage.tokens.output_t
 PRELUDE = """
 import json, sys, warnings
 warnings.simplefilter("ignore")
-URL, PROMPT = sys.argv[1:]
+URL, PROMPT, THOUGHT = sys.argv[1:]
+FAULTS = ("429", "401", "400", "500", "529", "error_event", "reset")
 def tell(*understood):
     print(json.dumps(understood))
 """
+EXPECTED = [text_of(VISIBLE), text_of(REASONING), PROMPT_TOKENS, VISIBLE + REASONING]
+
+
+@pytest.fixture(scope="module")
+def running() -> Iterator[Simulator]:
+    with simulator(ttft_ms=1, itl_ms=0.1, tokens=VISIBLE, reasoning_tokens=REASONING) as started:
+        yield started
 
 
 def understood_by(sdk: str, running: Simulator) -> list[list[Any]]:
-    """What an SDK's script told: (text, thought, input tokens, output tokens, finish) of each reply."""
-    command = [sys.executable, "-c", PRELUDE + sdk, running.base_url, PROMPT]
+    """What an SDK's script told: (text, thought, input tokens, output tokens, finish) of replies, then errors."""
+    command = [sys.executable, "-c", PRELUDE + sdk, running.base_url, PROMPT, text_of(REASONING)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr
     return [json.loads(line) for line in done.stdout.splitlines()]
 
 
-@pytest.fixture(scope="module")
-def plain() -> Iterator[Simulator]:
-    with simulator(ttft_ms=1, itl_ms=0.1, tokens=VISIBLE) as running:
-        yield running
+def test_openais_sdk_reads_text_thought_usage_finish_and_errors_as_they_were_sent(running: Simulator) -> None:
+    chats, completions, responses = [[*EXPECTED, "stop"]] * 6, [[*EXPECTED, "stop"]], [[*EXPECTED, "completed"]] * 2
+    errors = [
+        ["429", "RateLimitError"],
+        ["401", "AuthenticationError"],
+        ["400", "BadRequestError"],
+        ["500", "InternalServerError"],
+        ["529", "InternalServerError"],
+        ["error_event", "APIError"],
+        ["reset", "ReadError"],
+    ]
+    assert understood_by(OPENAI, running) == [*chats, *completions, *responses, *errors]
 
 
-@pytest.fixture(scope="module")
-def thinking() -> Iterator[Simulator]:
-    with simulator(ttft_ms=1, itl_ms=0.1, tokens=VISIBLE, reasoning_tokens=REASONING) as running:
-        yield running
+def test_anthropics_sdk_reads_text_thought_usage_finish_and_errors_as_they_were_sent(running: Simulator) -> None:
+    errors = [
+        ["429", "RateLimitError"],
+        ["401", "AuthenticationError"],
+        ["400", "BadRequestError"],
+        ["500", "InternalServerError"],
+        ["529", "OverloadedError"],
+        ["error_event", "OverloadedError"],
+        ["reset", "ReadError"],
+    ]
+    assert understood_by(ANTHROPIC, running) == [*[[*EXPECTED, "end_turn"]] * 2, *errors]
 
 
-SDKS = [
-    pytest.param(OPENAI + CHAT, "stop", id="openai chat"),
-    pytest.param(AZURE + CHAT, "stop", id="azure deployment"),
-    pytest.param(AZURE_V1 + CHAT, "stop", id="azure v1"),
-    pytest.param(OPENAI + RESPONSES, "completed", id="openai responses"),
-    pytest.param(ANTHROPIC, "end_turn", id="anthropic"),
-    pytest.param(GOOGLE.replace("VERSION", "'v1beta'"), "STOP", id="google v1beta"),
-    pytest.param(GOOGLE.replace("VERSION", "'v1'"), "STOP", id="google v1"),
-    pytest.param(COHERE, "COMPLETE", id="cohere"),
-]
+def test_googles_sdk_reads_text_thought_usage_and_finish_as_they_were_sent(running: Simulator) -> None:
+    assert understood_by(GOOGLE, running) == [[*EXPECTED, "STOP"]] * 4
 
 
-@pytest.mark.parametrize(("sdk", "finish"), SDKS)
-def test_an_sdk_reads_text_thought_usage_and_finish_as_they_were_sent(
-    sdk: str, finish: str, thinking: Simulator
-) -> None:
-    expected = [text_of(VISIBLE), text_of(REASONING), PROMPT_TOKENS, VISIBLE + REASONING, finish]
-    assert understood_by(sdk, thinking) == [expected, expected]
-
-
-def test_the_completions_sdk_reads_text_usage_and_finish_as_they_were_sent(plain: Simulator) -> None:
-    expected = [text_of(VISIBLE), "", PROMPT_TOKENS, VISIBLE, "stop"]
-    assert understood_by(OPENAI + COMPLETIONS, plain) == [expected, expected]
+def test_coheres_sdk_reads_text_thought_usage_and_finish_as_they_were_sent(running: Simulator) -> None:
+    assert understood_by(COHERE, running) == [[*EXPECTED, "COMPLETE"]] * 2

@@ -52,7 +52,9 @@ class Admission:
         self.stats = stats
         self.pacer = pacer
         self.draws = Draws(script)
-        self.slots: Slots[Reply] = Slots(script.concurrency, script.queue)
+        self.slots: Slots[Reply] = Slots(
+            _share(script.concurrency, rank, stats.processes), _share(script.queue, rank, stats.processes)
+        )
         self.log_tokens = log_tokens
         self.on_first: Callable[[int], None] = lambda first_ns: None
         self._rank = rank
@@ -294,6 +296,7 @@ class Admission:
         mine = self.stats.mine
         for name in ("events", "token_events", "tokens", "prompt_tokens", "completed", "client_closed"):
             mine[SLOT[name]] += getattr(row, name)
+        mine[SLOT["bytes_sent"]] += row.sent_bytes
         mine[SLOT["streams"]] += row.stream and row.status == 200
         mine[SLOT[f"status {row.status}"]] += 1
         mine[SLOT[f"fault {row.fault}"]] += 1
@@ -307,6 +310,11 @@ class Admission:
     def _count_load(self) -> None:
         self.stats.mine[SLOT["running"]] = self.slots.running
         self.stats.mine[SLOT["waiting"]] = len(self.slots.waiting)
+
+
+def _share(total: int | None, rank: int, processes: int) -> int | None:
+    """One process's exact share of a limit."""
+    return None if total is None else total // processes + (rank < total % processes)
 
 
 def _head(status: int, content_type: str, *, keep_alive: bool, length: int | None) -> bytes:

@@ -25,7 +25,6 @@ SO_TIMESTAMPNS: Final = 35
 _TIMESPEC: Final = struct.Struct("@qq")
 _LINGER_0: Final = struct.pack("ii", 1, 0)
 _WRITES: Final = SLOT["writes"]
-_BYTES_SENT: Final = SLOT["bytes_sent"]
 _BYTES_RECEIVED: Final = SLOT["bytes_received"]
 _LATE_WRITES: Final = SLOT["late_writes"]
 
@@ -227,8 +226,7 @@ class PlainConnection(Connection):
         """Hands the bytes to the kernel at once; what does not fit goes when the socket is writable, and is counted."""
         if not self.open:
             return
-        counts = self._counts
-        counts[_WRITES] += 1
+        self._counts[_WRITES] += 1
         self.sent_bytes += len(payload)
         if self._backlog:
             self._backlog += payload
@@ -241,7 +239,6 @@ class PlainConnection(Connection):
         except OSError:
             self.lost()
             return
-        counts[_BYTES_SENT] += sent
         if sent != len(payload):
             self._backlog += payload[sent:]
             self._late()
@@ -262,7 +259,6 @@ class PlainConnection(Connection):
         except OSError:
             self.lost()
             return
-        self._counts[_BYTES_SENT] += sent
         del self._backlog[:sent]
         if self._backlog:
             return
@@ -312,7 +308,6 @@ class TlsConnection(Connection, asyncio.Protocol):
     def send(self, payload: bytes) -> None:
         if self.open:
             self._counts[_WRITES] += 1
-            self._counts[_BYTES_SENT] += len(payload)
             self.sent_bytes += len(payload)
             self._transport.write(payload)
 

@@ -43,33 +43,33 @@ class Slots(Generic[Waiter]):
 
 
 class Bucket:
-    """A token bucket of `per_minute`, holding at most `burst_s` seconds of it (at least one unit)."""
+    """`per_minute` units, `burst_s` seconds of them at once (one unit at least). Exact: integer ns, no drift (GCRA)."""
 
-    __slots__ = ("_capacity", "_left", "_per_ns", "_then_ns", "per_minute")
+    __slots__ = ("_burst_ns", "_empty_until_ns", "_now_ns", "_unit_ns", "per_minute")
 
     def __init__(self, per_minute: float, *, burst_s: float) -> None:
         self.per_minute = per_minute
-        self._per_ns = per_minute / MINUTE_NS
-        self._capacity = max(1.0, per_minute * burst_s / 60)
-        self._left = self._capacity
-        self._then_ns = 0
+        self._unit_ns = round(MINUTE_NS / per_minute)
+        self._burst_ns = max(self._unit_ns, round(burst_s * 1e9))
+        self._empty_until_ns = 0  # when it will be full again
+        self._now_ns = 0
 
-    def take(self, units: float, now_ns: int) -> float:
+    def take(self, units: int, now_ns: int) -> float:
         """Takes `units` and gives 0, or takes nothing and gives the seconds until they would be there."""
-        if self._then_ns:
-            self._left = min(self._capacity, self._left + (now_ns - self._then_ns) * self._per_ns)
-        self._then_ns = now_ns
-        # A request larger than the bucket would wait for ever: it may go when the bucket is full.
-        wanted = min(units, self._capacity)
-        if self._left >= wanted:
-            self._left -= units
-            return 0.0
-        return (wanted - self._left) / self._per_ns / 1e9
+        self._now_ns = now_ns
+        taken_until_ns = max(self._empty_until_ns, now_ns) + units * self._unit_ns
+        # More units than it ever holds may go when it is full, else they would wait for ever.
+        early_ns = taken_until_ns - now_ns - max(self._burst_ns, units * self._unit_ns)
+        if early_ns > 0:
+            return early_ns / 1e9
+        self._empty_until_ns = taken_until_ns
+        return 0.0
 
     @property
     def remaining(self) -> int:
-        return max(0, int(self._left))
+        """Units that could be taken at the last call of `take`."""
+        return max(0, (self._burst_ns - max(0, self._empty_until_ns - self._now_ns)) // self._unit_ns)
 
     @property
     def full_in_s(self) -> float:
-        return (self._capacity - self._left) / self._per_ns / 1e9
+        return max(0, self._empty_until_ns - self._now_ns) / 1e9

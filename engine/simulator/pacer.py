@@ -10,7 +10,7 @@ import ctypes
 import os
 import time
 from collections.abc import Callable
-from heapq import heappop, heappush
+from heapq import heappop, heappush, heappushpop
 from typing import Final
 
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -18,7 +18,7 @@ _CLOCK_MONOTONIC: Final = 1
 _TFD_ABSTIME: Final = 1
 _SECOND: Final = 1_000_000_000
 
-Action = Callable[[int], None]
+Action = Callable[[int], int | None]  # takes when it was due, gives when it is due again, if at all
 
 
 class _Itimerspec(ctypes.Structure):
@@ -47,24 +47,27 @@ class Pacer:
 
     def run_due(self) -> None:
         """Does all that is due, then arms the timer for the next."""
-        heap = self._heap
-        clock = time.monotonic_ns
-        while heap and not self.paused and heap[0][0] <= clock():
-            due_ns, _, action = heappop(heap)
-            action(due_ns)
+        heap, clock = self._heap, time.monotonic_ns
+        now_ns = clock()
+        entry = heappop(heap) if heap else None
+        while entry is not None:
+            due_ns, order, action = entry
+            if due_ns > now_ns:
+                now_ns = clock()
+            if due_ns > now_ns or self.paused:
+                heappush(heap, entry)
+                break
+            again_ns = action(due_ns)
+            if again_ns is not None:
+                entry = heappushpop(heap, (again_ns, order, action))  # one sift instead of two
+            else:
+                entry = heappop(heap) if heap else None
         next_ns = heap[0][0] if heap else 0
         if next_ns != self._armed_ns:
             self._arm(next_ns)
 
-    def acknowledge(self) -> None:
-        """Takes the expiry of the timer off `fd`."""
-        try:
-            os.read(self.fd, 8)
-        except BlockingIOError:
-            return
-        self._armed_ns = 0
-
     def _arm(self, due_ns: int) -> None:
+        # Setting a timerfd, also to 0, takes its expiry off it: nobody needs to read it.
         self._spec.value_s, self._spec.value_ns = divmod(due_ns, _SECOND)
         if _libc.timerfd_settime(self.fd, _TFD_ABSTIME, ctypes.byref(self._spec), None) < 0:
             raise OSError(ctypes.get_errno(), "timerfd_settime")

@@ -31,8 +31,8 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
 
     host: str = "127.0.0.1"
     port: int = 0
-    processes: int = 1  # limits, queue and rates of the script are shared out evenly
-    core: int | None = None  # pin to this core; further processes take the following ones
+    processes: int = 1
+    core: int | None = None
     log: str | None = None
     log_tokens: bool = False
     require_key: str | None = None
@@ -41,10 +41,26 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     die_with_parent: bool = False
 
 
+HELP: Final = {
+    "host": "address to listen on",
+    "port": "port to listen on; 0 takes a free one",
+    "processes": "processes that share the port, and the script's limits evenly",
+    "core": "pin to this core; further processes take the following ones",
+    "log": "file to append one JSON line per request to: what was received and sent, when",
+    "log_tokens": "log every token's send time too",
+    "require_key": "answer 401 to requests without this API key",
+    "certfile": "serve TLS with this certificate",
+    "keyfile": "its key",
+    "die_with_parent": "end when the parent process ends",
+}
+
+
 def serve(script: Script, options: Options) -> int:
     """Listens, prints {"port", "pid", "base_url"}, serves until SIGTERM or SIGINT; gives 0. Raises LensError."""
     if options.processes < 1:
         raise PlanError(f"processes must be >= 1, got {options.processes}")
+    if script.concurrency is not None and script.concurrency < options.processes:
+        raise PlanError(f"concurrency must be >= processes, got {script.concurrency} for {options.processes} processes")
     if options.die_with_parent:
         _die_with(os.getppid())
     _raise_descriptor_limit()

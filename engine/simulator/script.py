@@ -9,7 +9,8 @@ from __future__ import annotations
 import math
 import random
 from array import array
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import Annotated, Any, Final, Literal
 
 import msgspec
@@ -115,7 +116,7 @@ def script_of(values: dict[str, Any]) -> Script:
     try:
         return msgspec.convert(values, Script, strict=False)
     except (msgspec.ValidationError, ValueError) as error:
-        raise PlanError(f"simulator script: {error}") from error
+        raise PlanError(f"simulator: {error}") from error
 
 
 def flags() -> list[tuple[str, str, str]]:
@@ -133,6 +134,24 @@ def value_of(text: str) -> Any:
         return msgspec.json.decode(text)
     except msgspec.DecodeError:
         return text
+
+
+def script_from(path: str | None, given: dict[str, str], faults: Iterable[str]) -> Script:
+    """The script of a file with flags over it. Raises PlanError."""
+    values = {}
+    if path:
+        try:
+            values = msgspec.json.decode(Path(path).read_bytes())
+        except (OSError, msgspec.DecodeError) as error:
+            raise PlanError(f"simulator: cannot read script {path}: {error}") from error
+    values |= {key: value_of(text) for key, text in given.items()}
+    if isinstance(values.get("sequence"), str):
+        values["sequence"] = values["sequence"].split(",")
+    chances = dict(values.get("faults", {}))
+    for text in faults:
+        name, _, chance = text.partition("=")
+        chances[name] = value_of(chance)
+    return script_of(values | {"faults": chances})
 
 
 class Samples:

@@ -70,9 +70,8 @@ class Server:
         self._loop = loop
         self._listener = listener
         self.admission.on_first = self._plan_freezes
-        listener.setsockopt(
-            socket.SOL_SOCKET, SO_TIMESTAMPNS, 1
-        )  # accepted sockets inherit it, so no byte comes unstamped
+        # Accepted sockets inherit it, so that not even the first byte comes unstamped.
+        listener.setsockopt(socket.SOL_SOCKET, SO_TIMESTAMPNS, 1)
         self._epoll.register(listener.fileno(), select.EPOLLIN)
         self._epoll.register(self.pacer.fd, select.EPOLLIN)
         self._sample_clocks(time.monotonic_ns())
@@ -108,8 +107,6 @@ class Server:
                     connection.writable()
                 if mask & ~select.EPOLLOUT and connection.open:
                     connection.readable()
-            elif fd == self.pacer.fd:
-                self.pacer.acknowledge()
             elif self._listener and fd == self._listener.fileno():
                 self._accept(self._listener)
         self.run_due()
@@ -176,7 +173,6 @@ class Server:
         self._thaw.run_due()
 
     def _thawed(self) -> None:
-        self._thaw.acknowledge()
         self._thaw.run_due()
 
     def _resume(self, due_ns: int) -> None:

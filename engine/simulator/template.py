@@ -24,13 +24,13 @@ CACHED_TOKEN_LISTS: Final = 64
 class Rendering:
     """All frames of one reply. Token frames are rendered when first needed and shared between outlines."""
 
-    __slots__ = ("_framing", "_tokens", "closing", "events", "opening", "outline", "provider", "whole")
+    __slots__ = ("_framing", "closing", "events", "frames", "opening", "outline", "provider", "whole")
 
     def __init__(self, provider: Provider, outline: Outline, tokens: dict[int, Frame]) -> None:
         framing = FRAMINGS[provider.framing][0]
         self.provider = provider
         self._framing = framing
-        self._tokens = tokens
+        self.frames = tokens  # token frames that exist already, by index
         self.outline = outline
         self.events = sum(-(-part // outline.per_event) for part in (outline.reasoning, outline.visible))
         self.opening = chunk(provider.opening(outline), framing, outline.newline)
@@ -40,10 +40,10 @@ class Rendering:
 
     def token(self, index: int) -> Frame:
         """The frame of the `index`-th token event: fields (send time, id) per stamp."""
-        frame = self._tokens.get(index)
+        frame = self.frames.get(index)
         if frame is None:
             parts = self.provider.token(self.outline, self._token(index))
-            frame = self._tokens[index] = with_id_fields(chunk(parts, self._framing, self.outline.newline))
+            frame = self.frames[index] = with_id_fields(chunk(parts, self._framing, self.outline.newline))
         return frame
 
     def tokens_of(self, index: int) -> int:
