@@ -1,0 +1,70 @@
+"""The `lens` command: a table of commands, each loaded only when it is used, so that `lens --help` stays instant."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from typing import Any, Final, NamedTuple
+
+import click
+
+from llm_latency_lens.engine import __version__
+from llm_latency_lens.engine.errors import LensError
+
+
+class Entry(NamedTuple):
+    module: str
+    attribute: str
+    help: str
+
+
+COMMANDS: Final = {
+    "run": Entry("llm_latency_lens.cli.run", "run", "Run a plan, or a load given by flags, and report."),
+    "validate": Entry("llm_latency_lens.cli.validate", "validate", "Check a plan and show what it will do."),
+    "simulate": Entry("llm_latency_lens.cli.simulate", "simulate", "Start the built-in provider with a known truth."),
+    "report": Entry("llm_latency_lens.cli.report", "report", "Tell a run again, in another format or place."),
+    "recover": Entry("llm_latency_lens.cli.recover", "recover", "Finish the books of a killed run."),
+    "providers": Entry("llm_latency_lens.cli.providers", "providers", "List the APIs that can be measured."),
+}
+
+
+class Commands(click.Group):
+    """Loads a command's module when the command is used."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        entry = COMMANDS.get(cmd_name)
+        if entry is None:
+            return None
+        command: click.Command = getattr(importlib.import_module(entry.module), entry.attribute)
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, entry.help) for name, entry in COMMANDS.items()])
+
+
+@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120})
+@click.version_option(__version__, prog_name="lens")
+def lens() -> None:
+    """Measure the latency of LLM APIs, truthfully: every token is timed by the kernel's receive clock.
+
+    Start with `lens run --simulate`.
+    """
+
+
+def main(arguments: list[str] | None = None) -> Any:
+    """Entry of the console script: turns every LensError into one line on stderr and its exit code."""
+    try:
+        code = lens.main(args=arguments, prog_name="lens", standalone_mode=False)
+    except click.exceptions.Abort:
+        code = 130
+    except click.ClickException as error:
+        error.show()
+        code = error.exit_code
+    except LensError as error:
+        click.echo(f"lens: {error}", err=True)
+        code = error.exit_code
+    sys.exit(code if isinstance(code, int) else 0)

@@ -1,0 +1,146 @@
+"""`lens run`: a plan in, a measured run out."""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import os
+import shutil
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import click
+import msgspec
+
+from llm_latency_lens.cli.options import plan_from, run_options
+from llm_latency_lens.engine import __version__
+from llm_latency_lens.engine.errors import LensError
+from llm_latency_lens.engine.manifest import Manifest, PhaseTimes
+from llm_latency_lens.engine.plan import Plan
+from llm_latency_lens.engine.planfile import plan_sha256, stripped
+from llm_latency_lens.engine.rundir import make_run_dir, make_segment_dir, run_id_of
+
+
+@click.command(short_help="Run a plan, or a load given by flags, and report.")
+@run_options
+def run(plan_path: str | None, **flags: Any) -> int:
+    """Measure one or many LLM endpoints, as PLAN says or as the flags say.
+
+    The zero-configuration run is `lens run --simulate`.
+    """
+    with contextlib.ExitStack() as stack:
+        if flags["simulate"]:
+            flags["base_url"] = stack.enter_context(simulator())
+        plan = plan_from(plan_path, flags)
+        return carry_out(plan, as_json=flags["json"], quiet=flags["quiet"], strict=flags["strict"])
+
+
+def carry_out(plan: Plan, *, as_json: bool, quiet: bool, strict: bool) -> int:
+    """Runs a plan and tells the result; gives the exit code of METRICS."""
+    from llm_latency_lens.engine.preflight import check_targets
+    from llm_latency_lens.engine.supervisor import Supervisor, worker_count
+
+    check_targets(plan, os.environ)
+    run_id = run_id_of(plan.name)
+    run_dir = make_run_dir(plan, run_id)
+    segment_dir = make_segment_dir(run_id)
+    try:
+        manifest = manifest_of(plan, run_id, run_dir, worker_count(plan))
+        manifest.write(segment_dir)
+        collector = [sys.executable, "-m", "llm_latency_lens.cli.collect", "--segment-dir", str(segment_dir)]
+        supervisor = Supervisor(plan, manifest, segment_dir, collector)
+        with watched(segment_dir, quiet=quiet or as_json), exported(plan, run_dir):
+            supervisor.run()
+    finally:
+        if (run_dir / "summary.json").exists():
+            shutil.rmtree(segment_dir, ignore_errors=True)
+    return tell(run_dir, manifest, as_json=as_json, quiet=quiet, strict=strict)
+
+
+def manifest_of(plan: Plan, run_id: str, run_dir: Path, workers: int) -> Manifest:
+    """The manifest of a run that has not begun."""
+    from llm_latency_lens.engine.schedule import planned_slots
+
+    return Manifest(
+        run_id=run_id,
+        run_dir=str(run_dir.absolute()),
+        version=__version__,
+        plan=stripped(plan),
+        plan_sha256=plan_sha256(plan),
+        workers=workers,
+        started_at=datetime.datetime.now(datetime.UTC).isoformat(timespec="milliseconds"),
+        boot_id=Path("/proc/sys/kernel/random/boot_id").read_text().strip(),
+        phases=[PhaseTimes(planned=planned_slots(plan, index)) for index in range(len(plan.phases))],
+        pids={"supervisor": os.getpid()},
+    )
+
+
+def tell(run_dir: Path, manifest: Manifest, *, as_json: bool, quiet: bool, strict: bool) -> int:
+    """Prints the report and gives the exit code."""
+    from llm_latency_lens.collectors.snapshot import REPORT_DECODER
+
+    summary = (run_dir / "summary.json").read_bytes()
+    report = REPORT_DECODER.decode(summary)
+    if as_json:
+        sys.stdout.buffer.write(summary if summary.endswith(b"\n") else summary + b"\n")
+        sys.stdout.flush()
+    elif not quiet:
+        from llm_latency_lens.exporters.console import print_final
+
+        print_final(report)
+        click.echo(f"{run_dir}", err=True)
+    if manifest.interrupted:
+        return 130
+    if report.requests.sent and not report.requests.ok and not report.requests.cancelled:
+        worst = max(report.requests.failed, key=lambda name: report.requests.failed[name], default="in flight at the end")
+        sample = next((f": {error.message}" for error in report.errors if error.outcome == worst), "")
+        click.echo(f"lens: all {report.requests.sent} requests failed, most as {worst}{sample}", err=True)
+        return 1
+    if any(slo.state == "FAIL" for slo in report.slo):
+        return 3
+    if strict and report.verdict.state != "VALID":
+        return 4
+    return 0
+
+
+@contextlib.contextmanager
+def watched(segment_dir: Path, *, quiet: bool) -> Iterator[None]:
+    """The live view beside the run; never in its way."""
+    if quiet:
+        yield
+        return
+    from llm_latency_lens.exporters.console import LiveConsole
+
+    with LiveConsole(segment_dir):
+        yield
+
+
+@contextlib.contextmanager
+def exported(plan: Plan, run_dir: Path) -> Iterator[None]:
+    """The exporter process beside the run, if the plan sends its series anywhere."""
+    yield
+
+
+@contextlib.contextmanager
+def simulator() -> Iterator[str]:
+    """The built-in provider on a free loopback port, for as long as the run lasts; gives its base URL."""
+    import subprocess
+
+    process = subprocess.Popen(
+        [sys.executable, "-m", "llm_latency_lens.engine.simulator", "--port", "0", "--die-with-parent"],
+        stdout=subprocess.PIPE,
+        start_new_session=True,
+    )
+    try:
+        assert process.stdout is not None
+        line = process.stdout.readline()
+        if not line:
+            raise LensError(f"the simulator ended with exit code {process.wait()} before it listened")
+        yield f"http://127.0.0.1:{msgspec.json.decode(line)['port']}/v1"
+    finally:
+        process.terminate()
+        process.wait()
+        assert process.stdout is not None
+        process.stdout.close()

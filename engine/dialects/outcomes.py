@@ -1,0 +1,83 @@
+"""What a reply that is not a success means: HTTP status and error body to Outcome and a message for people."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+import msgspec
+
+from llm_latency_lens.engine.record import Outcome
+
+MESSAGE_CHARACTERS: Final = 300
+MASK: Final = "***"
+KEPT: Final = (
+    "x-request-id",
+    "request-id",
+    "apim-request-id",
+    "retry-after",
+    "retry-after-ms",
+    "openai-processing-ms",
+)
+KEPT_PREFIXES: Final = ("x-ratelimit-", "anthropic-ratelimit-")
+
+_BY_STATUS: Final = {
+    400: Outcome.HTTP_INVALID,
+    401: Outcome.HTTP_AUTH,
+    403: Outcome.HTTP_AUTH,
+    404: Outcome.HTTP_INVALID,
+    413: Outcome.HTTP_INVALID,
+    422: Outcome.HTTP_INVALID,
+    429: Outcome.HTTP_RATE_LIMITED,
+    503: Outcome.HTTP_OVERLOADED,
+    529: Outcome.HTTP_OVERLOADED,
+}
+
+
+def outcome_of(status: int) -> Outcome:
+    """The outcome of an HTTP status that is not 2xx (METRICS: Outcomes)."""
+    return _BY_STATUS.get(status, Outcome.HTTP_SERVER if 500 <= status < 600 else Outcome.HTTP_OTHER)
+
+
+def refusal(status: int, body: bytes, secrets: tuple[str, ...] = ()) -> tuple[Outcome, str]:
+    """Outcome and message of a reply that is not 2xx; no secret survives in the message."""
+    text = error_text(body)
+    return outcome_of(status), masked_text(f"HTTP {status}: {text}" if text else f"HTTP {status}", secrets)
+
+
+def masked_text(text: str, secrets: tuple[str, ...]) -> str:
+    for secret in secrets:
+        if secret:
+            text = text.replace(secret, MASK)
+    return text[:MESSAGE_CHARACTERS]
+
+
+def error_text(body: bytes) -> str:
+    """The message in an error body of any of the APIs; plain text as it is."""
+    try:
+        found = message_in(msgspec.json.decode(body))
+    except (msgspec.DecodeError, RecursionError):
+        found = None
+    text = found if found is not None else body[: 4 * MESSAGE_CHARACTERS].decode("utf-8", "replace")
+    return " ".join(text.split())[:MESSAGE_CHARACTERS]
+
+
+def message_in(value: Any) -> str | None:
+    """The human message inside a decoded error: {"error": {"message"}}, {"error": "..."}, {"message"}, [{"error"}]."""
+    if isinstance(value, list) and value:
+        return message_in(value[0])
+    if not isinstance(value, dict):
+        return None
+    for key in ("error", "message", "detail"):
+        inner = value.get(key)
+        if isinstance(inner, str):
+            return inner
+        if inner is not None and (found := message_in(inner)):
+            return found
+    return None
+
+
+def kept_headers(headers: dict[str, str]) -> dict[str, str]:
+    """The reply headers worth a place in the record's detail: request id, rate limits, retry hints."""
+    return {
+        name: value[:80] for name, value in headers.items() if name in KEPT or name.startswith(KEPT_PREFIXES)
+    }

@@ -1,0 +1,199 @@
+"""One request's journey: what was asked, its time marks, what the reply meant. Owned by one worker, never shared."""
+
+from __future__ import annotations
+
+from array import array
+from typing import TYPE_CHECKING
+
+from llm_latency_lens.engine import record
+from llm_latency_lens.engine.dialects import FAILED, TOKEN, VISIBLE, Reply
+from llm_latency_lens.engine.record import GAP_COALESCED, GAP_MAX, GAP_REASONING, GAP_USER_CLOCK, Outcome
+
+if TYPE_CHECKING:
+    from llm_latency_lens.engine.connection import Connection
+    from llm_latency_lens.engine.workload import Session
+
+
+class Exchange:
+    """One request, from its slot in the schedule to its record. All times CLOCK_MONOTONIC ns, 0 where not reached."""
+
+    __slots__ = (
+        "attempts",
+        "coalesced",
+        "connect_start_ns",
+        "connection",
+        "deadline_ns",
+        "dequeued_ns",
+        "dns_done_ns",
+        "end_ns",
+        "error",
+        "estimate_tokens",
+        "estimate_usd",
+        "events",
+        "exact",
+        "first_event_ns",
+        "first_output_ns",
+        "first_token_ns",
+        "flags",
+        "gaps",
+        "gaps_saturated",
+        "headers_ns",
+        "http_status",
+        "inflight_slot",
+        "intended_ns",
+        "itl_max_ns",
+        "kept_headers",
+        "last_send_ns",
+        "last_token_ns",
+        "outcome",
+        "phase",
+        "received_bytes",
+        "reply",
+        "request",
+        "send_ns",
+        "sent_bytes",
+        "series_word",
+        "session",
+        "stale",
+        "target",
+        "tcp_done_ns",
+        "tls_done_ns",
+        "token_events",
+        "wire",
+    )
+
+    def __init__(self, request: int, intended_ns: int, phase: int, target: int, series: int, wire: bytes) -> None:
+        self.request = request
+        self.intended_ns = intended_ns
+        self.phase = phase
+        self.target = target
+        self.series_word = series << record.SERIES_SHIFT
+        self.wire = wire
+        self.session: Session | None = None
+        self.connection: Connection | None = None
+        self.estimate_tokens = 0
+        self.estimate_usd = 0.0
+        self.inflight_slot = 0
+        self.dequeued_ns = 0
+        self.send_ns = 0
+        self.deadline_ns = 0
+        self.attempts = 0
+        self.flags = 0
+        self.stale = 0
+        self.sent_bytes = 0
+        self.received_bytes = 0
+        self.connect_start_ns = self.dns_done_ns = self.tcp_done_ns = self.tls_done_ns = 0
+
+    def begin_attempt(self, reply: Reply) -> None:
+        """Clears what the last attempt left, for the first one too; the first send time stays."""
+        self.reply = reply
+        self.attempts += 1
+        self.outcome = Outcome.OK
+        self.error = ""
+        self.http_status = 0
+        self.kept_headers: dict[str, str] = {}
+        self.headers_ns = self.first_event_ns = self.first_token_ns = self.first_output_ns = 0
+        self.last_token_ns = self.end_ns = self.last_send_ns = self.itl_max_ns = 0
+        self.events = self.token_events = self.coalesced = self.gaps_saturated = 0
+        self.exact = True
+        self.gaps: array[int] = array("Q")
+
+    def take(self, events: list[tuple[bytes, bytes]], stamp_ns: int, kernel: bool, whole: bool) -> int:
+        """Takes the events of one read in; returns the bits of all of them together.
+
+        The stamp belongs to the last byte of the read: only the last event is exact, and only if the read ended with
+        it (`whole`). A gap that touches an inexact end is marked coalesced: its value is an upper bound.
+        """
+        self.events += len(events)
+        if not self.first_event_ns:
+            self.first_event_ns = stamp_ns
+        read_event = self.reply.event
+        if len(events) == 1 and whole:
+            name, text = events[0]
+            bits = read_event(text, name)
+            if bits & TOKEN:
+                self._token(bits, stamp_ns, stamp_ns - self.last_token_ns, kernel, True)
+            return bits
+        every = 0
+        bound = stamp_ns - self.last_token_ns
+        last = len(events) - 1
+        for i, (name, text) in enumerate(events):
+            bits = read_event(text, name)
+            every |= bits
+            if bits & TOKEN:
+                self._token(bits, stamp_ns, bound, kernel, whole and i == last)
+            if bits & FAILED:
+                break
+        return every
+
+    def _token(self, bits: int, stamp_ns: int, gap_ns: int, kernel: bool, exact: bool) -> None:
+        self.token_events += 1
+        if self.first_token_ns:
+            word = self.series_word
+            if gap_ns > self.itl_max_ns:
+                self.itl_max_ns = gap_ns
+            if gap_ns > GAP_MAX:
+                gap_ns = GAP_MAX
+                self.gaps_saturated += 1
+            if not (exact and self.exact):
+                word |= GAP_COALESCED
+                self.coalesced += 1
+            if not kernel:
+                word |= GAP_USER_CLOCK
+            if not bits & VISIBLE:
+                word |= GAP_REASONING
+            self.gaps.append(word | gap_ns)
+        else:
+            self.first_token_ns = stamp_ns
+            if not exact:
+                self.flags |= record.TTFT_COALESCED
+        if bits & VISIBLE and not self.first_output_ns:
+            self.first_output_ns = stamp_ns
+        self.last_token_ns = stamp_ns
+        self.exact = exact
+
+    def values(self, worker: int) -> tuple[int, ...]:
+        """The record's values in the order of `record.FIELDS`; the ring fills `gaps_end` in."""
+        reply = self.reply
+        session = self.session
+        return (
+            self.request,
+            self.intended_ns,
+            self.dequeued_ns,
+            self.connect_start_ns,
+            self.dns_done_ns,
+            self.tcp_done_ns,
+            self.tls_done_ns,
+            self.send_ns,
+            self.last_send_ns,
+            self.headers_ns,
+            self.first_event_ns,
+            self.first_token_ns,
+            self.first_output_ns,
+            self.last_token_ns,
+            self.end_ns,
+            self.itl_max_ns,
+            0,
+            1,
+            min(self.sent_bytes, record.UNKNOWN),
+            min(self.received_bytes, record.UNKNOWN),
+            reply.input_tokens,
+            reply.cached_tokens,
+            reply.cache_write_tokens,
+            reply.output_tokens,
+            reply.reasoning_tokens,
+            self.events,
+            self.token_events,
+            self.coalesced,
+            session.id & record.UNKNOWN if session else 0,
+            self.inflight_slot,
+            self.flags,
+            self.target,
+            self.phase,
+            worker,
+            self.attempts,
+            self.http_status,
+            session.turn if session else 0,
+            self.outcome,
+            0,
+        )

@@ -1,0 +1,34 @@
+"""What every test is held to: nothing it started or opened may be left behind."""
+
+from __future__ import annotations
+
+import gc
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+SEGMENTS = Path("/dev/shm/llm-latency-lens")
+
+
+def _children() -> set[int]:
+    return {child.pid for child in psutil.Process().children(recursive=True) if child.status() != psutil.STATUS_ZOMBIE}
+
+
+def _segments() -> set[str]:
+    return {path.name for path in SEGMENTS.iterdir()} if SEGMENTS.exists() else set()
+
+
+@pytest.fixture(autouse=True)
+def _nothing_is_left_behind() -> Iterator[None]:
+    """Child processes, file descriptors and tmpfs segments of a test are gone when it ends."""
+    gc.collect()
+    children, descriptors, segments = _children(), len(os.listdir("/proc/self/fd")), _segments()
+    yield
+    gc.collect()
+    left = _children() - children
+    assert not left, f"child processes left behind: {left}"
+    assert len(os.listdir("/proc/self/fd")) <= descriptors + 2, "file descriptors left open"
+    assert _segments() <= segments, "segments left in /dev/shm"
