@@ -24,9 +24,9 @@ DIED: Final = "died: the supervisor was killed"
 @click.command("recover")
 @click.argument("run_dir", type=click.Path(path_type=Path))
 @click.option("--json", "as_json", is_flag=True, help="Print summary.json on stdout.")
-def command(run_dir: Path, as_json: bool) -> None:
+def recover(run_dir: Path, as_json: bool) -> None:
     """Finish the books of a killed run: requests in flight are counted as lost, and summary.json is written."""
-    report = recover(run_dir)
+    report = recover_run(run_dir)
     if as_json:
         click.echo(summary(report), nl=False)
     else:
@@ -37,8 +37,8 @@ def command(run_dir: Path, as_json: bool) -> None:
         )
 
 
-def recover(run_dir: Path, *, segments: Path = SEGMENTS) -> Report:
-    """The final report. Removes the segment directory. Raises LensError if nothing is there or the run still goes on."""
+def recover_run(run_dir: Path, *, segments: Path = SEGMENTS) -> Report:
+    """The final report. Removes the segment directory. Raises LensError if nothing is left or it still runs."""
     directory, manifest = find(run_dir, segments=segments)
     running = [f"{role} ({pid})" for role, pid in _alive(manifest) if role == "supervisor"]
     if running:
