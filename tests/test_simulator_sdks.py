@@ -141,7 +141,7 @@ PRELUDE = """
 import json, sys, warnings
 warnings.simplefilter("ignore")
 URL, PROMPT, THOUGHT = sys.argv[1:]
-FAULTS = ("429", "401", "400", "500", "529", "error_event", "reset")
+FAULTS = ("429", "401", "400", "500", "529", "error_event", "cut")
 def tell(*understood):
     print(json.dumps(understood))
 """
@@ -171,7 +171,7 @@ def test_openais_sdk_reads_text_thought_usage_finish_and_errors_as_they_were_sen
         ["500", "InternalServerError"],
         ["529", "InternalServerError"],
         ["error_event", "APIError"],
-        ["reset", "ReadError"],
+        ["cut", "APIConnectionError"],
     ]
     assert understood_by(OPENAI, running) == [*chats, *completions, *responses, *errors]
 
@@ -183,8 +183,8 @@ def test_anthropics_sdk_reads_text_thought_usage_finish_and_errors_as_they_were_
         ["400", "BadRequestError"],
         ["500", "InternalServerError"],
         ["529", "OverloadedError"],
-        ["error_event", "OverloadedError"],
-        ["reset", "ReadError"],
+        ["error_event", "APIStatusError"],
+        ["cut", "RemoteProtocolError"],
     ]
     assert understood_by(ANTHROPIC, running) == [*[[*EXPECTED, "end_turn"]] * 2, *errors]
 

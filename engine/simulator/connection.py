@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from llm_latency_lens.engine.simulator.reply import Reply
     from llm_latency_lens.engine.simulator.server import Server
 
-SO_TIMESTAMPNS: Final = 35
 _TIMESPEC: Final = struct.Struct("@qq")
 _LINGER_0: Final = struct.pack("ii", 1, 0)
 _WRITES: Final = SLOT["writes"]
@@ -218,7 +217,7 @@ class PlainConnection(Connection):
             self.lost()
         elif ancillary:
             seconds, nanoseconds = _TIMESPEC.unpack(ancillary[0][2][:16])
-            self.take(server.buffer_view[:count], seconds * 1_000_000_000 + nanoseconds - server.wall_offset_ns, True)
+            self.take(server.buffer_view[:count], seconds * 1_000_000_000 + nanoseconds - server.stamps.offset_ns, True)
         else:
             self.take(server.buffer_view[:count], time.monotonic_ns(), False)
 

@@ -15,8 +15,9 @@ from collections.abc import Callable
 from functools import partial
 from typing import Final
 
+from llm_latency_lens.engine.clock import SO_TIMESTAMPNS, StampClock
 from llm_latency_lens.engine.simulator.admission import Admission
-from llm_latency_lens.engine.simulator.connection import SO_TIMESTAMPNS, Connection, PlainConnection, TlsConnection
+from llm_latency_lens.engine.simulator.connection import Connection, PlainConnection, TlsConnection
 from llm_latency_lens.engine.simulator.log import RequestLog
 from llm_latency_lens.engine.simulator.pacer import Pacer
 from llm_latency_lens.engine.simulator.script import Script
@@ -45,7 +46,7 @@ class Server:
         self.pacer = Pacer()
         self.buffer = bytearray(BUFFER_BYTES)
         self.buffer_view = memoryview(self.buffer)
-        self.wall_offset_ns = 0
+        self.stamps = StampClock()
         self.admission = Admission(
             script, stats, self.pacer, rank=rank, log=log, log_tokens=log_tokens, require_key=require_key
         )
@@ -117,9 +118,7 @@ class Server:
             self.pacer.run_due()
 
     def _sample_clocks(self, now_ns: int) -> None:
-        before_ns = time.monotonic_ns()
-        wall_ns = time.time_ns()
-        self.wall_offset_ns = wall_ns - (before_ns + time.monotonic_ns()) // 2
+        self.stamps.resample()
         self._offset_until_ns = now_ns + SECOND
         self.stats.mine[SLOT["cpu_ns"]] = time.process_time_ns()
 
