@@ -37,9 +37,9 @@ def recover(run_dir: Path, as_json: bool) -> None:
         )
 
 
-def recover_run(run_dir: Path, *, segments: Path = SEGMENTS) -> Report:
+def recover_run(run_dir: Path, *, segments: Path | None = None) -> Report:
     """The final report. Removes the segment directory. Raises LensError if nothing is left or it still runs."""
-    directory, manifest = find(run_dir, segments=segments)
+    directory, manifest = find(run_dir, segments=segments or SEGMENTS)
     running = [f"{role} ({pid})" for role, pid in _alive(manifest) if role == "supervisor"]
     if running:
         raise LensError(f"{run_dir} is still running: {', '.join(running)}; stop it with Ctrl-C or SIGTERM")
