@@ -1,6 +1,6 @@
 """The collector: drains all rings into the books, tells a tick when it is over, and makes both safe before it lets go.
 
-Every turn (25 ms): look for new segments, drain each, enter what came. Every tick, in this order:
+Every turn (50 ms): look for new segments, drain each, enter what came. Every tick, in this order:
 
     close the tick's books -> sinks (files) -> checkpoint -> release the rings, remove ended segments -> report.json
 
@@ -34,7 +34,7 @@ from llm_latency_lens.engine.manifest import Manifest, read_manifest
 from llm_latency_lens.engine.record import Outcome
 from llm_latency_lens.engine.ring import Counter
 
-TURN_S: Final = 0.025
+TURN_S: Final = 0.05
 GRACE_NS: Final = 50_000_000  # a tick is closed this long after its end: its last records are on their way
 DETAILS_KEPT: Final = 4096  # messages that wait for their record
 MESSAGE_CHARS: Final = 300

@@ -9,7 +9,6 @@ oldest goes, and its rows are counted as dropped.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Final
 
@@ -78,17 +77,25 @@ _DETAILS: Final = ("message", "request_id", "finish")
 Objects = npt.NDArray[np.object_]
 
 
-def rows(batch: Batch, manifest: Manifest) -> list[dict[str, Any]]:
-    """The batch as maps, in its order."""
+_METRICS: Final = tuple(name for name in METRICS if name != "itl_ms")
+KEYS: Final = (
+    *("request", "phase", "target", "wall_time_ns", "outcome", "unsent", "http_status"),
+    *_PLAIN,
+    *_TOKENS,
+    *_BYTES,
+    *(f"{mark}_ms" for mark in _MARKS),
+    *_METRICS,
+    *(name for name, _ in _FLAGS),
+    *_DETAILS,
+)
+# A struct, not a dict: making and encoding a row is 6 us instead of 27 (benches/bench_histogram.py).
+Row: Final = msgspec.defstruct("Row", KEYS, gc=False)
+
+
+def rows(batch: Batch, manifest: Manifest) -> list[Any]:
+    """The batch as one `Row` per request, in its order; it encodes as a map of KEYS."""
     columns = _columns(batch, manifest)
-    names = tuple(columns)
-    keys = zip(batch.records["phase"].tolist(), batch.records["request"].tolist(), strict=True)
-    told = [dict(zip(names, values, strict=True)) for values in zip(*columns.values(), strict=True)]
-    if batch.details:
-        for row, key in zip(told, keys, strict=True):
-            detail = batch.details.get(key, {})
-            row.update((name, detail[name]) for name in _DETAILS if name in detail)
-    return told
+    return list(map(Row, *(columns[key] for key in KEYS)))
 
 
 def _columns(batch: Batch, manifest: Manifest) -> dict[str, list[Any]]:
@@ -110,9 +117,17 @@ def _columns(batch: Batch, manifest: Manifest) -> dict[str, list[Any]]:
     columns |= {name: _some(records[name] != UNKNOWN, records[name]) for name in _TOKENS}
     columns |= {name: records[name].tolist() for name in _BYTES}
     columns |= {f"{mark}_ms": _mark(records, mark, intended) for mark in _MARKS}
-    columns |= {name: _metric(name, batch.columns.get(name), len(records)) for name in METRICS if name != "itl_ms"}
+    columns |= {name: _metric(name, batch.columns.get(name), len(records)) for name in _METRICS}
     columns |= {name: ((records["flags"] & bit) != 0).tolist() for name, bit in _FLAGS}
-    return columns | {name: [None] * len(records) for name in _DETAILS}
+    return columns | _details(batch)
+
+
+def _details(batch: Batch) -> dict[str, list[Any]]:
+    if not batch.details:
+        return {name: [None] * len(batch.records) for name in _DETAILS}
+    keys = zip(batch.records["phase"].tolist(), batch.records["request"].tolist(), strict=True)
+    found: list[dict[str, Any]] = [batch.details.get(key, {}) for key in keys]
+    return {name: [detail.get(name) for detail in found] for name in _DETAILS}
 
 
 def _mark(records: npt.NDArray[np.void], mark: str, intended: npt.NDArray[np.int64]) -> list[float | None]:
@@ -159,13 +174,7 @@ class RequestLog:
 
     def rows(self, batch: Batch, manifest: Manifest) -> None:
         told = rows(batch, manifest)
-        self._file.write(self._joined(told), count=len(told))
-
-    def _joined(self, told: Iterable[dict[str, Any]]) -> bytes:
-        buffer = bytearray()
-        for row in told:
-            self._encoder.encode_into(row, buffer, -1)
-        return bytes(buffer)
+        self._file.write(b"".join(map(self._encoder.encode, told)), count=len(told))
 
     def tick(self, snapshot: Snapshot, report: Report, slab: Slab, manifest: Manifest) -> None:
         if self._file.size >= self.part_bytes and self._file.waiting:
