@@ -3,7 +3,7 @@
 A `Frame` is a bytes format. Its numbers are right-aligned in 19 columns (JSON allows the spaces), so its length never
 changes and the HTTP chunk size is rendered too. Token frames also have a field for the request's id beside each stamp;
 in other frames the id is the placeholder `ID`, replaced once per reply.
-Formatting a token frame takes 0.27 us, joining the same parts 0.40 us (Python 3.11).
+Filling a token frame takes 0.26 us, joining the same parts 0.33 us (benches/bench_simulator.py, Python 3.11).
 """
 
 from __future__ import annotations

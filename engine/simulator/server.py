@@ -1,6 +1,7 @@
 """One simulator process: its sockets, its timer and its freezes. What requests get is decided in admission.py.
 
-All sockets and the timer are in one epoll that uvloop watches; one wake-up sends what is due first, then reads.
+All sockets are in one epoll that uvloop watches beside the timer; one poll per wake-up, and one wake-up of the timer
+sends all that is due.
 """
 
 from __future__ import annotations
@@ -74,9 +75,8 @@ class Server:
         # Accepted sockets inherit it, so that not even the first byte comes unstamped.
         listener.setsockopt(socket.SOL_SOCKET, SO_TIMESTAMPNS, 1)
         self._epoll.register(listener.fileno(), select.EPOLLIN)
-        self._epoll.register(self.pacer.fd, select.EPOLLIN)
         self._sample_clocks(time.monotonic_ns())
-        loop.add_reader(self._epoll.fileno(), self._wake)
+        self._watch()
         gc.collect()
         gc.freeze()
         gc.disable()
@@ -85,7 +85,7 @@ class Server:
         """Ends every reply as not completed, closes everything and writes the log out."""
         assert self._loop
         assert self._listener
-        self._loop.remove_reader(self._epoll.fileno())
+        self._unwatch()
         self._loop.remove_reader(self._thaw.fd)
         self._listener.close()
         for connection in list(self._open):
@@ -96,11 +96,20 @@ class Server:
         if self._log:
             self._log.close()
 
+    def _watch(self) -> None:
+        assert self._loop
+        self._loop.add_reader(self._epoll.fileno(), self._wake)
+        self._loop.add_reader(self.pacer.fd, self.pacer.run_due)
+
+    def _unwatch(self) -> None:
+        assert self._loop
+        self._loop.remove_reader(self._epoll.fileno())
+        self._loop.remove_reader(self.pacer.fd)
+
     def _wake(self) -> None:
         now_ns = time.monotonic_ns()
         if now_ns > self._offset_until_ns:
             self._sample_clocks(now_ns)
-        self.pacer.run_due()
         for fd, mask in self._epoll.poll(0, 512):
             connection = self._connections.get(fd)
             if connection is not None:
@@ -166,7 +175,7 @@ class Server:
         self.stats.mine[SLOT["freezes"]] += 1
         self._held = []
         self.pacer.paused = True
-        self._loop.remove_reader(self._epoll.fileno())
+        self._unwatch()
         self._loop.add_reader(self._thaw.fd, self._thawed)
         self._thaw.at(until_ns, self._resume)
         self._thaw.run_due()
@@ -179,7 +188,7 @@ class Server:
         held, self._held = self._held or [], None
         self.pacer.paused = False
         self._loop.remove_reader(self._thaw.fd)
-        self._loop.add_reader(self._epoll.fileno(), self._wake)
+        self._watch()
         for action in held:
             action()
         self._wake()
