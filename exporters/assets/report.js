@@ -1,0 +1,258 @@
+"use strict";
+// Draws the charts of a report from the JSON in #data. Numbers in tables are in the page already, without script.
+(function () {
+  const data = JSON.parse(document.getElementById("data").textContent);
+  const shown = new Set(data.series.map((_, i) => i));
+  const charts = [];
+  const css = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
+  const color = (i) => css("--c" + (i % 8));
+  const sync = uPlot.sync("time");
+
+  function short(v) {
+    if (v == null || !isFinite(v)) return "–";
+    const a = Math.abs(v);
+    if (a >= 1e6) return +(v / 1e6).toPrecision(3) + "M";
+    if (a >= 1e4) return +(v / 1e3).toPrecision(3) + "k";
+    return String(+v.toPrecision(a >= 1000 ? 4 : 3));
+  }
+
+  function clock(s) {
+    if (s == null) return "–";
+    s = Math.round(s);
+    const two = (n) => String(n).padStart(2, "0");
+    const d = Math.floor(s / 86400), h = Math.floor(s / 3600) % 24, m = Math.floor(s / 60) % 60;
+    if (d) return d + "d " + two(h) + ":" + two(m);
+    return h ? h + ":" + two(m) + ":" + two(s % 60) : m + ":" + two(s % 60);
+  }
+
+  function card(parent, title, note) {
+    const box = document.createElement("div");
+    box.className = "card";
+    const head = document.createElement("h3");
+    head.textContent = title;
+    box.append(head);
+    if (note) {
+      const text = document.createElement("p");
+      text.className = "small soft";
+      text.textContent = note;
+      box.append(text);
+    }
+    document.getElementById(parent).append(box);
+    return box;
+  }
+
+  function axis(more) {
+    return Object.assign({
+      stroke: () => css("--soft"), grid: { stroke: () => css("--grid"), width: 1 }, ticks: { stroke: () => css("--grid"), width: 1 },
+      font: "12px system-ui, sans-serif",
+    }, more);
+  }
+
+  function shade(u) {
+    const spans = data.unhealthy;
+    u.ctx.save();
+    u.ctx.fillStyle = css("--shade");
+    for (const [from, to] of spans) {
+      const left = Math.max(u.valToPos(from, "x", true), u.bbox.left);
+      const right = Math.min(u.valToPos(to, "x", true), u.bbox.left + u.bbox.width);
+      if (right > left) u.ctx.fillRect(left, u.bbox.top, Math.max(right - left, 2), u.bbox.height);
+    }
+    u.ctx.restore();
+  }
+
+  // lines: [{target, label, x, y, dash}]
+  function plot(box, lines, options) {
+    if (!lines.some((l) => l.y.some((v) => v != null))) {
+      const none = document.createElement("p");
+      none.className = "soft";
+      none.textContent = "Nothing was measured.";
+      box.append(none);
+      return;
+    }
+    const table = uPlot.join(lines.map((l) => [l.x, l.y]), lines.map(() => [2]));
+    const spec = {
+      width: box.clientWidth - 32, height: options.height || 230,
+      legend: { live: true },
+      cursor: options.time ? { sync: { key: sync.key }, drag: { x: true, y: false } } : { drag: { x: true, y: false } },
+      scales: { x: Object.assign({ time: false }, options.x), y: Object.assign({ range: options.log ? undefined : floor }, options.y) },
+      axes: [axis(options.xAxis || { values: (_, all) => all.map(clock) }), axis(Object.assign({ size: 56, values: (_, all) => all.map(short) }, options.yAxis))],
+      series: [{ label: options.xLabel || "time", value: options.xValue || ((_, v) => clock(v)) }].concat(lines.map((l) => ({
+        label: l.label, width: 1.6, dash: l.dash, spanGaps: !options.time, points: { show: false },
+        stroke: () => (l.color == null ? color(l.target) : color(l.color)),
+        show: l.target == null || shown.has(l.target), value: (_, v) => short(v) + (v == null ? "" : options.unit || ""),
+      }))),
+      hooks: options.time ? { drawAxes: [shade] } : {},
+    };
+    const u = new uPlot(spec, table, box);
+    charts.push({ u, box, lines });
+  }
+
+  function floor(_, low, high) {
+    return high == null || high <= 0 ? [0, 1] : [0, high * 1.08];
+  }
+
+  const many = data.series.length > 1;
+  const named = (s, what) => (many ? (what ? s.name + " " + what : s.name) : what || s.name);
+
+  function overTime(title, note, unit, fields, options) {
+    const lines = [];
+    data.series.forEach((s, i) => fields.forEach(([field, label, dash], k) => lines.push({
+      target: i, color: many ? undefined : k, label: named(s, label), x: data.x[s.run], y: s[field], dash,
+    })));
+    plot(card("time", title, note), lines, Object.assign({ time: true, unit: " " + unit }, options));
+  }
+
+  function drawTime() {
+    overTime("Requests per second", "", "/s", [["ok", "ok"], ["failed", "failed", [4, 3]]]);
+    overTime("Output tokens per second", "", "tok/s", [["tokens", ""]]);
+    overTime("TTFT", "ms, p50 and p99 of each interval", "ms", [["ttft_p50", "p50"], ["ttft_p99", "p99", [4, 3]]]);
+    overTime("TTFT from the scheduled start", "ms: what a user who came on time felt", "ms", [["scheduled_p50", "p50"], ["scheduled_p99", "p99", [4, 3]]]);
+    overTime("Inter-token latency", "ms, p50 and p99 of each interval", "ms", [["itl_p50", "p50"], ["itl_p99", "p99", [4, 3]]]);
+    overTime("End to end", "ms, p50 and p99 of each interval", "ms", [["e2e_p50", "p50"], ["e2e_p99", "p99", [4, 3]]]);
+    overTime("In flight", "", "", [["in_flight", ""]]);
+    const health = [];
+    data.clients.forEach((c, run) => {
+      const where = data.clients.length > 1 ? " " + data.runs[run] : "";
+      health.push({ color: 0, label: "loop lag p99 (us)" + where, x: data.x[run], y: c.lag });
+      health.push({ color: 1, label: "CPU of the busiest worker (%)" + where, x: data.x[run], y: c.cpu });
+      health.push({ color: 3, label: "steal (%)" + where, x: data.x[run], y: c.steal, dash: [4, 3] });
+    });
+    plot(card("time", "Health of this client", ""), health, { time: true });
+  }
+
+  const NINES = [0.5, 0.9, 0.99, 0.999, 0.9999, 0.99999, 0.999999];
+  // Only labels that do not run into the one before, the highest percentile first in line.
+  function apart(u, all) {
+    let last = Infinity;
+    return all.slice().reverse().map((v) => {
+      const at = u.valToPos(v, "x");
+      if (last - at < 62 || at > u.bbox.width / devicePixelRatio - 10) return null;
+      last = at;
+      return v;
+    }).reverse();
+  }
+
+  function drawDistributions() {
+    for (const d of data.distributions) {
+      const lines = d.curves.map((c) => ({
+        target: c.target, color: many ? undefined : c.dash ? 1 : 0, label: named(data.series[c.target], c.what),
+        x: c.p.map((p) => 1 / (1 - p)), y: c.v, dash: c.dash ? [4, 3] : undefined,
+      }));
+      plot(card("distributions", d.title + " by percentile", d.unit + ", the axis is logarithmic in 1/(1 - percentile)"), lines, {
+        x: { distr: 3, log: 10 }, unit: " " + d.unit, xLabel: "percentile",
+        xValue: (_, v) => (v == null ? "–" : +(100 * (1 - 1 / v)).toPrecision(6) + " %"),
+        xAxis: {
+          splits: (u) => NINES.map((p) => 1 / (1 - p)).filter((v) => v >= u.scales.x.min * 0.999 && v <= u.scales.x.max * 1.001),
+          filter: (_, all) => all,
+          values: (u, all) => apart(u, all).map((v) => (v == null ? "" : +(100 * (1 - 1 / v)).toPrecision(7) + " %")),
+        },
+      });
+      const cdf = d.curves.filter((c) => !c.dash).map((c) => ({ target: c.target, label: named(data.series[c.target], ""), x: c.v.filter((v, k) => k === 0 || v > c.v[k - 1]), y: c.p.filter((_, k) => k === 0 || c.v[k] > c.v[k - 1]).map((p) => 100 * p) }));
+      plot(card("distributions", d.title + ", share of all below", "%"), cdf, {
+        x: { distr: 3, log: 10 }, unit: " %", xLabel: d.unit, xValue: (_, v) => (v == null ? "–" : short(v) + " " + d.unit),
+        xAxis: { values: (_, all) => all.map((v) => (v == null ? "" : short(v))), filter: (u, all) => all.map((v) => (/^[125]/.test(v.toExponential()) ? v : null)) },
+        y: { range: [0, 100] },
+      });
+    }
+  }
+
+  function mix(a, b, t) {
+    const p = (h) => [1, 3, 5].map((i) => parseInt(h.slice(i, i + 2), 16));
+    const [x, y] = [p(a), p(b)];
+    return "rgb(" + x.map((v, i) => Math.round(v + (y[i] - v) * t)).join() + ")";
+  }
+
+  const maps = [];
+  function drawHeat() {
+    for (const h of data.heat) {
+      const box = card("heat", h.title, "ms from bottom to top, requests per interval from light to strong");
+      const canvas = document.createElement("canvas");
+      canvas.className = "heat";
+      canvas.setAttribute("role", "img");
+      canvas.setAttribute("aria-label", h.title);
+      box.append(canvas);
+      const tip = document.createElement("p");
+      tip.className = "small soft";
+      tip.textContent = "Point at a cell to read it.";
+      box.append(tip);
+      maps.push({ h, canvas });
+      canvas.addEventListener("pointermove", (e) => {
+        const at = place(h, canvas, e.offsetX, e.offsetY);
+        tip.textContent = at ? clock(at.from) + " to " + clock(at.to) + ": " + at.n.toLocaleString("en") + " of " + at.low + " to " + at.high + " ms" : "Point at a cell to read it.";
+      });
+      paint(h, canvas);
+    }
+  }
+
+  const LEFT = 52, BOTTOM = 22;
+  function place(h, canvas, px, py) {
+    const w = canvas.clientWidth - LEFT, t = canvas.clientHeight - BOTTOM;
+    const i = Math.floor((px - LEFT) / w * h.cells.length), k = Math.floor((t - py) / t * h.rows.length);
+    if (i < 0 || k < 0 || i >= h.cells.length || k >= h.rows.length) return null;
+    return { from: h.times[i], to: h.times[i + 1], n: h.cells[i][k], low: h.rows[k][0], high: h.rows[k][1] == null ? "more" : h.rows[k][1] };
+  }
+
+  function paint(h, canvas) {
+    const ratio = window.devicePixelRatio || 1, W = canvas.clientWidth, H = canvas.clientHeight;
+    canvas.width = W * ratio;
+    canvas.height = H * ratio;
+    const g = canvas.getContext("2d");
+    g.scale(ratio, ratio);
+    const w = W - LEFT, t = H - BOTTOM, from = css("--heat-0"), to = css("--heat-1");
+    const top = Math.max(1, ...h.cells.map((c) => Math.max(...c)));
+    g.fillStyle = from;
+    g.fillRect(LEFT, 0, w, t);
+    h.cells.forEach((column, i) => column.forEach((n, k) => {
+      if (!n) return;
+      g.fillStyle = mix(from, to, 0.15 + 0.85 * Math.log1p(n) / Math.log1p(top));
+      const x = LEFT + Math.floor(i * w / h.cells.length), x2 = LEFT + Math.floor((i + 1) * w / h.cells.length);
+      const y = t - Math.floor((k + 1) * t / h.rows.length), y2 = t - Math.floor(k * t / h.rows.length);
+      g.fillRect(x, y, Math.max(1, x2 - x), Math.max(1, y2 - y));
+    }));
+    g.fillStyle = css("--soft");
+    g.font = "12px system-ui, sans-serif";
+    g.textAlign = "right";
+    const step = Math.max(1, Math.ceil(h.rows.length * 15 / t));
+    h.rows.forEach((row, k) => { if (k % step === 0) g.fillText(short(row[0]), LEFT - 6, t - k * t / h.rows.length + 3); });
+    const ends = Math.max(2, Math.min(6, Math.floor(w / 90)));
+    for (let i = 0; i < ends; i++) {
+      const at = Math.round(i * (h.times.length - 1) / (ends - 1));
+      g.textAlign = i === 0 ? "left" : i === ends - 1 ? "right" : "center";
+      g.fillText(clock(h.times[at]), LEFT + i * w / (ends - 1), H - 5);
+    }
+  }
+
+  function drawChips() {
+    const bar = document.getElementById("targets");
+    if (!many) { bar.remove(); return; }
+    data.series.forEach((s, i) => {
+      const chip = document.createElement("button");
+      chip.className = "chip";
+      chip.type = "button";
+      chip.setAttribute("aria-pressed", "true");
+      chip.style.setProperty("--c", "var(--c" + (i % 8) + ")");
+      chip.append(document.createElement("i"), s.name);
+      chip.addEventListener("click", () => {
+        const on = !shown.has(i);
+        if (on) shown.add(i); else shown.delete(i);
+        chip.setAttribute("aria-pressed", String(on));
+        for (const c of charts) c.lines.forEach((l, k) => { if (l.target === i) c.u.setSeries(k + 1, { show: on }); });
+      });
+      bar.append(chip);
+    });
+  }
+
+  function resize() {
+    for (const c of charts) c.u.setSize({ width: c.box.clientWidth - 32, height: c.u.height });
+    for (const m of maps) paint(m.h, m.canvas);
+  }
+
+  drawChips();
+  drawTime();
+  drawDistributions();
+  drawHeat();
+  let waiting = 0;
+  window.addEventListener("resize", () => { cancelAnimationFrame(waiting); waiting = requestAnimationFrame(resize); });
+  matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => { for (const c of charts) c.u.redraw(false, true); for (const m of maps) paint(m.h, m.canvas); });
+  document.documentElement.dataset.charts = String(charts.length + maps.length);
+})();

@@ -1,0 +1,193 @@
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hdrh.histogram import HdrHistogram
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from llm_latency_lens.collectors.snapshot import ENCODER, SCALES
+from llm_latency_lens.engine.errors import OutputError
+from llm_latency_lens.exporters import hdrread
+from llm_latency_lens.exporters import html as report
+from tests.support_browser import opened
+from tests.support_runs import FakeRun
+
+DAY = 86_400
+
+
+def payload_of(page: str) -> dict[str, Any]:
+    found = re.search(r'<script type="application/json" id="data">(.*?)</script>', page, re.S)
+    assert found
+    told: dict[str, Any] = json.loads(found[1])
+    return told
+
+
+def write_hlog(folder: Path, values: dict[str, list[list[int]]]) -> dict[str, Any]:
+    """An interval log of the given ns values per tag and tick, and the library's own sum per tag."""
+    sums: dict[str, Any] = {}
+    with (folder / "intervals.hlog").open("w") as file:
+        file.write(
+            '#[Histogram log format version 1.3]\n"StartTimestamp","Interval_Length","Interval_Max","Histogram"\n'
+        )
+        for tag, ticks in values.items():
+            sums[tag] = HdrHistogram(hdrread.LOWEST, hdrread.HIGHEST, 3)
+            for tick, numbers in enumerate(ticks):
+                h = HdrHistogram(hdrread.LOWEST, hdrread.HIGHEST, 3)
+                for number in numbers:
+                    h.record_value(number)
+                    sums[tag].record_value(number)
+                file.write(f"Tag={tag},{tick}.000,1.000,0.0,{h.encode().decode()}\n")
+    return sums
+
+
+@given(st.lists(st.lists(st.integers(1_000, 3_600_000_000_000), max_size=20), min_size=1, max_size=4))
+@settings(max_examples=30, deadline=None)
+def test_the_fast_reader_adds_up_to_what_the_library_recorded(
+    tmp_path_factory: pytest.TempPathFactory, ticks: list[list[int]]
+) -> None:
+    folder = tmp_path_factory.mktemp("hlog")
+    expected = write_hlog(folder, {"ttft_ms/a": ticks})["ttft_ms/a"]
+    counts = hdrread.sums(folder / "intervals.hlog", ["ttft_ms/a"])["ttft_ms/a"]
+    assert counts.tolist() == [expected.get_count_at_index(i) for i in range(expected.counts_len)]
+
+
+def test_a_torn_or_foreign_line_in_the_log_is_passed_over(tmp_path: Path) -> None:
+    write_hlog(tmp_path, {"ttft_ms/a": [[50_000_000] * 3], "other": [[1_000_000]]})
+    with (tmp_path / "intervals.hlog").open("a") as file:
+        file.write("Tag=ttft_ms/a,1.0,1.0,0.0,HISTFAAnot!base64\nTag=ttft_ms/a,2.0,1.0,0.0,HIST")
+    counts = hdrread.sums(tmp_path / "intervals.hlog", ["ttft_ms/a"])
+    assert {tag: int(c.sum()) for tag, c in counts.items()} == {"ttft_ms/a": 3}
+
+
+@pytest.fixture(scope="module")
+def run_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("run")
+    FakeRun(ticks=60, targets=3).write(folder)
+    return folder
+
+
+def test_the_page_needs_nothing_from_outside_itself(run_dir: Path) -> None:
+    page = report.report_html([run_dir])
+    assert not re.search(r'(src|href)\s*=\s*["\']?(https?:|//)', page)
+    assert "{{" not in page.split("<script", 1)[0]
+    assert "default-src 'none'" in page
+
+
+def test_the_page_says_the_verdict_the_numbers_and_what_went_wrong(run_dir: Path) -> None:
+    page = report.report_html([run_dir])
+    told = json.loads((run_dir / "summary.json").read_bytes())
+    for word in ("VALID", "TTFT scheduled ms", "ttft_ms.p99 &lt;= 500", "http_rate_limited", "AMD EPYC", "Plan"):
+        assert word in page
+    assert f"{told['requests']['ok']:,}" in page
+    assert all(target["name"] in page for target in told["targets"])
+
+
+def test_the_charts_carry_every_tick_of_a_short_run(run_dir: Path) -> None:
+    charts = payload_of(report.report_html([run_dir]))
+    ticks = [json.loads(line) for line in (run_dir / "intervals.jsonl").read_text().splitlines()]
+    assert charts["x"][0] == [tick["elapsed_s"] for tick in ticks]
+    first = charts["series"][1]
+    assert first["ok"] == [tick["intervals"][1]["requests"]["ok"] for tick in ticks]
+    assert first["ttft_p99"] == pytest.approx([t["intervals"][1]["metrics"]["ttft_ms"]["p99"] for t in ticks], rel=1e-3)
+
+
+def test_a_servers_text_cannot_become_markup_or_script(tmp_path: Path) -> None:
+    run = FakeRun(ticks=3, targets=2)
+    run.names[0] = "</script><script>alert(1)</script>"
+    run._samples = {name: dict(s) for name, s in zip(run.names, run._samples.values(), strict=True)}
+    run._totals = dict(zip(run.names, run._totals.values(), strict=True))
+    run._tokens = dict(zip(run.names, run._tokens.values(), strict=True))
+    run.write(tmp_path)
+    told = json.loads((tmp_path / "summary.json").read_bytes())
+    told["errors"] = [{"target": "t", "outcome": "http_server", "count": 1, "message": "<img src=x onerror=alert(1)>"}]
+    (tmp_path / "summary.json").write_text(json.dumps(told))
+    page = report.report_html([tmp_path])
+    assert "<script>alert(1)" not in page
+    assert "<img" not in page
+    assert payload_of(page)["series"][0]["name"] == run.names[0]
+
+
+def test_distributions_are_exact_where_the_run_has_its_histograms(run_dir: Path, tmp_path: Path) -> None:
+    for name in ("summary.json", "intervals.jsonl", "plan.json"):
+        (tmp_path / name).write_bytes((run_dir / name).read_bytes())
+    values = [int(v) for v in np.random.default_rng(3).lognormal(17.7, 0.3, 4000)]
+    expected = write_hlog(tmp_path, {"ttft_ms/target-0": [values[:1500], values[1500:]]})["ttft_ms/target-0"]
+    page = report.report_html([tmp_path])
+    assert "from the HDR histograms of the run" in page
+    curve = payload_of(page)["distributions"][0]["curves"][0]
+    for p, v in zip(curve["p"], curve["v"], strict=True):
+        if p > 0:
+            exact = expected.get_value_at_percentile(100 * p) / SCALES["ttft_ms"]
+            assert v == pytest.approx(exact, rel=0.002)
+
+
+def test_a_days_run_of_five_targets_stays_small_and_keeps_its_peaks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = FakeRun(ticks=1, targets=5)
+    tick = report._TICKS.decode(ENCODER.encode(next(iter(run.snapshots()))))
+    quiet, loud = tick.intervals, [*tick.intervals]
+    high = report._Percentiles(count=1, p50=9_000.0, p99=9_999.0)
+    loud[2] = report._Interval(target="target-2", phase="steady", metrics=report._Metrics(ttft_ms=high))
+    course = report.Course()
+    for i in range(DAY):
+        course.take(report._Tick(tick=i, elapsed_s=i + 1.0, seconds=1.0, intervals=loud if i == 54_321 else quiet))
+    assert len(course.spans) <= report.POINTS
+    run.write(tmp_path)
+    monkeypatch.setattr(report, "_course", lambda _: course)
+    page = report.report_html([tmp_path])
+    assert len(page) < 15_000_000
+    charts = payload_of(page)
+    assert max(v for v in charts["series"][2]["ttft_p99"] if v is not None) == 9_999
+    total = sum(ok * span.seconds for ok, span in zip(charts["series"][0]["ok"], course.spans, strict=True))
+    assert total == pytest.approx(DAY * tick.intervals[0].requests.ok, rel=1e-3)
+    assert f"86,400 ticks, each point stands for {course.width}" in page
+
+
+def test_unhealthy_intervals_are_marked(tmp_path: Path) -> None:
+    run = FakeRun(ticks=10, targets=1)
+    run.write(tmp_path)
+    lines = (tmp_path / "intervals.jsonl").read_text().splitlines()
+    for k in range(5, 10):
+        told = json.loads(lines[k])
+        told["client"]["ring_drops"] = 3  # counted once, at the tick where it appears
+        lines[k] = json.dumps(told)
+    (tmp_path / "intervals.jsonl").write_text("\n".join(lines) + "\n")
+    assert payload_of(report.report_html([tmp_path]))["unhealthy"] == [[5, 6]]
+
+
+def test_a_directory_without_a_summary_says_what_to_do(tmp_path: Path) -> None:
+    with pytest.raises(OutputError, match="lens recover"):
+        report.report_html([tmp_path])
+
+
+@pytest.mark.parametrize(("width", "dark"), [(1280, False), (1280, True), (400, False)])
+def test_a_real_browser_draws_every_chart_and_complains_about_nothing(
+    run_dir: Path, tmp_path: Path, width: int, dark: bool
+) -> None:
+    page = tmp_path / "report.html"
+    report.write_html([run_dir], page)
+    probe = "<script>const e = document.documentElement; e.dataset.overflow = e.scrollWidth - e.clientWidth;</script>"
+    page.write_text(page.read_text().replace("</body>", f"{probe}</body>"))
+    dom, console = opened(page, tmp_path, width=width, dark=dark)
+    assert console == []
+    assert 'data-charts="16"' in dom
+    assert dom.count('class="uplot') == 14
+    assert dom.count('class="chip"') == 3
+    assert 'data-overflow="0"' in dom
+
+
+def test_several_runs_stand_side_by_side(run_dir: Path, tmp_path: Path) -> None:
+    FakeRun(ticks=20, targets=1, seed=9).write(tmp_path / "second")
+    report.write_html([run_dir, tmp_path / "second"], tmp_path / "both.html")
+    charts = payload_of((tmp_path / "both.html").read_text())
+    assert [s["run"] for s in charts["series"]] == [0, 0, 0, 1]
+    assert [len(x) for x in charts["x"]] == [60, 20]
+    _, console = opened(tmp_path / "both.html", tmp_path, width=1280)
+    assert console == []
