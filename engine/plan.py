@@ -103,6 +103,7 @@ class Workload(Frozen):
     input_tokens: Length | None = None
     output_tokens: Length | None = None  # asked for as max tokens; None leaves it to `parameters`
     tokenizer: str | None = None  # tokenizer.json or a toktok vocabulary, for synthetic prompts and local counts
+    calibration: float = 1.0  # real over estimated prompt tokens by a probe; sizes made-up texts without a tokenizer
     count_tokens: bool = False  # count output tokens locally where the provider does not say
     prefix: Literal["none", "unique", "shared"] = "none"
     prefix_tokens: int = 0

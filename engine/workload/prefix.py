@@ -1,0 +1,54 @@
+"""What every prompt begins with, for studies of KV caches: the same text, or one that no other prompt has."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Final
+
+from llm_latency_lens.engine.dialects import Prompt
+from llm_latency_lens.engine.errors import PlanError
+from llm_latency_lens.engine.plan import Workload
+from llm_latency_lens.engine.workload.draw import key_of
+from llm_latency_lens.engine.workload.text import HEAD, Prose
+
+_MADE_UP: Final = ("synthetic", "trace")
+
+Prefix = Callable[[int, int], str]  # phase, slot -> text
+
+
+def prefix_of(workload: Workload, seed: int, prose: Prose) -> tuple[Prefix, int] | None:
+    """The prefix of a slot and its length in tokens, None for none. It comes on top of the prompt's own tokens.
+
+    unique: HEAD words if no length is asked for, the fewest that differ between all slots; made-up prompts are unique
+    without. Two runs with one seed have the same prefixes: change the seed to find nothing of the last run cached.
+    """
+    tokens = workload.prefix_tokens
+    if tokens < 0:
+        raise PlanError(f"prefix_tokens must be >= 0, got {tokens} (workload.prefix_tokens)")
+    if workload.prefix == "none":
+        if tokens:
+            raise PlanError("prefix_tokens needs a prefix: shared or unique (workload.prefix)")
+        return None
+    if workload.prefix == "shared":
+        if not tokens:
+            raise PlanError("a shared prefix needs a length (workload.prefix_tokens)")
+        shared = prose.text(key_of(seed, "shared prefix"), tokens)
+        return (lambda phase, slot: shared), tokens
+    if workload.kind in _MADE_UP and not tokens:
+        return None
+    tokens = tokens or HEAD
+    return (lambda phase, slot: prose.text(key_of(seed, phase, "prefix") ^ slot, tokens)), tokens
+
+
+def prefixed(prompt: Prompt, prefix: str, target_system: str | None, joint: str) -> Prompt:
+    """The prompt with `prefix` as the first text that the model sees: of the system prompt where there is one."""
+    system = prompt.system if prompt.system is not None else target_system
+    if system:
+        return prompt._replace(system=f"{prefix}{joint}{system}")
+    first, *later = prompt.messages
+    content = first["content"]
+    if isinstance(content, str):
+        content = f"{prefix}{joint}{content}"
+    else:
+        content = [{"type": "text", "text": prefix}, *content]
+    return prompt._replace(messages=({**first, "content": content}, *later))

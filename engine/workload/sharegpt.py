@@ -1,0 +1,69 @@
+"""ShareGPT conversations: one prompt each, the first human turn, and a limit as long as the reply it got.
+
+As in vLLM's benchmark, conversations without a human turn and its reply are passed over, and so are empty ones; the
+later turns are not asked. A file is one JSON array (any size, cut as it is read) or one conversation a line.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, Final
+
+from llm_latency_lens.engine.dialects import Prompt
+from llm_latency_lens.engine.errors import PlanError
+from llm_latency_lens.engine.plan import Workload
+from llm_latency_lens.engine.workload.ask import Ask
+from llm_latency_lens.engine.workload.deck import Pass, deck_of
+from llm_latency_lens.engine.workload.files import Raw, open_records
+from llm_latency_lens.engine.workload.text import Prose
+
+_HUMAN: Final = frozenset({"human", "user"})
+_MODEL: Final = frozenset({"gpt", "assistant", "chatgpt", "bing", "bard", "model"})
+
+
+class ShareGpt:
+    """The prompts of a ShareGPT file."""
+
+    def __init__(self, workload: Workload, seed: int, prose: Prose) -> None:
+        self._records = open_records(workload.path, "workload.path")
+        self._prose = prose
+        if next(self._usable(self._records.ordered()), None) is None:
+            raise PlanError(f"{workload.path} holds no conversation with a human turn and its reply (workload.path)")
+        self._deck = deck_of(self._records, workload.order, seed, self._usable)
+
+    def asks(self, worker: int, workers: int, first: int, phase: int) -> Iterator[Ask]:
+        for slot, place, raw in self._deck.deal(worker, workers, first, phase):
+            exchange = self._exchange(place, raw)
+            assert exchange is not None  # the deck holds usable ones only
+            human, reply = exchange
+            yield Ask(slot, Prompt(({"role": "user", "content": human},), None, self._tokens(reply)))
+
+    def _usable(self, records: Pass) -> Pass:
+        return (record for record in records if self._exchange(*record) is not None)
+
+    def _tokens(self, reply: str) -> int:
+        return max(self._prose.count(reply) if self._prose.count else self._prose.estimate(len(reply)), 1)
+
+    def _exchange(self, place: int, raw: Raw) -> tuple[str, str] | None:
+        """The first human turn and the reply to it, None if the conversation does not begin with them."""
+        try:
+            columns = self._records.columns(raw)
+            turns = columns.get("conversations", columns.get("conversation"))
+            if not isinstance(turns, list):
+                raise ValueError(f"no conversations, the columns are: {', '.join(columns)}")
+            said = [_turn(turn) for turn in turns[:3]]
+        except ValueError as error:
+            raise PlanError(f"{self._records.where(place)}: {error}") from error
+        if said and said[0][0] == "system":
+            del said[0]
+        if len(said) < 2 or said[0][0] not in _HUMAN or said[1][0] not in _MODEL:
+            return None
+        human, reply = said[0][1], said[1][1]
+        return (human, reply) if human.strip() and reply.strip() else None
+
+
+def _turn(turn: Any) -> tuple[str, str]:
+    if not isinstance(turn, dict):
+        raise ValueError(f"a turn must be an object with from and value, got {turn!r}")
+    speaker, text = turn.get("from", turn.get("role")), turn.get("value", turn.get("content"))
+    return (speaker, text) if isinstance(speaker, str) and isinstance(text, str) else ("", "")

@@ -1,0 +1,213 @@
+"""Recorded arrivals replayed: when each request came, how long its prompt and reply were, and which prefix it shared.
+
+    Mooncake   JSONL {"timestamp": ms, "input_length", "output_length", "hash_ids": [...]}
+    Azure      CSV TIMESTAMP,ContextTokens,GeneratedTokens  (UTC times of day, 100 ns)
+    BurstGPT   CSV Timestamp,[Session ID,Elapsed time,]Model,Request tokens,Response tokens,...  (seconds)
+
+Traces hold no text, it is made up. A hash id stands for the same BLOCK_TOKENS tokens of text everywhere, so equal
+prefixes of hash ids are equal prefixes of prompts; the last block may be cut. Lengths of 0 (BurstGPT's failed requests)
+become 1: every arrival is replayed. Rows may be out of order by up to WINDOW rows: they are sorted on the way.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
+from heapq import heappop, heappush, heappushpop
+from itertools import islice
+from typing import Any, Final, NamedTuple
+
+import msgspec
+
+from llm_latency_lens.engine.dialects import Prompt
+from llm_latency_lens.engine.errors import PlanError
+from llm_latency_lens.engine.plan import SECOND, Workload
+from llm_latency_lens.engine.workload.ask import Ask
+from llm_latency_lens.engine.workload.deck import Pass, Streamed
+from llm_latency_lens.engine.workload.draw import key_of
+from llm_latency_lens.engine.workload.files import Raw, Records, Table, open_records
+from llm_latency_lens.engine.workload.text import Prose
+
+BLOCK_TOKENS: Final = 512
+WINDOW: Final = 4096
+CHECKED: Final = 1000
+
+
+class Arrival(NamedTuple):
+    """One request of a trace."""
+
+    input_tokens: int
+    output_tokens: int
+    hash_ids: tuple[int, ...] = ()
+
+
+class Format(NamedTuple):
+    """How one trace is read; both raise ValueError saying what is wrong with the row."""
+
+    at_ns: Callable[[Raw], int]
+    arrival: Callable[[Raw], Arrival]
+
+
+class Trace:
+    """The prompts and times of a trace file, in the order of its times."""
+
+    def __init__(self, workload: Workload, seed: int, prose: Prose) -> None:
+        if workload.order != "sequential":
+            raise PlanError(f"a trace has its own order, it cannot be {workload.order!r} (workload.order)")
+        if not workload.time_scale > 0:
+            raise PlanError(f"time_scale must be > 0, got {workload.time_scale!r} (workload.time_scale)")
+        self._records = open_records(workload.path, "workload.path")
+        self._format = format_of(self._records)
+        self._time_scale = workload.time_scale
+        self._deck = Streamed(lambda _: self._by_time(), workload.path)
+        self._prose = prose
+        self._seed = seed
+        # A unique prefix is for prompts that share nothing: then the hash ids are left aside.
+        self._shared = workload.prefix != "unique"
+        checked = 0
+        for place, raw in islice(self._by_time(), CHECKED):
+            self._read(self._format.arrival, place, raw)
+            checked += 1
+        if not checked:
+            raise PlanError(f"{workload.path} holds no requests (workload.path)")
+
+    def timestamps(self) -> Iterator[int]:
+        """When each request of the trace is due, ns after the first one, stretched by `time_scale`. Ends with it."""
+        begin: int | None = None
+        for place, raw in self._by_time():
+            at_ns = self._read(self._format.at_ns, place, raw)
+            if begin is None:
+                begin = at_ns
+            yield round((at_ns - begin) * self._time_scale)
+
+    def asks(self, worker: int, workers: int, first: int, phase: int) -> Iterator[Ask]:
+        tail_key = key_of(self._seed, phase, "text")
+        for slot, place, raw in self._deck.deal(worker, workers, first, phase):
+            arrival = self._read(self._format.arrival, place, raw)
+            text = self._text(arrival, tail_key ^ slot)
+            prompt = Prompt(({"role": "user", "content": text},), None, arrival.output_tokens)
+            yield Ask(slot, prompt, arrival.input_tokens)
+
+    def _text(self, arrival: Arrival, tail_key: int) -> str:
+        blocks: list[str] = []
+        left = arrival.input_tokens
+        for hash_id in arrival.hash_ids if self._shared else ():
+            if left <= 0:
+                break
+            blocks.append(self._prose.text(key_of(self._seed, "block", hash_id), min(left, BLOCK_TOKENS)))
+            left -= BLOCK_TOKENS
+        if left > 0:
+            blocks.append(self._prose.text(tail_key, left))
+        return " ".join(blocks)
+
+    def _by_time(self) -> Pass:
+        """One pass over the trace in the order of its times; rows of equal times stay in file order."""
+        heap: list[tuple[int, int, int, Raw]] = []
+        last = None
+        for number, (place, raw) in enumerate(self._records.ordered()):
+            entry = (self._read(self._format.at_ns, place, raw), number, place, raw)
+            if last is not None and entry[0] < last:
+                raise PlanError(
+                    f"{self._records.where(place)}: its time is before that of a row more than {WINDOW} rows earlier;"
+                    " sort the trace by time first"
+                )
+            if len(heap) < WINDOW:
+                heappush(heap, entry)
+                continue
+            last, _, *record = heappushpop(heap, entry)
+            yield record[0], record[1]
+        while heap:
+            _, _, place, raw = heappop(heap)
+            yield place, raw
+
+    def _read(self, part: Callable[[Raw], Any], place: int, raw: Raw) -> Any:
+        try:
+            return part(raw)
+        except (ValueError, msgspec.DecodeError) as error:
+            raise PlanError(f"{self._records.where(place)}: {error}") from error
+
+
+def format_of(records: Records) -> Format:
+    """Which trace this is, by its columns. Raises PlanError."""
+    if not isinstance(records, Table):
+        return MOONCAKE
+    names = {name.lower(): i for i, name in enumerate(records.header)}
+    for (at, prompt, reply), read_at in _TABLES:
+        if at in names and prompt in names and reply in names:
+            return _table(records, names[at], names[prompt], names[reply], read_at)
+    raise PlanError(
+        f"{records.path} is no trace that is known: it needs the columns TIMESTAMP,ContextTokens,GeneratedTokens"
+        f" (Azure) or Timestamp,Request tokens,Response tokens (BurstGPT), got {records.header}"
+    )
+
+
+def _table(records: Table, at: int, prompt: int, reply: int, read_at: Callable[[str], int]) -> Format:
+    def at_ns(cells: list[str]) -> int:
+        records.columns(cells)
+        return read_at(cells[at])
+
+    return Format(at_ns, lambda cells: Arrival(_tokens(cells[prompt]), _tokens(cells[reply])))
+
+
+def _tokens(cell: str) -> int:
+    number = float(cell)
+    if not 0 <= number < 1 << 32:
+        raise ValueError(f"not a number of tokens: {cell!r}")
+    return max(int(number), 1)
+
+
+def seconds_ns(cell: str) -> int:
+    """`12.5` seconds as ns, without the rounding of a float."""
+    whole, _, fraction = cell.strip().partition(".")
+    if not whole.isdecimal() or (fraction and not fraction.isdecimal()):
+        return round(float(cell) * SECOND)  # 1e3, .5: whatever else float() takes, or its ValueError
+    return int(whole) * SECOND + int(fraction[:9].ljust(9, "0") or "0")
+
+
+_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+def utc_ns(cell: str) -> int:
+    """`2023-11-16 18:15:46.6805900`, with or without a zone, as ns since 1970; datetime keeps only 1000 ns of it."""
+    text = cell.strip()
+    moment, fraction, zone = text[:19], "", text[19:]
+    if zone.startswith("."):
+        digits = len(zone) - len(zone[1:].lstrip("0123456789"))
+        fraction, zone = zone[1:digits], zone[digits:]
+    at = datetime.fromisoformat(moment + zone)
+    since = (at if at.tzinfo else at.replace(tzinfo=UTC)) - _EPOCH
+    return (since.days * 86400 + since.seconds) * SECOND + int(fraction[:9].ljust(9, "0"))
+
+
+_TABLES: Final = (
+    (("timestamp", "contexttokens", "generatedtokens"), utc_ns),
+    (("timestamp", "request tokens", "response tokens"), seconds_ns),
+)
+
+
+class _MooncakeTime(msgspec.Struct):
+    timestamp: int | float
+
+
+class _MooncakeRow(msgspec.Struct):
+    input_length: int
+    output_length: int
+    hash_ids: tuple[int, ...] = ()
+
+
+_TIME: Final = msgspec.json.Decoder(_MooncakeTime)
+_ROW: Final = msgspec.json.Decoder(_MooncakeRow)
+
+
+def _mooncake_at_ns(raw: bytes | str) -> int:
+    return round(_TIME.decode(raw).timestamp * 1_000_000)
+
+
+def _mooncake_arrival(raw: bytes | str) -> Arrival:
+    row = _ROW.decode(raw)
+    if row.input_length < 0 or row.output_length < 0:
+        raise ValueError("a length is < 0")
+    return Arrival(max(row.input_length, 1), max(row.output_length, 1), row.hash_ids)
+
+
+MOONCAKE: Final = Format(_mooncake_at_ns, _mooncake_arrival)
