@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Final
 
 from llm_latency_lens.engine import record
 from llm_latency_lens.engine.dialects import END, FAILED
+from llm_latency_lens.engine.dialects.outcomes import kept_headers
 from llm_latency_lens.engine.errors import ProtocolError
 from llm_latency_lens.engine.framing import Framing, framing_of
 from llm_latency_lens.engine.http1 import ResponseParser
@@ -296,9 +297,9 @@ class Connection:
     def _headers(self, exchange: Exchange) -> None:
         parser = self.parser
         exchange.http_status = parser.status
-        exchange.kept_headers = self.pool.kept_headers(parser.headers)
+        exchange.kept_headers = kept_headers(parser.headers)
         if 200 <= parser.status < 300 and self.pool.target.stream:
-            kind = self.pool.framing(exchange.reply, parser.headers.get("content-type", ""))
+            kind = self.pool.framing(exchange.reply, parser.headers.get(b"content-type", b"").decode("latin-1"))
             if kind == "none":
                 exchange.flags |= record.FRAMED_ONCE
             else:

@@ -26,6 +26,7 @@ class Share(msgspec.Struct, kw_only=True, tag="share"):
     segment: str
     geometry: tuple[int, ...]
     environ: dict[str, str] = {}  # the proxy variables
+    prices: list[tuple[int, int]] = []  # pico-USD per input and output token of each target, where a budget is set
 
 
 class Order(msgspec.Struct, kw_only=True, tag="order"):

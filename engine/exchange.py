@@ -28,7 +28,6 @@ class Exchange:
         "end_ns",
         "error",
         "estimate_tokens",
-        "estimate_usd",
         "events",
         "exact",
         "first_event_ns",
@@ -50,6 +49,7 @@ class Exchange:
         "received_bytes",
         "reply",
         "request",
+        "reserved",
         "send_ns",
         "sent_bytes",
         "series_word",
@@ -72,7 +72,7 @@ class Exchange:
         self.session: Session | None = None
         self.connection: Connection | None = None
         self.estimate_tokens = 0
-        self.estimate_usd = 0.0
+        self.reserved = 0  # pico-USD of the budget
         self.inflight_slot = 0
         self.dequeued_ns = 0
         self.send_ns = 0

@@ -12,6 +12,7 @@ from llm_latency_lens.engine.workload import Item, Session
 
 AHEAD: Final = 512
 AHEAD_BYTES: Final = 4 << 20
+OUTPUT_ESTIMATE: Final = 256  # tokens, where nothing limits the reply
 SLICE_NS: Final = 200_000  # rendering gives the loop back after this long
 
 
@@ -22,7 +23,8 @@ class Prepared(NamedTuple):
     offset_ns: int
     target: int
     wire: bytes
-    estimate_tokens: int
+    estimate_tokens: int  # prompt and output
+    output_tokens: int  # of them, output
     session: Session | None
 
 
@@ -90,6 +92,7 @@ class Feed:
         if item.prompt is not prompt:
             wire = self._render(item.target, item.prompt)
             self._last[item.target] = (item.prompt, wire)
-        self._ready.append(Prepared(slot[0], slot[1], item.target, wire, item.estimate_tokens, item.session))
+        output = item.prompt.max_tokens or min(OUTPUT_ESTIMATE, item.estimate_tokens)
+        self._ready.append(Prepared(*slot, item.target, wire, item.estimate_tokens, output, item.session))
         self._bytes += len(wire)
         return True

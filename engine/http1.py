@@ -64,7 +64,6 @@ class ResponseParser:
     """
 
     __slots__ = (
-        "_first",
         "_header_bytes",
         "_inflate",
         "_inflated",
@@ -80,8 +79,7 @@ class ResponseParser:
 
     def __init__(self) -> None:
         self.bodies: list[bytes] = []
-        self.headers: dict[str, str] = {}
-        self._first = True
+        self.headers: dict[bytes, bytes] = {}  # names in lower case
         self._parser: Any = None
         self._begin()
 
@@ -133,7 +131,7 @@ class ResponseParser:
         """The server closed. Completes a body that only the close delimits; else `complete` stays False."""
         if self.complete or not self.status:
             return
-        framed = "content-length" in self.headers or "chunked" in self.headers.get("transfer-encoding", "").lower()
+        framed = b"content-length" in self.headers or b"chunked" in self.headers.get(b"transfer-encoding", b"").lower()
         if not framed:
             self.complete = True
             self.keep_alive = False
@@ -145,7 +143,7 @@ class ResponseParser:
         if len(headers) >= HEADERS_MAX:
             raise ProtocolError(f"the reply has more than {HEADERS_MAX} headers")
         if not self.complete:
-            headers[name.decode("latin-1").lower()] = value.decode("latin-1")
+            headers[name.lower()] = value
 
     def on_headers_complete(self) -> None:
         status = self._parser.get_status_code()
@@ -160,11 +158,14 @@ class ResponseParser:
             self.headers = {}
             return
         self.status = status
-        encoding = self.headers.get("content-encoding", "identity").strip().lower()
-        if encoding in ("gzip", "x-gzip", "deflate"):
+        if b"content-encoding" in self.headers:
+            self._decode_as(self.headers[b"content-encoding"].strip().lower())
+
+    def _decode_as(self, encoding: bytes) -> None:
+        if encoding in (b"gzip", b"x-gzip", b"deflate"):
             self._inflate = zlib.decompressobj(wbits=47)
-        elif encoding not in ("identity", ""):
-            raise ProtocolError(f"the reply is encoded as {encoding!r} although identity was asked for")
+        elif encoding not in (b"identity", b""):
+            raise ProtocolError(f"the reply is encoded as {encoding.decode('latin-1')!r} although identity was asked for")
 
     def on_message_complete(self) -> None:
         if self.status:

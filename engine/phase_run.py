@@ -24,6 +24,9 @@ class Dispatcher(Protocol):
     in_flight: int
     last_now: int  # when the worker last looked at the clock
 
+    def affordable(self, run: OpenRun | ClosedRun, prepared: Prepared) -> bool:
+        """Does the budget allow this request now? When it cannot any more, the run is stopped."""
+
     def dispatch(self, run: OpenRun | ClosedRun, prepared: Prepared, intended_ns: int) -> None:
         """Starts the request of one slot, at once or when its token bucket lets it."""
 
@@ -42,7 +45,7 @@ class PhaseRun:
         self.end_ns = start_ns + phase.duration_ns if phase.duration_ns is not None else NEVER
         self.in_flight = 0  # requests and thinking sessions of this phase
         self.issued = False  # nothing more will be taken from the feed
-        self.stopping: Unsent | None = None
+        self.blocked = False  # the next slot is due but has to wait for money in flight
 
     def stop(self, worker: Dispatcher, now: int, reason: Unsent) -> None:
         """Ends the issuing; what is left of a bounded share is told as unsent."""
@@ -78,7 +81,8 @@ class OpenRun(PhaseRun):
         if self.issued:
             return
         start_ns = self.start_ns
-        while True:
+        self.blocked = False
+        while not self.issued:
             head = self.feed.peek()
             if head is None:
                 self.issued = True
@@ -94,12 +98,15 @@ class OpenRun(PhaseRun):
                 if now >= self.give_up_ns:
                     self.stop(worker, now, Unsent.NO_CAPACITY)
                 return
+            if not worker.affordable(self, head):
+                self.blocked = True
+                return
             self.feed.pop()
             worker.dispatch(self, head, intended)
 
     def next_due_ns(self, worker: Dispatcher) -> int:
         """When issue() has to be called next."""
-        if self.issued:
+        if self.issued or self.blocked:
             return NEVER
         head = self.feed.peek()
         if head is None:
@@ -151,6 +158,8 @@ class ClosedRun(PhaseRun):
             head = self.feed.peek()
             if head is None:
                 self.issued = True
+                return
+            if not worker.affordable(self, head):
                 return
             self.feed.pop()
             intended = self.free_at.popleft() if self.free_at else max(self.start_ns, now)

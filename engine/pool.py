@@ -16,7 +16,7 @@ from typing import Final, Protocol
 from llm_latency_lens.engine import record
 from llm_latency_lens.engine.connection import Connection
 from llm_latency_lens.engine.dialects import Dialect, Reply
-from llm_latency_lens.engine.dialects.outcomes import kept_headers, refusal
+from llm_latency_lens.engine.dialects.outcomes import refusal
 from llm_latency_lens.engine.dialects.table import framing_for
 from llm_latency_lens.engine.endpoint import Endpoint
 from llm_latency_lens.engine.exchange import Exchange
@@ -93,9 +93,6 @@ class Pool:
 
     def discard(self, connection: Connection) -> None:
         self.idle.pop(connection, None)
-
-    def kept_headers(self, headers: dict[str, str]) -> dict[str, str]:
-        return kept_headers(headers)
 
     def refusal(self, status: int, body: bytes) -> tuple[Outcome, str]:
         """What a reply that is not 2xx means, and its message with no secret in it."""

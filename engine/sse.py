@@ -27,7 +27,7 @@ class SseFraming:
         self._name = b""
         self._after_cr = False
         self._fresh = True  # a byte order mark may come
-        self._clean = False  # between events, nothing held back
+        self._clean = True  # between events, nothing held back
         self.comments = 0
 
     @property
@@ -41,6 +41,7 @@ class SseFraming:
         # equal to the general way for every input (tests/test_sse.py).
         if self._clean and piece[:6] == b"data: " and piece[-2:] == b"\n\n" and b"\r" not in piece:
             body = piece[6:-2]
+            self._fresh = False
             if b"\n" not in body:
                 return [(b"", body)]
             blocks = body.split(b"\n\ndata: ")

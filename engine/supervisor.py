@@ -73,12 +73,14 @@ class Supervisor:
         segment_dir: Path,
         collector: Sequence[str],
         *,
+        prices: Sequence[tuple[int, int]] = (),
         on_tick: Callable[[], str | None] = lambda: None,
     ) -> None:
         self.plan = plan
         self.manifest = manifest
         self.segment_dir = segment_dir
         self.collector_command = list(collector)
+        self.prices = list(prices)
         self.on_tick = on_tick
         self.selector = selectors.DefaultSelector()
         cores = core_plan(manifest.workers) if plan.workers.pin else None
@@ -149,6 +151,7 @@ class Supervisor:
             segment=str(worker.segment(self.segment_dir)),
             geometry=tuple(self.geometry),
             environ={key: value for key, value in os.environ.items() if key.lower() in PROXY_VARIABLES},
+            prices=self.prices,
         )
         self._tell(worker, share)
         assert process.stdout is not None

@@ -24,6 +24,7 @@ import msgspec
 import uvloop
 
 from llm_latency_lens.engine import record
+from llm_latency_lens.engine.budget import Budget
 from llm_latency_lens.engine.bucket import buckets_of
 from llm_latency_lens.engine.clock import StampClock, keep_stamps_on
 from llm_latency_lens.engine.control import Frames, Order, Share, Word, frame, read_share
@@ -102,9 +103,9 @@ class Worker:
         self.mark_cpu_ns = self.mark_events = 0
         self.gc_started_ns = 0
         self.collected_ns = 0
-        self.budget_usd = None if plan.limits.budget_usd is None else plan.limits.budget_usd / share.workers
-        self.reserved_usd = 0.0
-        self.short_of_money: list[tuple[OpenRun | ClosedRun, Exchange]] = []
+        limit = plan.limits.budget_usd
+        self.budget = None if limit is None else Budget(limit / share.workers, share.prices)
+        self.reserved: int | None = 0  # pico-USD, by affordable() for the dispatch that follows it
         self.stopping: Unsent | None = None
         self.at(monotonic_ns() + HEARTBEAT_NS, self._heartbeat)
         self.at(monotonic_ns() + CLOCK_CHECK_NS, self._check_clock)
@@ -225,6 +226,20 @@ class Worker:
 
     # --- requests -------------------------------------------------------------------------------------------------
 
+    def affordable(self, run: OpenRun | ClosedRun, prepared: Prepared) -> bool:
+        """Reserves the money for one request. Not enough: what is in flight may settle for less, else the run stops."""
+        if self.budget is None:
+            return True
+        estimate = prepared.estimate_tokens - prepared.output_tokens, prepared.output_tokens
+        self.reserved = self.budget.reserve(prepared.target, *estimate)
+        if self.reserved is not None:
+            return True
+        if not self.in_flight:
+            self.stopping = Unsent.BUDGET
+            for each in self.runs:
+                each.stop(self, self.last_now, Unsent.BUDGET)
+        return False
+
     def dispatch(self, run: OpenRun | ClosedRun, prepared: Prepared, intended_ns: int) -> None:
         """Starts the request of one slot, at once or when its token bucket lets it."""
         exchange = Exchange(
@@ -237,6 +252,7 @@ class Worker:
         )
         exchange.session = prepared.session
         exchange.estimate_tokens = prepared.estimate_tokens
+        exchange.reserved = self.reserved or 0
         self._enter(run, exchange)
 
     def _enter(self, run: OpenRun | ClosedRun, exchange: Exchange) -> None:
@@ -270,9 +286,11 @@ class Worker:
         """The pool is about to call send(): the books say so first."""
         now = monotonic_ns()
         self.segment.sent(exchange.inflight_slot, now)
-        if exchange.attempts == 1:
-            self.sent += 1
         limits = self.plan.limits
+        if exchange.attempts == 1 and not exchange.flags & record.STALE_RESENT:
+            self.sent += 1
+            if limits.cancel_share and self._to_cancel(exchange):
+                self.at(now + limits.cancel_after_ns, self._cancel_planned, exchange)
         exchange.deadline_ns = now + min(limits.timeout_ns, limits.first_token_timeout_ns or limits.timeout_ns)
         self._watch(exchange.deadline_ns)
 
@@ -290,9 +308,7 @@ class Worker:
                 self.at(monotonic_ns() + delay, self._attempt, exchange)
                 return
         self._record(run, exchange)
-        for bucket, tokens in self.buckets[exchange.target]:
-            if tokens and exchange.reply.output_tokens != record.UNKNOWN:
-                bucket.settle(exchange.estimate_tokens, exchange.reply.input_tokens + exchange.reply.output_tokens)
+        self._settle_tokens(exchange)
         if exchange.session is not None and exchange.outcome is Outcome.OK and self.stopping is None:
             following = exchange.session.next("".join(exchange.reply.text))
             if following is not None:
@@ -304,6 +320,19 @@ class Worker:
                 return
         run.freed(monotonic_ns(), failed_connect=exchange.outcome in _CONNECT_FAILURES)
         self._leave(run)
+
+    def _settle_tokens(self, exchange: Exchange) -> None:
+        """Charges what the request really used in the place of what was estimated."""
+        reply = exchange.reply
+        if self.budget is not None:
+            if exchange.outcome is Outcome.OK:
+                self.budget.settle(exchange.target, exchange.reserved, reply.input_tokens, reply.output_tokens)
+            elif not exchange.token_events:
+                self.budget.refund(exchange.reserved)
+        if reply.input_tokens != record.UNKNOWN and reply.output_tokens != record.UNKNOWN:
+            for bucket, tokens in self.buckets[exchange.target]:
+                if tokens:
+                    bucket.settle(exchange.estimate_tokens, reply.input_tokens + reply.output_tokens)
 
     def _next_turn(self, run: OpenRun | ClosedRun, last: Exchange, prompt: Prompt, intended_ns: int) -> None:
         """The think time of a session is over."""
@@ -328,7 +357,7 @@ class Worker:
 
     def _record(self, run: OpenRun | ClosedRun, exchange: Exchange) -> None:
         """Writes the books of one request: detail first, then the record that commits it, then the place is free."""
-        if exchange.error or exchange.kept_headers or exchange.reply.request_id:
+        if exchange.error or exchange.kept_headers:
             self._detail(run, exchange)
         ok = exchange.outcome is Outcome.OK
         self.segment.push(exchange.values(self.share.worker), exchange.gaps if ok else None)
@@ -393,6 +422,16 @@ class Worker:
             self._leave(run)
         else:
             self.pools[exchange.target].abandon(exchange, outcome, message)
+
+    def _to_cancel(self, exchange: Exchange) -> bool:
+        """Is this one of the requests that the plan aborts? The same ones for a seed, however many workers there are."""
+        draw = random.Random(f"cancel/{self.plan.seed}/{exchange.phase}/{exchange.request}").random()
+        return draw < self.plan.limits.cancel_share
+
+    def _cancel_planned(self, exchange: Exchange) -> None:
+        if exchange in self.active:
+            exchange.flags |= record.ABORT_PLANNED
+            self._abandon(exchange, Outcome.CANCELLED, "aborted as planned")
 
     # --- timeouts -------------------------------------------------------------------------------------------------
 

@@ -10,15 +10,11 @@ from llm_latency_lens.engine.record import Outcome
 
 MESSAGE_CHARACTERS: Final = 300
 MASK: Final = "***"
-KEPT: Final = (
-    "x-request-id",
-    "request-id",
-    "apim-request-id",
-    "retry-after",
-    "retry-after-ms",
-    "openai-processing-ms",
+KEPT: Final = frozenset(
+    {b"x-request-id", b"request-id", b"apim-request-id", b"retry-after", b"retry-after-ms", b"openai-processing-ms"}
 )
-KEPT_PREFIXES: Final = ("x-ratelimit-", "anthropic-ratelimit-")
+KEPT_PREFIXES: Final = (b"x-ratelimit-", b"anthropic-ratelimit-")
+KEPT_FIRST: Final = frozenset(name[0] for name in (*KEPT, *KEPT_PREFIXES))
 
 _BY_STATUS: Final = {
     400: Outcome.HTTP_INVALID,
@@ -76,8 +72,10 @@ def message_in(value: Any) -> str | None:
     return None
 
 
-def kept_headers(headers: dict[str, str]) -> dict[str, str]:
-    """The reply headers worth a place in the record's detail: request id, rate limits, retry hints."""
+def kept_headers(headers: dict[bytes, bytes]) -> dict[str, str]:
+    """The reply headers (names in lower case) worth a place in the record's detail: request id, rate limits, hints."""
     return {
-        name: value[:80] for name, value in headers.items() if name in KEPT or name.startswith(KEPT_PREFIXES)
+        name.decode("latin-1"): value[:80].decode("latin-1")
+        for name, value in headers.items()
+        if name[0] in KEPT_FIRST and (name in KEPT or name.startswith(KEPT_PREFIXES))
     }
