@@ -6,12 +6,16 @@ Run it as `python -m llm_latency_lens.engine.simulator --port 0`; it prints one 
     faults.py      the ways a reply can go wrong
     providers/     one file per API: reading a request, rendering the events of its reply (sans-IO)
     framing.py     events -> pre-rendered bytes in which only the send time is patched (sans-IO)
+    template.py    the rendering of replies, cached
     pacer.py       does things at their time: one timerfd and a heap
-    connection.py  one client's socket: requests in, bytes out, reset and close
-    reply.py       one reply being sent, step by step
+    connection.py  one client: requests in, bytes out, reset and close
+    transports.py  its bytes over a plain socket or TLS
+    admission.py   what a request gets: a page, a refusal, a place in the queue, a reply
+    heads.py       heads of HTTP replies
+    reply.py       one reply being sent, step by step; strikes.py: what breaks it half way
     limits.py      service slots with a queue, RPM and TPM buckets
     log.py         what was received and sent, one JSON line per request
     stats.py       counters shared by all processes
     pages.py       /stats, /metrics, /v1/models, /healthz
-    server.py      ties them together in one process; __main__.py starts one or several
+    server.py      the sockets of one process; process.py starts one or several
 """

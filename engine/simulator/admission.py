@@ -9,13 +9,12 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Iterable
-from typing import Any, Final
-
-import msgspec
+from typing import Final
 
 from llm_latency_lens.engine.simulator import faults, pages
 from llm_latency_lens.engine.simulator.connection import Connection, Request
 from llm_latency_lens.engine.simulator.framing import FRAMINGS, fill, plain
+from llm_latency_lens.engine.simulator.heads import head_of
 from llm_latency_lens.engine.simulator.limits import Bucket, Slots
 from llm_latency_lens.engine.simulator.log import RequestLog, Row
 from llm_latency_lens.engine.simulator.pacer import Pacer
@@ -27,10 +26,6 @@ from llm_latency_lens.engine.simulator.stats import SLOT, Stats
 from llm_latency_lens.engine.simulator.template import Templates
 
 ROUTES_KEPT: Final = 4096
-_REASONS: Final = {
-    200: "OK", 400: "Bad Request", 401: "Unauthorized", 403: "Forbidden", 404: "Not Found", 405: "Method Not Allowed",
-    429: "Too Many Requests", 500: "Internal Server Error", 503: "Service Unavailable", 529: "Site is overloaded",
-}  # fmt: skip
 Headers = Iterable[tuple[str, str]]
 
 
@@ -233,7 +228,7 @@ class Admission:
         head = self._heads.get(key)
         if head is None:
             content_type = FRAMINGS[provider.framing][1] if length is None else "application/json"
-            head = _head(200, content_type, keep_alive=keep_alive, length=length)
+            head = head_of(200, content_type, keep_alive=keep_alive, length=length)
             if len(self._heads) < ROUTES_KEPT:
                 self._heads[key] = head
         extra = self._limit_headers() if self._rpm or self._tpm else ""
@@ -264,7 +259,7 @@ class Admission:
         body = fill(plain(provider.refusal(status, message)), row.id.encode(), now_ns)
         lines = "".join(f"{name}: {value}\r\n" for name, value in (*headers, (provider.id_header, row.id)))
         lines += self._limit_headers() if self._rpm or self._tpm else ""
-        head = _head(status, "application/json", keep_alive=keep_alive, length=len(body))
+        head = head_of(status, "application/json", keep_alive=keep_alive, length=len(body))
         connection.send(head + lines.encode() + b"\r\n" + body)
         row.status, row.completed = status, True
         row.head_sent_ns = row.end_sent_ns = now_ns
@@ -315,22 +310,3 @@ class Admission:
 def _share(total: int | None, rank: int, processes: int) -> int | None:
     """One process's exact share of a limit."""
     return None if total is None else total // processes + (rank < total % processes)
-
-
-def _head(status: int, content_type: str, *, keep_alive: bool, length: int | None) -> bytes:
-    """A head without its last lines."""
-    framing = "transfer-encoding: chunked" if length is None else f"content-length: {length}"
-    return (
-        f"HTTP/1.1 {status} {_REASONS[status]}\r\nserver: lens-simulator\r\ncontent-type: {content_type}\r\n"
-        f"{framing}\r\nconnection: {'keep-alive' if keep_alive else 'close'}\r\n"
-    ).encode()
-
-
-def json_page(page: Any) -> bytes:
-    """A 200 reply with a JSON body, for pages."""
-    return text_page(msgspec.json.encode(page), "application/json")
-
-
-def text_page(body: bytes, content_type: str) -> bytes:
-    """A 200 reply with this body."""
-    return _head(200, content_type, keep_alive=True, length=len(body)) + b"\r\n" + body

@@ -6,6 +6,7 @@ import os
 import time
 from typing import TYPE_CHECKING, Any, Final
 
+from llm_latency_lens.engine.simulator.heads import json_page, text_page
 from llm_latency_lens.engine.simulator.providers import CREATED
 from llm_latency_lens.engine.simulator.stats import SLOT, Stats
 
@@ -18,8 +19,6 @@ CACHE_CAPACITY: Final = 256  # running requests that would fill the KV cache, wh
 
 def answer(admission: Admission, connection: Connection, request: Request) -> None:
     """Answers a GET; the page is never logged as a request."""
-    from llm_latency_lens.engine.simulator.admission import json_page, text_page
-
     path = request.url.decode("latin-1").partition("?")[0]
     stats = admission.stats
     if path == "/stats":
