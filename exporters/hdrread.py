@@ -10,13 +10,17 @@ from __future__ import annotations
 
 import base64
 import binascii
+import re
 import zlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
+
+from llm_latency_lens.collectors.snapshot import SCALES
+from llm_latency_lens.engine.errors import OutputError
 
 HEAD: Final = 8  # cookie and length of the compressed part
 PLAIN_HEAD: Final = 40
@@ -67,6 +71,33 @@ def sums(path: Path, wanted: Iterable[str]) -> dict[str, Counts]:
             except (ValueError, IndexError):
                 continue
     return totals
+
+
+def tags_of(path: Path) -> list[str]:
+    """All tags of the log, in the order of their first line."""
+    tags: dict[str, None] = {}
+    with path.open("r", encoding="utf-8", errors="replace") as file:
+        for line in file:
+            if line.startswith("Tag="):
+                tags.setdefault(line[4:].partition(",")[0])
+    return list(tags)
+
+
+def write_distributions(run_dir: Path, folder: Path) -> Iterator[tuple[Path, int]]:
+    """Writes `<metric>-<target>.hgrm` for each tag, in the metric's unit; gives each path and its count of values."""
+    from hdrh.histogram import HdrHistogram
+
+    log = run_dir / "intervals.hlog"
+    if not log.exists():
+        raise OutputError(f"{run_dir} has no intervals.hlog")
+    for tag, counts in sums(log, tags_of(log)).items():
+        histogram: Any = HdrHistogram(LOWEST, HIGHEST, 3)
+        for index in np.nonzero(counts)[0]:
+            histogram.record_value(histogram.get_value_from_index(int(index)), int(counts[index]))
+        path = folder / (re.sub(r"[^\w.-]", "-", tag) + ".hgrm")
+        with path.open("wb") as file:
+            histogram.output_percentile_distribution(file, SCALES.get(tag.partition("/")[0], 1.0))
+        yield path, int(counts.sum())
 
 
 def bucket_values() -> npt.NDArray[np.float64]:

@@ -23,7 +23,6 @@ import numpy as np
 from llm_latency_lens.collectors.snapshot import (
     BUCKETS,
     METRICS,
-    REPORT_DECODER,
     SCALES,
     Distribution,
     Report,
@@ -31,6 +30,7 @@ from llm_latency_lens.collectors.snapshot import (
 )
 from llm_latency_lens.engine.errors import OutputError
 from llm_latency_lens.exporters import figures, hdrread
+from llm_latency_lens.exporters.rundir import read_report
 
 POINTS: Final = 1200  # a point per pixel of the widest chart
 HEAT_POINTS: Final = 240
@@ -206,12 +206,7 @@ class Run:
     """All that a report needs of one run directory."""
 
     def __init__(self, run_dir: Path) -> None:
-        try:
-            self.report: Report = REPORT_DECODER.decode((run_dir / "summary.json").read_bytes())
-        except FileNotFoundError:
-            raise OutputError(f"{run_dir} has no summary.json; if its run was killed: lens recover {run_dir}") from None
-        except msgspec.DecodeError as error:
-            raise OutputError(f"{run_dir / 'summary.json'} is not a lens summary: {error}") from None
+        self.report: Report = read_report(run_dir)
         self.plan = _plan_text(run_dir / "plan.json")
         self.course = _course(run_dir / "intervals.jsonl")
         self.targets = [target.name for target in self.report.targets]

@@ -1,0 +1,141 @@
+"""`lens report RUN_DIR...`: tells a run again, on the terminal or through any exporter, also while it still goes."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final
+
+import click
+
+from llm_latency_lens.engine.errors import PlanError
+from llm_latency_lens.engine.plan import Export, Secret
+
+
+@click.command()
+@click.argument("run_dirs", nargs=-1, required=True, metavar="RUN_DIR...", type=click.Path(path_type=Path))
+@click.option(
+    "--to",
+    "target",
+    default="console",
+    show_default=True,
+    metavar="FORMAT|URL",
+    help="console, json, html, csv, parquet, hdr, or influxdb://…, prometheus://…, otlp://…",
+)
+@click.option("--out", type=click.Path(path_type=Path), help="Where files go: a folder, or for html the file itself.")
+def report(run_dirs: tuple[Path, ...], target: str, out: Path | None) -> int:
+    """Tell runs again, in another format or place.
+
+    json goes to stdout; files go into each run's directory unless --out says otherwise. Several runs stand side by side
+    in html.
+    """
+    kind = target.partition(":")[0]
+    if "://" in target:
+        for run_dir in run_dirs:
+            _send(run_dir, target, kind)
+        return 0
+    if target not in FORMATS:
+        raise PlanError(
+            f"--to {target!r} does not exist; there are {', '.join(FORMATS)} and influxdb://, prometheus://, otlp://"
+        )
+    if target == "html":
+        _html(run_dirs, out)
+        return 0
+    for run_dir in run_dirs:
+        if out:
+            out.mkdir(parents=True, exist_ok=True)
+        FORMATS[target](run_dir, out or run_dir)
+    return 0
+
+
+def _console(run_dir: Path, _: Path) -> None:
+    from llm_latency_lens.exporters.console import print_final
+    from llm_latency_lens.exporters.rundir import read_report
+
+    print_final(read_report(run_dir))
+
+
+def _json(run_dir: Path, _: Path) -> None:
+    from llm_latency_lens.collectors.snapshot import ENCODER
+    from llm_latency_lens.exporters.rundir import read_report
+
+    sys.stdout.buffer.write(ENCODER.encode(read_report(run_dir)) + b"\n")
+    sys.stdout.buffer.flush()
+
+
+def _csv(run_dir: Path, folder: Path) -> None:
+    from llm_latency_lens.exporters import csv
+
+    _told(folder / "intervals.csv", csv.write_intervals(run_dir, folder / "intervals.csv"))
+    if any(run_dir.glob("requests*.msgpack")):
+        _told(folder / "requests.csv", csv.write_requests(run_dir, folder / "requests.csv"))
+
+
+def _parquet(run_dir: Path, folder: Path) -> None:
+    from llm_latency_lens.exporters.parquet import write_requests
+
+    _told(folder / "requests.parquet", write_requests(run_dir, folder / "requests.parquet"))
+
+
+def _hdr(run_dir: Path, folder: Path) -> None:
+    """The run's total of each metric and target as a percentile distribution, as HdrHistogram's plotter reads it."""
+    from llm_latency_lens.exporters.hdrread import write_distributions
+
+    for path, count in write_distributions(run_dir, folder):
+        _told(path, count)
+
+
+def _html(run_dirs: tuple[Path, ...], out: Path | None) -> None:
+    from llm_latency_lens.exporters.html import write_html
+
+    path = out or run_dirs[0] / "report.html"
+    if path.is_dir():
+        path = path / "report.html"
+    write_html(run_dirs, path)
+    click.echo(str(path), err=True)
+
+
+def _told(path: Path, rows: int) -> None:
+    click.echo(f"{path}: {rows:,} rows", err=True)
+
+
+FORMATS: Final[dict[str, Callable[[Path, Path], None]]] = {
+    "console": _console,
+    "json": _json,
+    "html": lambda run_dir, folder: _html((run_dir,), folder),
+    "csv": _csv,
+    "parquet": _parquet,
+    "hdr": _hdr,
+}
+
+
+def _send(run_dir: Path, url: str, kind: str) -> None:
+    """Tells all ticks of the run to the URL; follows a run that is still going; a page is served until Ctrl-C."""
+    from llm_latency_lens.cli.export import destination_of
+    from llm_latency_lens.exporters.rundir import finished, read_report
+    from llm_latency_lens.exporters.tail import LOG, Pump, Tail, Unavailable
+
+    told = read_report(run_dir)
+    models = {target.name: (target.provider, target.model) for target in told.targets}
+    kind = {"influxdbs": "influxdb", "otlps": "otlp"}.get(kind, kind)
+    destination = destination_of(Export(kind=kind, url=Secret(url)), name=told.run.name, models=models)
+    try:
+        check = getattr(destination, "check", None)
+        if check:
+            check(told.run.id)
+        tail = Tail(run_dir / LOG)
+        pump = Pump(tail, destination, run_dir=run_dir, log=lambda line: click.echo(f"lens: {line}", err=True))
+        done = pump.run(follow=not finished(run_dir))
+        click.echo(f"{run_dir}: {tail.cursor.delivered:,} ticks to {destination.name}", err=True)
+        if not done or tail.cursor.rejected:
+            raise PlanError(f"{tail.cursor.rejected:,} ticks were not taken: {tail.cursor.error}")
+        if kind == "prometheus":
+            click.echo("lens: the page stays until Ctrl-C", err=True)
+            pump.stop.wait()
+    except Unavailable as error:
+        raise PlanError(f"{destination.name} {error}") from None
+    except KeyboardInterrupt:
+        click.echo("", err=True)
+    finally:
+        destination.close()

@@ -1,0 +1,101 @@
+"""A run as CSV (RFC 4180, UTF-8): requests.csv has a row per request, intervals.csv one per tick, phase and target.
+
+Both are written row by row in constant memory. Absent values are empty fields. Columns of requests.csv are the keys of
+requests.msgpack; those of intervals.csv are `COLUMNS`, then `<metric>_<level>` for each metric of METRICS.
+"""
+
+from __future__ import annotations
+
+import csv
+import itertools
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+from llm_latency_lens.collectors.snapshot import METRICS, Distribution, Interval, Snapshot
+from llm_latency_lens.engine.errors import OutputError
+from llm_latency_lens.exporters import rundir
+
+LEVELS: Final = ("count", "mean", "stddev", "min", "max", "p50", "p90", "p95", "p99", "p99_9")
+COLUMNS: Final = (
+    "tick",
+    "wall_time_ns",
+    "elapsed_s",
+    "seconds",
+    "phase",
+    "target",
+    "measured",
+    "in_flight",
+    "planned",
+    "sent",
+    "ok",
+    "failed",
+    "cancelled",
+    "unsent",
+    "input_tokens",
+    "output_tokens",
+    "cached_tokens",
+    "reasoning_tokens",
+    "cost_usd",
+    "requests_per_s",
+    "output_tokens_per_s",
+    "itl_coalesced_share",
+    "connection_reused_share",
+)
+HEADER: Final = (*COLUMNS, *(f"{metric}_{level}" for metric in METRICS for level in LEVELS))
+
+
+def write_requests(run_dir: Path, path: Path) -> int:
+    """Writes requests.csv and gives the number of requests."""
+    rows = rundir.requests(run_dir)
+    first = next(rows, None)
+    if first is None:
+        return _write(path, (), [])
+    names = tuple(first)
+    return _write(path, names, ([row.get(name) for name in names] for row in itertools.chain([first], rows)))
+
+
+def write_intervals(run_dir: Path, path: Path) -> int:
+    """Writes intervals.csv and gives the number of rows."""
+    return _write(path, HEADER, interval_rows(rundir.ticks(run_dir)))
+
+
+def interval_rows(ticks: Iterable[Snapshot]) -> Iterator[list[Any]]:
+    """The rows of intervals.csv, in the order of HEADER."""
+    for tick in ticks:
+        for interval in tick.intervals:
+            yield [*_columns(tick, interval), *_levels(interval)]
+
+
+def _columns(tick: Snapshot, i: Interval) -> list[Any]:
+    q, t = i.requests, i.tokens
+    return [
+        *(tick.tick, tick.wall_time_ns, tick.elapsed_s, tick.seconds, i.phase, i.target, i.measured, i.in_flight),
+        *(q.planned, q.sent, q.ok, sum(q.failed.values()), q.cancelled, sum(q.unsent.values())),
+        *(t.input, t.output, t.cached, t.reasoning, i.cost.usd),
+        *(i.throughput.requests_per_s, i.throughput.output_tokens_per_s),
+        *(i.itl_coalesced_share, i.connection_reused_share),
+    ]
+
+
+def _levels(interval: Interval) -> list[Any]:
+    none = Distribution()
+    return [getattr(interval.metrics.get(metric, none), level) for metric in METRICS for level in LEVELS]
+
+
+def _write(path: Path, header: Sequence[str], rows: Iterable[Sequence[Any]]) -> int:
+    """Replaces `path` when all rows are written; gives how many there were."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    count = 0
+    try:
+        with temporary.open("w", encoding="utf-8", newline="") as file:
+            writer = csv.writer(file)
+            writer.writerow(header)
+            for count, row in enumerate(rows, 1):  # noqa: B007  # counted for the caller
+                writer.writerow(row)
+        temporary.replace(path)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise OutputError(f"{path} cannot be written: {error.strerror}") from None
+    return count
