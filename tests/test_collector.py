@@ -430,7 +430,7 @@ def test_repeated_sigkills_of_the_process_lose_nothing_and_count_nothing_twice(
     writer, number, kills = run.writer(), 0, 0
     process.append(start(run))
     ticked = run.run_dir / "intervals.jsonl"
-    while kills < 12:
+    while kills < 10:
         seen = ticked.stat().st_size if ticked.exists() else 0
         deadline = time.monotonic() + 20
         extra = chance.random() * 0.06

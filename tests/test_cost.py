@@ -28,7 +28,7 @@ def cost(row: dict[str, int], *tiers: Any) -> int | None:
     return int(pico[0]) if known[0] else None
 
 
-@settings(max_examples=100)
+@settings(max_examples=100, deadline=None)
 @given(USD, USD, USD, USD, USD, COUNT, COUNT, COUNT, COUNT, COUNT)
 def test_a_cost_is_decimal_arithmetic_to_the_last_pico(
     i: Decimal,

@@ -40,12 +40,13 @@ def dense(histogram: Histogram) -> list[int]:
     return counts.tolist()
 
 
-@settings(max_examples=60)
+@settings(max_examples=60, deadline=None)
 @given(st.lists(anything, max_size=60))
 def test_bulk_counts_are_those_of_hdrh_recording_one_by_one(values: list[int]) -> None:
     assert dense(recorded(values)) == list(one_by_one(values).counts)
 
 
+@settings(deadline=None)
 @given(inside)
 def test_a_cell_holds_exactly_the_values_between_its_bounds(value: int) -> None:
     index = h.index_of(value)
@@ -54,7 +55,7 @@ def test_a_cell_holds_exactly_the_values_between_its_bounds(value: int) -> None:
     assert h.highest_equivalent(index) == one_by_one([]).get_highest_equivalent_value(value)
 
 
-@settings(max_examples=60)
+@settings(max_examples=60, deadline=None)
 @given(st.lists(inside, min_size=1, max_size=60), st.lists(st.floats(0.01, 100), min_size=1, max_size=5))
 def test_percentiles_are_hdrhs_but_never_beyond_the_exact_extremes(values: list[int], wanted: list[float]) -> None:
     reference = one_by_one(values)
@@ -63,6 +64,7 @@ def test_percentiles_are_hdrhs_but_never_beyond_the_exact_extremes(values: list[
     assert told == expected
 
 
+@settings(deadline=None)
 @given(st.lists(anything, max_size=40), st.lists(anything, max_size=40))
 def test_merging_is_recording_both(left: list[int], right: list[int]) -> None:
     merged, both = recorded(left), recorded(left + right)
@@ -74,6 +76,7 @@ def test_merging_is_recording_both(left: list[int], right: list[int]) -> None:
         assert merged.stddev == pytest.approx(both.stddev, rel=1e-6, abs=1e-3)
 
 
+@settings(deadline=None)
 @given(st.lists(inside, min_size=2, max_size=50))
 def test_the_moments_are_exact(values: list[int]) -> None:
     made = recorded(values)
@@ -92,6 +95,7 @@ def test_values_outside_are_clamped_and_counted_and_the_extremes_stay_theirs() -
     assert made.sum == sum(values)
 
 
+@settings(deadline=None)
 @given(st.lists(anything, max_size=40))
 def test_a_checkpoint_gives_back_the_same_histogram(values: list[int]) -> None:
     made = recorded(values)
@@ -100,7 +104,7 @@ def test_a_checkpoint_gives_back_the_same_histogram(values: list[int]) -> None:
     assert back.packed() == made.packed()
 
 
-@settings(max_examples=30)
+@settings(max_examples=30, deadline=None)
 @given(st.lists(inside, min_size=1, max_size=40))
 def test_encoding_by_hdrh_and_back_keeps_every_count(values: list[int]) -> None:
     made = recorded(values)
@@ -121,6 +125,7 @@ def test_an_empty_histogram_has_no_numbers() -> None:
     assert made.below([1, 2]) == [0, 0, 0]
 
 
+@settings(deadline=None)
 @given(st.lists(inside, max_size=50), st.lists(inside, min_size=1, max_size=6, unique=True).map(sorted))
 def test_buckets_count_every_value_once_and_none_above_its_bound_by_more_than_a_cell(
     values: list[int], bounds: list[int]

@@ -274,7 +274,7 @@ rows = st.lists(
 )
 
 
-@settings(max_examples=40)
+@settings(max_examples=40, deadline=None)
 @given(rows, rows)
 def test_the_sum_of_two_ticks_is_the_books_of_both_and_a_checkpoint_keeps_them(
     first: list[dict[str, int]], second: list[dict[str, int]]
