@@ -64,10 +64,15 @@ class Otlp:
     def write(self, ticks: list[Snapshot]) -> None:
         from opentelemetry.sdk.metrics.export import MetricExportResult, MetricsData, ResourceMetrics, ScopeMetrics
 
-        metrics = [metric for tick in ticks for metric in self._metrics(tick)]
-        scope = ScopeMetrics(self._scope, metrics, "")
-        told = self._exporter.export(MetricsData([ResourceMetrics(self._resource, [scope], "")]))
-        if told is not MetricExportResult.SUCCESS:
+        metrics: dict[str, Any] = {}
+        for tick in ticks:
+            for metric in self._metrics(tick):
+                told = metrics.setdefault(metric.name, metric)
+                if told is not metric:
+                    told.data.data_points.extend(metric.data.data_points)
+        scope = ScopeMetrics(self._scope, list(metrics.values()), "")
+        result = self._exporter.export(MetricsData([ResourceMetrics(self._resource, [scope], "")]))
+        if result is not MetricExportResult.SUCCESS:
             raise Unavailable("did not take the metrics")
 
     def restart(self) -> None:

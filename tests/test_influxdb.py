@@ -1,18 +1,23 @@
 from __future__ import annotations
 
+import signal
 import socket
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from llm_latency_lens.collectors.snapshot import ENCODER, Snapshot
 from llm_latency_lens.engine.errors import PlanError
+from llm_latency_lens.engine.plan import ENCODER as ENCODER_OF_PLANS
 from llm_latency_lens.engine.plan import Export, Secret
 from llm_latency_lens.exporters.influxdb import InfluxDB, address_of, lines
-from llm_latency_lens.exporters.tail import Pump, Refused, Tail, Unavailable
+from llm_latency_lens.exporters.tail import Pump, Refused, Tail, Unavailable, cursors
 from tests.support_databases import Influx, VictoriaMetrics, free_port
 from tests.support_runs import FakeRun
 
@@ -207,6 +212,40 @@ def test_a_point_the_server_cannot_take_is_rejected_and_the_rest_goes_on(influx:
     pump = deliver(tmp_path, to(influx))
     assert pump.tail.cursor.rejected + pump.tail.cursor.delivered == 4
     assert pump.tail.pending_bytes() == 0
+
+
+def test_the_exporter_process_killed_in_mid_run_goes_on_where_it_was(influx: Influx, tmp_path: Path) -> None:
+    run = FakeRun(ticks=60, targets=1, seed=16)
+    ticks = [ENCODER.encode(t) + b"\n" for t in run.snapshots()]
+    plan = msgspec.structs.replace(run.manifest().plan, export=(to(influx),))
+    body = ENCODER_OF_PLANS.encode(plan)
+
+    def started() -> subprocess.Popen[bytes]:
+        command = [sys.executable, "-m", "llm_latency_lens.cli.export", "--run-dir", str(tmp_path)]
+        process = subprocess.Popen(command, stdin=subprocess.PIPE)
+        assert process.stdin is not None
+        with process.stdin:
+            process.stdin.write(len(body).to_bytes(4, "little") + body)
+        return process
+
+    def delivered() -> int:
+        return sum(cursor.delivered for cursor in cursors(tmp_path).values())
+
+    with (tmp_path / "intervals.jsonl").open("wb", buffering=0) as log:
+        log.write(b"".join(ticks[:20]))
+        first = started()
+        while delivered() < 20:
+            assert first.poll() is None
+        log.write(b"".join(ticks[20:40]))
+        first.send_signal(signal.SIGKILL)
+        first.wait()
+        log.write(b"".join(ticks[40:]))
+    (tmp_path / "summary.json").write_text("{}")
+    second = started()
+    assert second.wait(30) == 0
+    rows = influx.query(f"SELECT tick FROM lens_run WHERE run='{run.id}'")
+    assert [row["tick"] for row in rows] == list(range(60))
+    assert influx.token not in (tmp_path / ".export-0-influxdb.json").read_text()
 
 
 def test_victoria_metrics_takes_the_same_points(tmp_path: Path) -> None:
