@@ -278,16 +278,20 @@ def _curves(run_dir: Path, run: Run) -> tuple[dict[tuple[str, str], tuple[list[f
     tags = {tag.replace(",", "_").replace(" ", "_"): key for tag, key in wanted.items()}
     log = run_dir / "intervals.hlog"
     if log.exists():
-        totals = hdrread.sums(log, tags)
+        totals = {tag: total for tag, total in hdrread.sums(log, tags).items() if total.get_total_count()}
         if totals:
-            values = hdrread.bucket_values()
-            return {tags[tag]: _spectrum(values / SCALES[tags[tag][1]], counts) for tag, counts in totals.items()}, True
+            return {tags[tag]: _exact(tags[tag][1], total) for tag, total in totals.items()}, True
     curves = {}
     for name, metric in wanted.values():
         counts = _bucket_total(run.course, name, metric)
         if counts is not None and counts.sum():
             curves[name, metric] = _spectrum(*_spread(metric, counts))
     return curves, False
+
+
+def _exact(metric: str, total: Any) -> tuple[list[float], list[float]]:
+    values, counts = hdrread.values_and_counts(total)
+    return _spectrum(values / SCALES[metric], counts)
 
 
 def _bucket_total(course: Course, name: str, metric: str) -> np.ndarray | None:
@@ -312,11 +316,12 @@ def _spread(metric: str, counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _spectrum(values: np.ndarray, counts: np.ndarray) -> tuple[list[float], list[float]]:
-    """The percentile spectrum: 1/(1-p) in even steps of its logarithm, as far as the sample reaches."""
+    """The percentile spectrum: 1/(1-p) in even steps of its logarithm as far as the sample reaches, finer below."""
     running = np.cumsum(counts)
     total = running[-1]
     decades = math.log10(max(total, 2))
-    p = 1 - 10.0 ** -np.linspace(0, decades, max(16, int(decades * 40)))
+    tail = 1 - 10.0 ** -np.linspace(0, decades, max(16, int(decades * 40)))
+    p = np.unique(np.concatenate((np.linspace(0, 0.02, 21), np.linspace(0.02, 0.9, 89), tail)))
     rank = np.maximum(1, np.floor(p * total + 0.5))  # as HdrHistogram counts percentiles
     at = np.searchsorted(running, rank - 1e-9).clip(0, len(values) - 1)
     return [float(f"{x:.9g}") for x in p], [float(f"{x:.4g}") for x in values[at]]
