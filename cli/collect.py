@@ -19,9 +19,11 @@ from typing import Final
 
 from llm_latency_lens.collectors.collector import Collector, Sink
 from llm_latency_lens.collectors.cost import prices_of
+from llm_latency_lens.collectors.slos import judge_slos
 from llm_latency_lens.collectors.snapshot import Report
 from llm_latency_lens.engine.errors import LensError
 from llm_latency_lens.engine.manifest import Manifest, read_manifest
+from llm_latency_lens.engine.slo import request_conditions
 from llm_latency_lens.exporters.hdrlog import IntervalHistograms
 from llm_latency_lens.exporters.json import IntervalLog, write_summary
 from llm_latency_lens.exporters.msgpack import RequestLog
@@ -33,7 +35,14 @@ _PR_SET_PDEATHSIG: Final = 1
 def collector_of(segment_dir: Path) -> Collector:
     """The collector of a run with the files that its plan asks for. Raises LensError, FileNotFoundError."""
     manifest = read_manifest(segment_dir)
-    return Collector(segment_dir, sinks=sinks_of(manifest), prices=prices_of(manifest.plan))
+    expressions = manifest.plan.slo
+    return Collector(
+        segment_dir,
+        sinks=sinks_of(manifest),
+        prices=prices_of(manifest.plan),
+        conditions=request_conditions(expressions) or None,
+        slos=judge_slos(expressions),
+    )
 
 
 def sinks_of(manifest: Manifest) -> list[Sink]:

@@ -25,7 +25,7 @@ from llm_latency_lens.engine.rundir import make_run_dir, make_segment_dir, run_i
 
 @click.command(short_help="Run a plan, or a load given by flags, and report.")
 @run_options
-def run(plan_path: str | None, **flags: Any) -> int:
+def run(plan_path: str | None, *, as_json: bool, quiet: bool, strict: bool, **flags: Any) -> int:
     """Measure one or many LLM endpoints, as PLAN says or as the flags say.
 
     The zero-configuration run is `lens run --simulate`.
@@ -34,7 +34,7 @@ def run(plan_path: str | None, **flags: Any) -> int:
         if flags["simulate"]:
             flags["base_url"] = stack.enter_context(simulator())
         plan = plan_from(plan_path, flags)
-        return carry_out(plan, as_json=flags["json"], quiet=flags["quiet"], strict=flags["strict"])
+        return carry_out(plan, as_json=as_json, quiet=quiet, strict=strict)
 
 
 def carry_out(plan: Plan, *, as_json: bool, quiet: bool, strict: bool) -> int:
@@ -94,7 +94,9 @@ def tell(run_dir: Path, manifest: Manifest, *, as_json: bool, quiet: bool, stric
     if manifest.interrupted:
         return 130
     if report.requests.sent and not report.requests.ok and not report.requests.cancelled:
-        worst = max(report.requests.failed, key=lambda name: report.requests.failed[name], default="in flight at the end")
+        worst = max(
+            report.requests.failed, key=lambda name: report.requests.failed[name], default="in flight at the end"
+        )
         sample = next((f": {error.message}" for error in report.errors if error.outcome == worst), "")
         click.echo(f"lens: all {report.requests.sent} requests failed, most as {worst}{sample}", err=True)
         return 1

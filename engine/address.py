@@ -29,7 +29,9 @@ def parse_url(url: str, *, what: str = "base_url") -> Address:
         parts = urlsplit(url)
         port = parts.port
     except ValueError as error:
-        raise PlanError(f"{what} is not a URL: {error}; write it like https://host:port/path, got {shown(url)!r}") from error
+        raise PlanError(
+            f"{what} is not a URL: {error}; write it like https://host:port/path, got {shown(url)!r}"
+        ) from error
     if parts.scheme not in PORTS:
         raise PlanError(f"{what} must begin with http:// or https://, got {shown(url)!r}")
     if not parts.hostname:

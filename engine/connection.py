@@ -475,4 +475,3 @@ class Connection:
         exchange = self.exchange
         assert exchange is not None, "a connection without a request was served as busy"
         return exchange
-

@@ -26,7 +26,9 @@ _token = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+").fullmatch
 _Parser: Any = httptools.HttpResponseParser
 
 
-def encode_request(request: HttpRequest, authority: str, *, target: str, extra: tuple[tuple[str, str], ...] = ()) -> bytes:
+def encode_request(
+    request: HttpRequest, authority: str, *, target: str, extra: tuple[tuple[str, str], ...] = ()
+) -> bytes:
     """Head and body in one piece. `target` is the request target: a path, or the whole URL for a plain proxy.
 
     Raises PlanError for header names or values that would break out of the head.
@@ -51,7 +53,9 @@ def encode_request(request: HttpRequest, authority: str, *, target: str, extra: 
     try:
         head = "\r\n".join(lines).encode("latin-1")
     except UnicodeEncodeError as error:
-        raise PlanError(f"a header holds characters outside Latin-1: {error.object[error.start : error.end]!r}") from error
+        raise PlanError(
+            f"a header holds characters outside Latin-1: {error.object[error.start : error.end]!r}"
+        ) from error
     return head + b"\r\n\r\n" + request.body
 
 
@@ -165,7 +169,9 @@ class ResponseParser:
         if encoding in (b"gzip", b"x-gzip", b"deflate"):
             self._inflate = zlib.decompressobj(wbits=47)
         elif encoding not in (b"identity", b""):
-            raise ProtocolError(f"the reply is encoded as {encoding.decode('latin-1')!r} although identity was asked for")
+            raise ProtocolError(
+                f"the reply is encoded as {encoding.decode('latin-1')!r} although identity was asked for"
+            )
 
     def on_message_complete(self) -> None:
         if self.status:

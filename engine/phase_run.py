@@ -64,9 +64,7 @@ class PhaseRun:
 class OpenRun(PhaseRun):
     """Open loop: every slot is due at its own time. Times are never re-anchored; a late slot is sent late."""
 
-    def __init__(
-        self, index: int, phase: Phase, feed: Feed, start_ns: int, max_in_flight: int, drain_ns: int
-    ) -> None:
+    def __init__(self, index: int, phase: Phase, feed: Feed, start_ns: int, max_in_flight: int, drain_ns: int) -> None:
         super().__init__(index, phase, feed, start_ns)
         self.max_in_flight = max_in_flight
         self.drop = phase.load.overflow == "drop"

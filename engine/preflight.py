@@ -52,7 +52,9 @@ def _check(target: Target, endpoint: Endpoint, timeout_s: float) -> None:
     except ProtocolError as error:
         raise TargetError(f"{place}{error}") from error
     except OSError as error:
-        raise TargetError(f"{place}cannot connect to {where}: {error.strerror or error}; check address and network") from error
+        raise TargetError(
+            f"{place}cannot connect to {where}: {error.strerror or error}; check address and network"
+        ) from error
 
 
 def _tunnel(sock: socket.socket, endpoint: Endpoint) -> None:

@@ -491,9 +491,7 @@ def resume_point(path: Path) -> tuple[int, int]:
     return newest >> PHASE_SHIFT, newest & (1 << PHASE_SHIFT) - 1
 
 
-def _committed_points(
-    memory: mmap.mmap, words: memoryview, layout: Layout, geometry: Geometry
-) -> list[int]:
+def _committed_points(memory: mmap.mmap, words: memoryview, layout: Layout, geometry: Geometry) -> list[int]:
     """Where the newest committed record says that the share goes on; a run of unsent slots is the rest of the share."""
     newest, place = 0, 0
     for slot in range(geometry.requests):

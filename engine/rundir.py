@@ -50,5 +50,7 @@ def make_segment_dir(run_id: str, root: Path = SEGMENTS) -> Path:
         root.mkdir(mode=0o1777, parents=True, exist_ok=True)
         path.mkdir(mode=0o700)
     except OSError as error:
-        raise OutputError(f"cannot make the segment directory {path}: {error.strerror}; is /dev/shm mounted?") from error
+        raise OutputError(
+            f"cannot make the segment directory {path}: {error.strerror}; is /dev/shm mounted?"
+        ) from error
     return path

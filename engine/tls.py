@@ -77,5 +77,7 @@ def describe_tls_error(error: ssl.SSLError, where: str) -> str:
             "trust its authority with --ca-file FILE, or accept any certificate with --insecure"
         )
     reason = (error.reason or "handshake failed").replace("_", " ").lower()
-    hint = "; does the server speak TLS on this port?" if error.reason in ("WRONG_VERSION_NUMBER", "HTTP_REQUEST") else ""
+    hint = (
+        "; does the server speak TLS on this port?" if error.reason in ("WRONG_VERSION_NUMBER", "HTTP_REQUEST") else ""
+    )
     return f"TLS with {where} failed: {reason}{hint}"

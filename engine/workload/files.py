@@ -11,6 +11,7 @@ import codecs
 import csv
 import json
 import os
+import weakref
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final, Protocol
@@ -56,21 +57,17 @@ class File:
             self.fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         except OSError as error:
             raise PlanError(f"cannot read {path}: {error.strerror} ({key})") from error
+        weakref.finalize(self, os.close, self.fd)
         self.size = os.fstat(self.fd).st_size
         try:
-            start = self.read(0, 4)
+            start = self.read(0, len(_BOM))
         except OSError as error:  # a folder opens, but does not read
-            os.close(self.fd)
             raise PlanError(f"cannot read {path}: {error.strerror} ({key})") from error
-        self.begin = len(_BOM) if start.startswith(_BOM) else 0
-        if start.startswith(_GZIP) or not self.size:
-            os.close(self.fd)
-            what = "is gzip-compressed: unpack it first" if start.startswith(_GZIP) else "is empty"
-            raise PlanError(f"{path} {what} ({key})")
-
-    def __del__(self) -> None:
-        if hasattr(self, "begin"):
-            os.close(self.fd)
+        if not start:
+            raise PlanError(f"{path} is empty ({key})")
+        if start.startswith(_GZIP):
+            raise PlanError(f"{path} is gzip-compressed: unpack it first ({key})")
+        self.begin = len(_BOM) if start == _BOM else 0
 
     def read(self, offset: int, count: int) -> bytes:
         return os.pread(self.fd, count, offset)
@@ -92,7 +89,7 @@ class Lines:
         self.size = file.size
         self.columns = decode
         self._file = file
-        self._blocks = -(-file.size // BLOCK_BYTES)
+        self._blocks = -(-(file.size - file.begin) // BLOCK_BYTES)
 
     def ordered(self) -> Iterator[tuple[int, Raw]]:
         for block in range(self._blocks):
@@ -107,11 +104,11 @@ class Lines:
         return f"{self.path} line {self._file.line(place)}"
 
     def _read(self, block: int) -> list[tuple[int, bytes]]:
-        begin, end = block * BLOCK_BYTES, min((block + 1) * BLOCK_BYTES, self.size)
-        offset = max(begin - 1, self._file.begin)  # with the byte before: is the first byte here the first of a line?
-        chunk = self._file.read(offset, end - offset)
-        lines = chunk.split(b"\n")
-        if begin:
+        begin = self._file.begin + block * BLOCK_BYTES
+        end = min(begin + BLOCK_BYTES, self.size)
+        offset = begin - 1 if block else begin  # with the byte before: is the first one here the first of a line?
+        lines = self._file.read(offset, end - offset).split(b"\n")
+        if block:
             offset += len(lines.pop(0)) + 1
             if not lines:
                 return []

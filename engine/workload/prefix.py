@@ -13,11 +13,11 @@ from llm_latency_lens.engine.workload.text import HEAD, Prose
 
 _MADE_UP: Final = ("synthetic", "trace")
 
-Prefix = Callable[[int, int], str]  # phase, slot -> text
+PrefixOf = Callable[[int], Callable[[int], str]]  # phase -> slot -> text
 
 
-def prefix_of(workload: Workload, seed: int, prose: Prose) -> tuple[Prefix, int] | None:
-    """The prefix of a slot and its length in tokens, None for none. It comes on top of the prompt's own tokens.
+def prefix_of(workload: Workload, seed: int, prose: Prose) -> tuple[PrefixOf, int] | None:
+    """The prefixes of a phase's slots and their length in tokens, on top of the prompts' own. None for none.
 
     unique: HEAD words if no length is asked for, the fewest that differ between all slots; made-up prompts are unique
     without. Two runs with one seed have the same prefixes: change the seed to find nothing of the last run cached.
@@ -33,11 +33,16 @@ def prefix_of(workload: Workload, seed: int, prose: Prose) -> tuple[Prefix, int]
         if not tokens:
             raise PlanError("a shared prefix needs a length (workload.prefix_tokens)")
         shared = prose.text(key_of(seed, "shared prefix"), tokens)
-        return (lambda phase, slot: shared), tokens
+        return (lambda phase: lambda slot: shared), tokens
     if workload.kind in _MADE_UP and not tokens:
         return None
     tokens = tokens or HEAD
-    return (lambda phase, slot: prose.text(key_of(seed, phase, "prefix") ^ slot, tokens)), tokens
+
+    def unique(phase: int) -> Callable[[int], str]:
+        key = key_of(seed, phase, "prefix")
+        return lambda slot: prose.text(key ^ slot, tokens)
+
+    return unique, tokens
 
 
 def prefixed(prompt: Prompt, prefix: str, target_system: str | None, joint: str) -> Prompt:

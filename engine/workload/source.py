@@ -37,6 +37,14 @@ class Item(NamedTuple):
     session: Session | None = None
 
 
+class _Phase(NamedTuple):
+    """What the items of one phase have in common."""
+
+    output_key: int
+    prefix: Callable[[int], str] | None
+    prefix_tokens: int
+
+
 class Source:
     """The workload of a plan. Iterators are independent of each other; each has its own place in the file."""
 
@@ -83,24 +91,29 @@ class Source:
     def _same(self, worker: int, workers: int, first: int) -> Iterator[Item]:
         """The very same item per target, so that it is rendered once."""
         ask = next(self._asks.asks(0, 1, 0, 0))
-        items = [self._item(ask, target, 0) for target in range(len(self.targets))]
+        phase = self._phase(0)
+        items = [self._item(ask, target, phase) for target in range(len(self.targets))]
         if len(items) == 1:
             return repeat(items[0])
         return (items[self._mix(slot)] for slot in slots(worker, workers, first))
 
     def _made(self, worker: int, workers: int, first: int, phase: int) -> Iterator[Item]:
+        keys = self._phase(phase)
         for ask in self._asks.asks(worker, workers, first, phase):
-            yield self._item(ask, self._mix(ask.slot), phase)
+            yield self._item(ask, self._mix(ask.slot), keys)
 
-    def _item(self, ask: Ask, target: int, phase: int) -> Item:
-        prompt, prefix_tokens = ask.prompt, 0
-        if self._prefix is not None:
-            text, prefix_tokens = self._prefix[0](phase, ask.slot), self._prefix[1]
-            prompt = prefixed(prompt, text, self.targets[target].system, self._joint)
+    def _phase(self, phase: int) -> _Phase:
+        prefix, tokens = self._prefix or (None, 0)
+        return _Phase(key_of(self._seed, phase, "output"), prefix and prefix(phase), tokens)
+
+    def _item(self, ask: Ask, target: int, phase: _Phase) -> Item:
+        prompt = ask.prompt
+        if phase.prefix is not None:
+            prompt = prefixed(prompt, phase.prefix(ask.slot), self.targets[target].system, self._joint)
         prompt = self._limited(prompt, ask.slot, 0, phase)
         reply = prompt.max_tokens or self._replies[target]
         if ask.turns is None:
-            tokens = self._estimate(prompt) if ask.tokens is None else ask.tokens + prefix_tokens
+            tokens = self._estimate(prompt) if ask.tokens is None else ask.tokens + phase.prefix_tokens
             return Item(prompt, target, tokens + reply)
         turns = tuple(
             turn._replace(max_tokens=self._max_tokens(turn.max_tokens, ask.slot, number, phase))
@@ -113,15 +126,15 @@ class Source:
         reply = self._replies[target]
         return Session(slot, prompt, turns, lambda asked: self._estimate(asked) + (asked.max_tokens or reply))
 
-    def _limited(self, prompt: Prompt, slot: int, turn: int, phase: int) -> Prompt:
+    def _limited(self, prompt: Prompt, slot: int, turn: int, phase: _Phase) -> Prompt:
         limit = self._max_tokens(prompt.max_tokens, slot, turn, phase)
         return prompt if limit == prompt.max_tokens else prompt._replace(max_tokens=limit)
 
-    def _max_tokens(self, asked: int | None, slot: int, turn: int, phase: int) -> int | None:
+    def _max_tokens(self, asked: int | None, slot: int, turn: int, phase: _Phase) -> int | None:
         """The row's own limit, else one drawn from `workload.output_tokens`."""
         if asked is not None or self._output is None:
             return asked
-        return self._output(mix(key_of(self._seed, phase, "output") ^ (slot | turn << _TURN_SHIFT)))
+        return self._output(mix(phase.output_key ^ slot ^ turn << _TURN_SHIFT))
 
     def _estimate(self, prompt: Prompt) -> int:
         """Prompt tokens by the number of characters."""

@@ -1,0 +1,239 @@
+"""The options of `lens run`, and how they and a plan file become one Plan. A flag wins over the file.
+
+An option mirrors a plan key; `apply_flags` writes it into the document, so that there is one place that checks.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Final, TypeVar
+
+import click
+
+from llm_latency_lens.engine.document import Key, Source, read_document
+from llm_latency_lens.engine.errors import PlanError
+from llm_latency_lens.engine.plan import Plan
+from llm_latency_lens.engine.planfile import SIMULATED_MODEL, make_plan
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+LOAD_FLAGS: Final = ("concurrency", "rate", "arrivals", "max_in_flight", "overflow", "stagger")
+OPEN_FLAGS: Final = ("arrivals", "max_in_flight", "overflow")
+
+OPTIONS: Final = (
+    click.argument("plan_path", metavar="[PLAN]", required=False, type=click.Path()),
+    click.option("--simulate", is_flag=True, help="Start the built-in provider and measure it; needs no other option."),
+    click.option("--provider", metavar="NAME", help="The API's dialect (see `lens providers`). [default: openai]"),
+    click.option("--base-url", metavar="URL", help="Where the API is; for openai it ends in /v1."),
+    click.option("--model", metavar="NAME", help="The model to ask for."),
+    click.option("--api-key-env", metavar="NAME", help="Environment variable that holds the API key."),
+    click.option("--api-key-file", metavar="FILE", help="File that holds the API key."),
+    click.option("--header", metavar="'NAME: VALUE'", multiple=True, help="Another request header. Repeatable."),
+    click.option("--ca-file", metavar="FILE", help="Trust this PEM file's authorities instead of the system's."),
+    click.option("--insecure", is_flag=True, help="Accept any TLS certificate."),
+    click.option("--proxy", metavar="URL", help="HTTP proxy, with credentials if needed; '' for none."),
+    click.option("--fresh-connections", is_flag=True, help="A new connection for every request."),
+    click.option("--no-stream", is_flag=True, help="Ask for whole replies; there is no TTFT then."),
+    click.option("--prompt", metavar="TEXT", help="One prompt for all requests."),
+    click.option("--prompts", metavar="FILE", help="Prompts from a JSONL, CSV or text file."),
+    click.option("--input-tokens", metavar="N", help="Synthetic prompts of N tokens."),
+    click.option("--output-tokens", metavar="N", help="Ask for at most N output tokens."),
+    click.option("--concurrency", metavar="N", help="Closed loop: N requests in flight. [default: 8]"),
+    click.option("--rate", metavar="R", help="Open loop: R requests per second, whatever the server does."),
+    click.option("--arrivals", metavar="KIND", help="constant, poisson or gamma:SHAPE. [default: constant]"),
+    click.option("--max-in-flight", metavar="N", help="Open loop: cap of requests in flight."),
+    click.option("--overflow", metavar="wait|drop", help="What a slot does when the cap is full. [default: wait]"),
+    click.option("--stagger", metavar="TIME", help="Closed loop: spread the first requests over this long."),
+    click.option("--requests", metavar="N", help="End after N requests. [default: 100 in closed loop]"),
+    click.option("--duration", metavar="TIME", help="End after this long. [default: 30s in open loop]"),
+    click.option("--warmup", metavar="TIME", help="The same load first for this long, not measured."),
+    click.option("--timeout", metavar="TIME", help="Limit of one request. [default: 120s]"),
+    click.option("--first-token-timeout", metavar="TIME", help="Limit until the first token."),
+    click.option("--connect-timeout", metavar="TIME", help="Limit of connecting. [default: 10s]"),
+    click.option("--rpm", metavar="N", help="Never more than N requests per minute."),
+    click.option("--tpm", metavar="N", help="Never more than N tokens per minute."),
+    click.option("--budget-usd", metavar="USD", help="Stop before the requests cost more than this."),
+    click.option("--max-error-rate", metavar="SHARE", help="Stop when more than this share of requests fail."),
+    click.option("--retries", metavar="N", help="Try a request that may be repeated N times more. [default: 0]"),
+    click.option("--workers", metavar="N|auto", help="Worker processes. [default: one per physical core but one]"),
+    click.option("--no-pin", is_flag=True, help="Do not pin processes to cores."),
+    click.option("--seed", metavar="N", help="Seed of everything that is drawn. [default: 0]"),
+    click.option("--slo", metavar="EXPR", multiple=True, help="Objective, such as 'ttft_ms.p99 <= 500'. Repeatable."),
+    click.option("--name", metavar="NAME", help="Name of the run."),
+    click.option("--out", metavar="DIR", help="Where run directories go. [default: runs]"),
+    click.option("--export", metavar="URL", multiple=True, help="influxdb://..., prometheus://:9464, ... Repeatable."),
+    click.option("--json", "as_json", is_flag=True, help="Print summary.json on stdout and nothing else."),
+    click.option("--quiet", is_flag=True, help="No live view, no final table."),
+    click.option("--strict", is_flag=True, help="Exit with 4 when the verdict is not VALID."),
+)
+
+
+def run_options(command: Command) -> Command:
+    """Gives a click command all options of `lens run`."""
+    for option in reversed(OPTIONS):
+        command = option(command)
+    return command
+
+
+def plan_from(plan_path: str | None, flags: Mapping[str, Any], environ: Mapping[str, str] = os.environ) -> Plan:
+    """The plan of a file and flags together. Raises PlanError."""
+    document, source = read_document(plan_path) if plan_path else ({}, Source())
+    apply_flags(document, source, flags)
+    if flags.get("simulate"):
+        name = "simulate"
+    else:
+        name = Path(plan_path).stem if plan_path else "run"
+    return make_plan(document, source, environ, default_name=name)
+
+
+def apply_flags(document: dict[str, Any], source: Source, flags: Mapping[str, Any]) -> None:
+    """Writes what flags say into the document and notes which flag said it."""
+    given = {name: value for name, value in flags.items() if value not in (None, False, ())}
+    _target_flags(document, source, given)
+    _workload_flags(document, source, given)
+    _load_flags(document, source, given)
+    for flag, path in {
+        "timeout": ("limits", "timeout"),
+        "first_token_timeout": ("limits", "first_token_timeout"),
+        "connect_timeout": ("limits", "connect_timeout"),
+        "rpm": ("limits", "rpm"),
+        "tpm": ("limits", "tpm"),
+        "budget_usd": ("limits", "budget_usd"),
+        "max_error_rate": ("limits", "max_error_rate"),
+        "seed": ("seed",),
+        "name": ("name",),
+        "out": ("output", "dir"),
+    }.items():
+        if flag in given:
+            _put(document, source, path, given[flag], flag)
+    if "retries" in given:
+        _put(document, source, ("retry", "attempts"), _one_more(given["retries"]), "retries")
+    if "workers" in given or "no_pin" in given:
+        if not isinstance(document.get("workers", {}), dict):
+            document["workers"] = {"count": document["workers"]}
+        if "workers" in given:
+            _put(document, source, ("workers", "count"), given["workers"], "workers")
+        if "no_pin" in given:
+            _put(document, source, ("workers", "pin"), False, "no_pin")
+    if "slo" in given:
+        _put(document, source, ("slo",), list(given["slo"]), "slo")
+    if "export" in given:
+        _put(document, source, ("export",), list(given["export"]), "export")
+
+
+def _target_flags(document: dict[str, Any], source: Source, given: Mapping[str, Any]) -> None:
+    names = ("provider", "base_url", "model", "api_key_env", "api_key_file", "ca_file", "proxy")
+    used = [
+        name for name in (*names, "header", "insecure", "fresh_connections", "no_stream", "simulate") if name in given
+    ]
+    if not used:
+        return
+    target, path = _only_target(document, used[0])
+    for name in names:
+        if name in given:
+            _put(target, source, (name,), given[name], name, path)
+    if "api_key_env" in given or "api_key_file" in given:
+        for key in {"api_key", "api_key_env", "api_key_file"} - set(given):
+            target.pop(key, None)
+    for flag, key, value in (
+        ("insecure", "verify_tls", False),
+        ("fresh_connections", "fresh_connections", True),
+        ("no_stream", "stream", False),
+    ):
+        if flag in given:
+            _put(target, source, (key,), value, flag, path)
+    for header in given.get("header", ()):
+        name, colon, value = header.partition(":")
+        if not colon or not name.strip():
+            raise PlanError(f"--header must be 'NAME: VALUE', got {name!r}")
+        _put(target, source, ("headers", name.strip()), value.strip(), "header", path)
+    if "simulate" in given:
+        target.setdefault("model", SIMULATED_MODEL)
+        target.setdefault("name", "simulator")
+
+
+def _only_target(document: dict[str, Any], flag: str) -> tuple[dict[str, Any], Key]:
+    """The one target that a flag speaks of, made if there is none."""
+    many = document.get("targets")
+    if isinstance(many, list) and len(many) > 1:
+        raise PlanError(f"{_option(flag)} is for one target, the plan has {len(many)}; change the plan instead")
+    if isinstance(many, list) and many and isinstance(many[0], dict):
+        return many[0], ("targets", 0)
+    target = document.setdefault("target", {})
+    if not isinstance(target, dict):
+        raise PlanError(f"target must be a mapping, got {target!r}")
+    return target, ("target",)
+
+
+def _workload_flags(document: dict[str, Any], source: Source, given: Mapping[str, Any]) -> None:
+    ways = [name for name in ("prompt", "prompts", "input_tokens") if name in given]
+    if len(ways) > 1:
+        raise PlanError(f"{_option(ways[0])} and {_option(ways[1])} cannot both be given; they name different prompts")
+    if "prompt" in given:
+        _put(document, source, ("workload",), {"prompt": given["prompt"]}, "prompt")
+    if "prompts" in given:
+        _put(document, source, ("workload",), {"file": given["prompts"]}, "prompts")
+    if "input_tokens" in given:
+        _put(document, source, ("workload",), {"synthetic": {"input_tokens": given["input_tokens"]}}, "input_tokens")
+    if "output_tokens" in given:
+        workload = document.setdefault("workload", {})
+        if isinstance(workload, str):
+            document["workload"] = {"prompt": workload}
+        _put(document, source, ("workload", "output_tokens"), given["output_tokens"], "output_tokens")
+
+
+def _load_flags(document: dict[str, Any], source: Source, given: Mapping[str, Any]) -> None:
+    if "concurrency" in given and "rate" in given:
+        raise PlanError("--concurrency (closed loop) and --rate (open loop) cannot both be given; choose one")
+    phases = document.get("phases")
+    holders: list[tuple[dict[str, Any], Key]] = [(document, ())]
+    if isinstance(phases, list) and all(isinstance(phase, dict) for phase in phases):
+        holders = [(phase, ("phases", i)) for i, phase in enumerate(phases)]
+        measured = [holder for holder in holders if holder[0].get("measure", True)]
+    else:
+        measured = holders
+    load = {name: given[name] for name in LOAD_FLAGS if name in given}
+    for holder, path in holders if load else []:
+        held = holder.get("load")
+        if "concurrency" in load or "rate" in load or not isinstance(held, dict):
+            held = holder["load"] = {}
+        for name, value in load.items():
+            _put(held, source, (name,), value, name, (*path, "load"))
+    for holder, path in measured:
+        for name in ("requests", "duration"):
+            if name in given:
+                _put(holder, source, (name,), given[name], name, path)
+    if "warmup" in given:
+        if isinstance(phases, list):
+            first = measured[0][0] if measured else {}
+            phases.insert(
+                0, {"name": "warmup", "duration": given["warmup"], "load": first.get("load", {}), "measure": False}
+            )
+        else:
+            _put(document, source, ("warmup",), given["warmup"], "warmup")
+
+
+def _put(
+    document: dict[str, Any], source: Source, keys: tuple[str, ...], value: Any, flag: str, path: Key = ()
+) -> None:
+    holder = document
+    for key in keys[:-1]:
+        inner = holder.setdefault(key, {})
+        if not isinstance(inner, dict):
+            inner = holder[key] = {}
+        holder = inner
+    holder[keys[-1]] = value
+    source.flags[(*path, *keys)] = _option(flag)
+
+
+def _option(flag: str) -> str:
+    return "--" + flag.replace("_", "-")
+
+
+def _one_more(retries: str) -> int | str:
+    try:
+        return int(retries) + 1
+    except ValueError:
+        return retries
