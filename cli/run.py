@@ -16,7 +16,7 @@ import msgspec
 
 from llm_latency_lens.cli.options import plan_from, run_options
 from llm_latency_lens.engine import __version__
-from llm_latency_lens.engine.errors import LensError
+from llm_latency_lens.engine.errors import LensError, PlanError
 from llm_latency_lens.engine.manifest import Manifest, PhaseTimes
 from llm_latency_lens.engine.plan import Plan
 from llm_latency_lens.engine.planfile import plan_sha256, stripped
@@ -39,24 +39,61 @@ def run(plan_path: str | None, *, as_json: bool, quiet: bool, strict: bool, **fl
 
 def carry_out(plan: Plan, *, as_json: bool, quiet: bool, strict: bool) -> int:
     """Runs a plan and tells the result; gives the exit code of METRICS."""
+    from llm_latency_lens.cli.export import check_exports, exported
+    from llm_latency_lens.cli.stops import StopRules
     from llm_latency_lens.engine.preflight import check_targets
     from llm_latency_lens.engine.supervisor import Supervisor, worker_count
 
     check_targets(plan, os.environ)
     run_id = run_id_of(plan.name)
+    for warning in check_exports(plan, run_id):
+        click.echo(f"lens: {warning}", err=True)
+    prices = budget_prices(plan)
     run_dir = make_run_dir(plan, run_id)
     segment_dir = make_segment_dir(run_id)
     try:
         manifest = manifest_of(plan, run_id, run_dir, worker_count(plan))
         manifest.write(segment_dir)
         collector = [sys.executable, "-m", "llm_latency_lens.cli.collect", "--segment-dir", str(segment_dir)]
-        supervisor = Supervisor(plan, manifest, segment_dir, collector)
+        rules = StopRules(plan, segment_dir)
+        supervisor = Supervisor(plan, manifest, segment_dir, collector, prices=prices, on_tick=rules.reason)
         with watched(segment_dir, quiet=quiet or as_json), exported(plan, run_dir):
             supervisor.run()
     finally:
         if (run_dir / "summary.json").exists():
             shutil.rmtree(segment_dir, ignore_errors=True)
+    write_report(run_dir)
     return tell(run_dir, manifest, as_json=as_json, quiet=quiet, strict=strict)
+
+
+def budget_prices(plan: Plan) -> list[tuple[int, int]]:
+    """Pico-USD per input and output token of each target, its dearest tier, where the plan has a budget to keep.
+
+    Raises PlanError for a target whose price nobody knows: its spend could not be limited.
+    """
+    if plan.limits.budget_usd is None:
+        return []
+    from llm_latency_lens.collectors.cost import prices_of
+
+    found: list[tuple[int, int]] = []
+    for target, tiers in zip(plan.targets, prices_of(plan).tiers, strict=True):
+        if not tiers:
+            raise PlanError(
+                f"budget_usd needs the price of {target.model!r} (target {target.name!r}), which is in no table; "
+                "give the target a price: {input: USD, output: USD} per million tokens"
+            )
+        found.append((max(max(t.input, t.cache_write) for t in tiers), max(max(t.output, t.reasoning) for t in tiers)))
+    return found
+
+
+def write_report(run_dir: Path) -> None:
+    """report.html beside the numbers. A report that cannot be drawn is told, and is no failure of the run."""
+    from llm_latency_lens.exporters.html import write_html
+
+    try:
+        write_html([run_dir], run_dir / "report.html")
+    except LensError as error:
+        click.echo(f"lens: {error}", err=True)
 
 
 def manifest_of(plan: Plan, run_id: str, run_dir: Path, workers: int) -> Manifest:
@@ -117,12 +154,6 @@ def watched(segment_dir: Path, *, quiet: bool) -> Iterator[None]:
 
     with LiveConsole(segment_dir):
         yield
-
-
-@contextlib.contextmanager
-def exported(plan: Plan, run_dir: Path) -> Iterator[None]:
-    """The exporter process beside the run, if the plan sends its series anywhere."""
-    yield
 
 
 @contextlib.contextmanager

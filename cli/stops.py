@@ -1,0 +1,53 @@
+"""The rules that end a run before its plan does: too many errors, a broken SLO. Read from the latest snapshot and report."""
+
+from __future__ import annotations
+
+from collections import deque
+from pathlib import Path
+
+import msgspec
+
+from llm_latency_lens.collectors.snapshot import REPORT_DECODER, SNAPSHOT_DECODER
+from llm_latency_lens.engine.plan import SECOND, Plan
+
+SAMPLES_MIN = 10  # ended requests in the window before an error rate means anything
+
+
+class StopRules:
+    """Asked often, looks at each tick once. `reason()` is None while the run may go on."""
+
+    def __init__(self, plan: Plan, segment_dir: Path) -> None:
+        self._limits = plan.limits
+        self._dir = segment_dir
+        self._tick = -1
+        self._window: deque[tuple[float, int, int]] = deque([(0.0, 0, 0)])  # (elapsed s, ok, failed), cumulative
+
+    def reason(self) -> str | None:
+        """`max_error_rate` or `slo` when a rule is broken."""
+        if self._limits.max_error_rate is None and not self._limits.stop_on_slo:
+            return None
+        try:
+            snapshot = SNAPSHOT_DECODER.decode((self._dir / "snapshot.json").read_bytes())
+        except (FileNotFoundError, msgspec.DecodeError):
+            return None
+        if snapshot.tick == self._tick:
+            return None
+        self._tick = snapshot.tick
+        self._window.append((snapshot.elapsed_s, snapshot.ok_total, snapshot.failed_total))
+        if self._too_many_errors():
+            return "max_error_rate"
+        return "slo" if self._limits.stop_on_slo and self._slo_broken() else None
+
+    def _too_many_errors(self) -> bool:
+        limit = self._limits.max_error_rate
+        if limit is None:
+            return False
+        window, newest = self._window, self._window[-1]
+        while len(window) > 2 and newest[0] - window[1][0] >= self._limits.error_window_ns / SECOND:
+            window.popleft()
+        ok, failed = newest[1] - window[0][1], newest[2] - window[0][2]
+        return ok + failed >= SAMPLES_MIN and failed / (ok + failed) > limit
+
+    def _slo_broken(self) -> bool:
+        report = REPORT_DECODER.decode((self._dir / "report.json").read_bytes())
+        return report.requests.ok >= SAMPLES_MIN and any(slo.state == "FAIL" for slo in report.slo)
