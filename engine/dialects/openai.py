@@ -12,7 +12,7 @@ from typing import Any, Final
 import msgspec
 
 from llm_latency_lens.engine.dialects import END, FAILED, TOKEN, VISIBLE, HttpRequest, Prompt, Reply
-from llm_latency_lens.engine.dialects.outcomes import error_text, message_in
+from llm_latency_lens.engine.dialects.outcomes import message_in
 from llm_latency_lens.engine.plan import Target
 from llm_latency_lens.engine.record import UNKNOWN, Outcome
 
@@ -63,7 +63,7 @@ class Usage(msgspec.Struct, gc=False):
 class Chunk(msgspec.Struct, gc=False):
     choices: list[Choice] | None = None
     usage: Usage | None = None
-    error: msgspec.Raw | None = None
+    error: Any = None
     id: str | None = None
 
 
@@ -97,7 +97,7 @@ class ChatReply(Reply):
         if chunk.usage is not None:
             self._usage(chunk.usage)
         if chunk.error is not None:
-            return bits | self._failed(bytes(chunk.error))
+            return bits | self._failed(chunk.error)
         return bits
 
     def body(self, data: bytes) -> int:
@@ -149,10 +149,9 @@ class ChatReply(Reply):
         if split is not None and split.reasoning_tokens is not None:
             self.reasoning_tokens = split.reasoning_tokens
 
-    def _failed(self, error: bytes) -> int:
+    def _failed(self, error: Any) -> int:
         self.outcome = Outcome.STREAM_ERROR
-        value: Any = msgspec.json.decode(error)
-        self.error = value if isinstance(value, str) else message_in({"error": value}) or error_text(error)
+        self.error = message_in({"error": error}) or str(error)[:200]
         return FAILED
 
     def _malformed(self, error: Exception) -> int:
