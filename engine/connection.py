@@ -36,6 +36,9 @@ ANCILLARY_BYTES: Final = 64
 LAG_SUSPECT_NS: Final = 500_000_000  # later than this the mapping is checked again before it is believed
 ERROR_BODY_BYTES: Final = 64 << 10
 WHOLE_BODY_BYTES: Final = 64 << 20
+TCP_INFO_BYTES: Final = 32  # of struct tcp_info (linux/tcp.h): state in byte 0, unacked segments in bytes 24 to 27
+TCPI_UNACKED: Final = slice(24, 28)
+TCP_CLOSE: Final = 7
 
 _timespec = struct.Struct("<qq").unpack_from
 
@@ -409,10 +412,13 @@ class Connection:
     def _ended(self, now: int) -> None:
         """The server closed its side."""
         exchange = self._busy()
-        if not self.reply_bytes:
+        if not self.reply_bytes and not self._request_was_taken():
             self._broken("the server closed the connection without a reply")
             return
         exchange.end_ns = now
+        if not self.reply_bytes:
+            self.fail(Outcome.CONNECT_RESET, "the server took the request and closed the connection without a reply")
+            return
         parser = self.parser
         try:
             parser.eof()
@@ -445,6 +451,12 @@ class Connection:
         if not exchange.end_ns:
             exchange.end_ns = monotonic_ns()
         self.fail(Outcome.STREAM_TRUNCATED if self.reply_bytes else Outcome.CONNECT_RESET, message)
+
+    def _request_was_taken(self) -> bool:
+        """After an end of file: had the server acknowledged the request when it closed? Then the connection was not
+        stale. A reset, or an unacknowledged request, tells of a server that closed before it knew of the request."""
+        info = self.socket.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, TCP_INFO_BYTES)
+        return info[0] != TCP_CLOSE and not int.from_bytes(info[TCPI_UNACKED], "little")
 
     def _idle(self, _mask: int) -> None:
         """An idle connection became readable: closed by the server, or out of step. Either way it is of no more use."""
