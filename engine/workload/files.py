@@ -124,7 +124,7 @@ class Lines:
     def _rest_of_line(self, offset: int, so_far: int) -> bytes:
         parts: list[bytes] = []
         begin = offset - so_far
-        step = BLOCK_BYTES
+        step = min(BLOCK_BYTES, 4096)  # most lines end soon
         while part := self._file.read(offset, step):
             cut = part.find(b"\n")
             parts.append(part if cut < 0 else part[:cut])

@@ -24,7 +24,7 @@ from llm_latency_lens.engine.errors import PlanError
 from llm_latency_lens.engine.plan import SECOND, Workload
 from llm_latency_lens.engine.workload.ask import Ask
 from llm_latency_lens.engine.workload.deck import Pass, Streamed
-from llm_latency_lens.engine.workload.draw import key_of
+from llm_latency_lens.engine.workload.draw import M64, key_of, mix
 from llm_latency_lens.engine.workload.files import Raw, Records, Table, open_records
 from llm_latency_lens.engine.workload.text import Prose
 
@@ -62,11 +62,12 @@ class Trace:
         self._deck = Streamed(lambda _: self._by_time(), workload.path)
         self._prose = prose
         self._seed = seed
+        self._block_key = key_of(seed, "block")
         # A unique prefix is for prompts that share nothing: then the hash ids are left aside.
         self._shared = workload.prefix != "unique"
         checked = 0
-        for place, raw in islice(self._by_time(), CHECKED):
-            self._read(self._format.arrival, place, raw)
+        for place, timed in islice(self._by_time(), CHECKED):
+            self._read(self._format.arrival, place, timed[1])
             checked += 1
         if not checked:
             raise PlanError(f"{workload.path} holds no requests (workload.path)")
@@ -74,15 +75,14 @@ class Trace:
     def timestamps(self) -> Iterator[int]:
         """When each request of the trace is due, ns after the first one, stretched by `time_scale`. Ends with it."""
         begin: int | None = None
-        for place, raw in self._by_time():
-            at_ns = self._read(self._format.at_ns, place, raw)
+        for _, (at_ns, _) in self._by_time():
             if begin is None:
                 begin = at_ns
             yield round((at_ns - begin) * self._time_scale)
 
     def asks(self, worker: int, workers: int, first: int, phase: int) -> Iterator[Ask]:
         tail_key = key_of(self._seed, phase, "text")
-        for slot, place, raw in self._deck.deal(worker, workers, first, phase):
+        for slot, place, (_, raw) in self._deck.deal(worker, workers, first, phase):
             arrival = self._read(self._format.arrival, place, raw)
             text = self._text(arrival, tail_key ^ slot)
             prompt = Prompt(({"role": "user", "content": text},), None, arrival.output_tokens)
@@ -94,31 +94,31 @@ class Trace:
         for hash_id in arrival.hash_ids if self._shared else ():
             if left <= 0:
                 break
-            blocks.append(self._prose.text(key_of(self._seed, "block", hash_id), min(left, BLOCK_TOKENS)))
+            blocks.append(self._prose.text(mix(self._block_key ^ hash_id & M64), min(left, BLOCK_TOKENS)))
             left -= BLOCK_TOKENS
         if left > 0:
             blocks.append(self._prose.text(tail_key, left))
         return " ".join(blocks)
 
     def _by_time(self) -> Pass:
-        """One pass over the trace in the order of its times; rows of equal times stay in file order."""
+        """One pass over (place, (time in ns, raw)) in the order of times; rows of equal times stay in file order."""
         heap: list[tuple[int, int, int, Raw]] = []
         last = None
         for number, (place, raw) in enumerate(self._records.ordered()):
-            entry = (self._read(self._format.at_ns, place, raw), number, place, raw)
-            if last is not None and entry[0] < last:
+            at_ns = self._read(self._format.at_ns, place, raw)
+            if last is not None and at_ns < last:
                 raise PlanError(
                     f"{self._records.where(place)}: its time is before that of a row more than {WINDOW} rows earlier;"
                     " sort the trace by time first"
                 )
             if len(heap) < WINDOW:
-                heappush(heap, entry)
+                heappush(heap, (at_ns, number, place, raw))
                 continue
-            last, _, *record = heappushpop(heap, entry)
-            yield record[0], record[1]
+            last, _, place, raw = heappushpop(heap, (at_ns, number, place, raw))
+            yield place, (last, raw)
         while heap:
-            _, _, place, raw = heappop(heap)
-            yield place, raw
+            at_ns, _, place, raw = heappop(heap)
+            yield place, (at_ns, raw)
 
     def _read(self, part: Callable[[Raw], Any], place: int, raw: Raw) -> Any:
         try:
@@ -142,8 +142,11 @@ def format_of(records: Records) -> Format:
 
 
 def _table(records: Table, at: int, prompt: int, reply: int, read_at: Callable[[str], int]) -> Format:
+    width = len(records.header)
+
     def at_ns(cells: list[str]) -> int:
-        records.columns(cells)
+        if len(cells) != width:
+            records.columns(cells)  # says what is wrong
         return read_at(cells[at])
 
     return Format(at_ns, lambda cells: Arrival(_tokens(cells[prompt]), _tokens(cells[reply])))
