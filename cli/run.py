@@ -42,25 +42,27 @@ def carry_out(plan: Plan, *, as_json: bool, quiet: bool, strict: bool) -> int:
     from llm_latency_lens.cli.export import check_exports, exported
     from llm_latency_lens.cli.stops import StopRules
     from llm_latency_lens.engine.preflight import check_targets
-    from llm_latency_lens.engine.supervisor import Supervisor, worker_count
+    from llm_latency_lens.engine.supervisor import Supervisor, geometry_of, worker_count
 
     check_targets(plan, os.environ)
     run_id = run_id_of(plan.name)
     for warning in check_exports(plan, run_id):
         click.echo(f"lens: {warning}", err=True)
     prices = budget_prices(plan)
+    workers = worker_count(plan)
+    geometry = geometry_of(plan, workers)
     run_dir = make_run_dir(plan, run_id)
     segment_dir = make_segment_dir(run_id)
+    manifest = manifest_of(plan, run_id, run_dir, workers)
     try:
-        manifest = manifest_of(plan, run_id, run_dir, worker_count(plan))
         manifest.write(segment_dir)
         collector = [sys.executable, "-m", "llm_latency_lens.cli.collect", "--segment-dir", str(segment_dir)]
         rules = StopRules(plan, segment_dir)
-        supervisor = Supervisor(plan, manifest, segment_dir, collector, prices=prices, on_tick=rules.reason)
+        supervisor = Supervisor(plan, manifest, segment_dir, collector, geometry, prices=prices, on_tick=rules.reason)
         with watched(segment_dir, quiet=quiet or as_json), exported(plan, run_dir):
             supervisor.run()
     finally:
-        if (run_dir / "summary.json").exists():
+        if (run_dir / "summary.json").exists() or manifest.state == "starting":  # else `lens recover` needs it
             shutil.rmtree(segment_dir, ignore_errors=True)
     write_report(run_dir)
     return tell(run_dir, manifest, as_json=as_json, quiet=quiet, strict=strict)

@@ -23,7 +23,7 @@ import psutil
 
 from llm_latency_lens.engine.control import Frames, Order, Share, Word, frame
 from llm_latency_lens.engine.errors import LensError, PlanError, SegmentError
-from llm_latency_lens.engine.manifest import Manifest
+from llm_latency_lens.engine.manifest import SEGMENTS, Manifest
 from llm_latency_lens.engine.plan import Phase, Plan
 from llm_latency_lens.engine.ring import Geometry, mark_dead, resume_point
 
@@ -72,6 +72,7 @@ class Supervisor:
         manifest: Manifest,
         segment_dir: Path,
         collector: Sequence[str],
+        geometry: Geometry,
         *,
         prices: Sequence[tuple[int, int]] = (),
         on_tick: Callable[[], str | None] = lambda: None,
@@ -86,7 +87,7 @@ class Supervisor:
         cores = core_plan(manifest.workers) if plan.workers.pin else None
         self.workers = [WorkerProcess(i, [cores.workers[i]] if cores else []) for i in range(manifest.workers)]
         self.spare = cores.spare if cores else []
-        self.geometry = geometry_of(plan, manifest.workers, segment_dir)
+        self.geometry = geometry
         self.collector: subprocess.Popen[bytes] | None = None
         self.collector_pidfd = -1
         self.interrupts = 0
@@ -473,7 +474,7 @@ def places_of(phase: Phase, workers: int) -> int | None:
     return None if load.max_in_flight is None else -(-load.max_in_flight // workers)
 
 
-def geometry_of(plan: Plan, workers: int, segment_dir: Path) -> Geometry:
+def geometry_of(plan: Plan, workers: int, tmpfs: Path = SEGMENTS.parent) -> Geometry:
     """Ring sizes for at least RING_SECONDS of the expected peak, as far as the tmpfs allows.
 
     Raises PlanError when the file descriptors do not suffice, SegmentError when the tmpfs does not.
@@ -497,13 +498,13 @@ def geometry_of(plan: Plan, workers: int, segment_dir: Path) -> Geometry:
             peak = max(peak, *(max(shape.start, shape.end) / workers for shape in phase.load.shapes))
     requests = power_of_two(max(4096, int(peak * RING_SECONDS)))
     gaps = 1 << 20
-    free = shutil.disk_usage(segment_dir).free
+    free = shutil.disk_usage(tmpfs).free
     while requests > 4096 and workers * (requests * 256 + gaps * 8) > free * 0.8:
         requests //= 2
         gaps = max(gaps // 2, 1 << 14)
     if workers * (requests * 256 + gaps * 8) > free:
         raise SegmentError(
-            f"{segment_dir} has {free >> 20} MB free, the rings need {workers * (requests * 256 + gaps * 8) >> 20} MB; "
+            f"{tmpfs} has {free >> 20} MB free, the rings need {workers * (requests * 256 + gaps * 8) >> 20} MB; "
             "give the tmpfs more room (mount -o remount,size=...) or use fewer workers"
         )
     return Geometry(requests, gaps, 8192, in_flight, len(plan.phases), len(plan.targets))
