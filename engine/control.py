@@ -45,6 +45,7 @@ class Word(msgspec.Struct, kw_only=True, tag="word"):
     say: Literal["ready", "phase_done", "failed"]
     phase: int = 0
     text: str = ""
+    code: int = 1  # the exit code that goes with a failure
 
 
 _ENCODER = msgspec.msgpack.Encoder()

@@ -46,6 +46,7 @@ class Exchange:
         "last_token_ns",
         "outcome",
         "phase",
+        "read_ns",
         "received_bytes",
         "reply",
         "request",
@@ -93,7 +94,7 @@ class Exchange:
         self.http_status = 0
         self.kept_headers: dict[str, str] = {}
         self.headers_ns = self.first_event_ns = self.first_token_ns = self.first_output_ns = 0
-        self.last_token_ns = self.end_ns = self.last_send_ns = self.itl_max_ns = 0
+        self.last_token_ns = self.end_ns = self.last_send_ns = self.itl_max_ns = self.read_ns = 0
         self.events = self.token_events = self.coalesced = self.gaps_saturated = 0
         self.exact = True
         self.gaps: array[int] = array("Q")
@@ -104,34 +105,33 @@ class Exchange:
         The stamp belongs to the last byte of the read: only the last event is exact, and only if the read ended with
         it (`whole`). A gap that touches an inexact end is marked coalesced: its value is an upper bound.
         """
-        self.events += len(events)
         if not self.first_event_ns:
             self.first_event_ns = stamp_ns
+            self.read_ns = self.last_send_ns
         read_event = self.reply.event
-        if len(events) == 1 and whole:
-            name, text = events[0]
-            bits = read_event(text, name)
-            if bits & TOKEN:
-                self._token(bits, stamp_ns, stamp_ns - self.last_token_ns, kernel, True)
-            return bits
         every = 0
-        bound = stamp_ns - self.last_token_ns
         last = len(events) - 1
         for i, (name, text) in enumerate(events):
             bits = read_event(text, name)
             every |= bits
             if bits & TOKEN:
-                self._token(bits, stamp_ns, bound, kernel, whole and i == last)
+                self._token(bits, stamp_ns, kernel, whole and i == last)
             if bits & FAILED:
                 break
+        self.events += last + 1
+        self.read_ns = stamp_ns
         return every
 
-    def _token(self, bits: int, stamp_ns: int, gap_ns: int, kernel: bool, exact: bool) -> None:
+    def _token(self, bits: int, stamp_ns: int, kernel: bool, exact: bool) -> None:
         self.token_events += 1
         if self.first_token_ns:
             word = self.series_word
-            if gap_ns > self.itl_max_ns:
-                self.itl_max_ns = gap_ns
+            if self.last_token_ns != stamp_ns:
+                gap_ns = stamp_ns - self.last_token_ns
+                if gap_ns > self.itl_max_ns:
+                    self.itl_max_ns = gap_ns
+            else:
+                gap_ns = stamp_ns - self.read_ns  # both came with this read: after the one before it, no more is known
             if gap_ns > GAP_MAX:
                 gap_ns = GAP_MAX
                 self.gaps_saturated += 1

@@ -93,7 +93,7 @@ class Supervisor:
         self.interrupts = 0
         self.deadline_ns = 0  # of the drain
         self.next_phase = 0
-        self.failure = ""
+        self.failure: LensError | None = None
         self.words: deque[str] = deque()
         self._wake = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
 
@@ -110,10 +110,13 @@ class Supervisor:
                 self._spawn(worker)
             self._until(lambda: all(worker.ready for worker in self.workers), READY_TIMEOUT_S, "start")
             self._start()
-            while not all(self._finished(worker) for worker in self.workers):
+            while self.failure is None and not all(self._finished(worker) for worker in self.workers):
                 self._turn(0.1)
                 self._steer()
-            self._stop_workers()
+            if self.failure is None:
+                self._stop_workers()
+            else:
+                self._abandon_workers()
             self._close_books()
         finally:
             self._kill_all()
@@ -123,8 +126,8 @@ class Supervisor:
             self.selector.close()
             os.close(self._wake[0])
             os.close(self._wake[1])
-        if self.failure:
-            raise LensError(self.failure)
+        if self.failure is not None:
+            raise self.failure
         return self.manifest
 
     # --- starting -------------------------------------------------------------------------------------------------
@@ -216,8 +219,8 @@ class Supervisor:
     def _until(self, condition: Callable[[], bool], timeout_s: float, what: str) -> None:
         end = monotonic_ns() + int(timeout_s * 1e9)
         while not condition():
-            if self.failure:
-                raise LensError(self.failure)
+            if self.failure is not None:
+                raise self.failure
             if monotonic_ns() > end:
                 raise LensError(f"the workers did not {what} within {timeout_s:g} s; see {self.segment_dir}")
             self._turn(0.1)
@@ -279,8 +282,7 @@ class Supervisor:
             elif word.say == "phase_done":
                 worker.phases_done.add(word.phase)
             else:
-                worker.gone = True
-                self.failure = word.text
+                self.failure = PlanError(word.text) if word.code == PlanError.exit_code else LensError(word.text)
 
     def _ready(self, worker: WorkerProcess) -> None:
         worker.ready = True
@@ -322,10 +324,14 @@ class Supervisor:
         path = worker.segment(self.segment_dir)
         if not path.exists():  # it never came to make one
             worker.gone = True
-            self.failure = self.failure or f"worker {worker.index} ended with {ended(code)} before it was ready"
+            if self.failure is None:
+                self.failure = LensError(f"worker {worker.index} ended with {ended(code)} before it was ready")
+            return
+        mark_dead(path)
+        if self.failure is not None:
+            worker.gone = True
             return
         phase, slot = resume_point(path)
-        mark_dead(path)
         for index, order in worker.begun.items():
             if index == phase:
                 order.first = max(order.first, slot)
@@ -337,7 +343,9 @@ class Supervisor:
         self.words.append(f"worker {worker.index} ended with {ended(code)}; restarted")
         if worker.young_deaths >= YOUNG_DEATHS:
             worker.gone = True
-            self.failure = f"worker {worker.index} died {YOUNG_DEATHS} times right after its start ({ended(code)})"
+            self.failure = LensError(
+                f"worker {worker.index} died {YOUNG_DEATHS} times right after its start ({ended(code)})"
+            )
             return
         self._spawn(worker)
 
@@ -352,7 +360,7 @@ class Supervisor:
         self.manifest.collector_restarts += 1
         self.words.append(f"the collector ended with {ended(code)}; restarted")
         if self.manifest.collector_restarts > YOUNG_DEATHS and code > 0:
-            self.failure = f"the collector keeps failing: {log_tail(self.segment_dir / 'collector.log')}"
+            self.failure = LensError(f"the collector keeps failing: {log_tail(self.segment_dir / 'collector.log')}")
             return
         self._spawn_collector()
 
@@ -369,15 +377,23 @@ class Supervisor:
         elif self.interrupts == 2:
             self._tell_all(Order(do="cancel", reason="cancelled"))
         elif self.interrupts > 2:
-            self.failure = "interrupted three times: the report was not finished; see `lens recover`"
-            for worker in self.workers:
-                worker.gone = True
+            raise LensError("interrupted three times: the report was not finished; see `lens recover`")
 
     def _stop_workers(self) -> None:
         for worker in self.workers:
             worker.stopping = True
         self._tell_all(Order(do="stop"))
         self._until(lambda: all(worker.gone for worker in self.workers), READY_TIMEOUT_S, "stop")
+
+    def _abandon_workers(self) -> None:
+        """The run cannot go on: its workers end now, what they did stays in the books."""
+        self.manifest.stop_reason = "failed"
+        for worker in self.workers:
+            if worker.process is not None:
+                worker.process.kill()
+        self._turn(0)
+        while any(worker.process is not None for worker in self.workers):
+            self._turn(0.1)
 
     def _close_books(self) -> None:
         now = monotonic_ns()
@@ -387,7 +403,7 @@ class Supervisor:
         self.manifest.state = "finished"
         self.manifest.write(self.segment_dir)
         end = now + int(COLLECTOR_TIMEOUT_S * 1e9)
-        while self.collector_pidfd >= 0 and not self.failure:
+        while self.collector_pidfd >= 0:
             if monotonic_ns() > end:
                 raise LensError(
                     f"the collector did not finish within {COLLECTOR_TIMEOUT_S:g} s: "

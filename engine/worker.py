@@ -119,9 +119,17 @@ class Worker:
 
     def turn(self) -> None:
         """One wake-up: sockets first, then everything that is due."""
-        self.reactor.turn()
-        if self.pending:
-            self.work()
+        try:
+            self.reactor.turn()
+            if self.pending:
+                self.work()
+        except LensError as error:
+            self.give_up(error)
+
+    def give_up(self, error: LensError) -> None:
+        """The share cannot be carried out, a row of its workload is bad: says so and ends."""
+        self.say(Word(say="failed", text=str(error), code=error.exit_code))
+        os._exit(error.exit_code)
 
     def _timer_fired(self, _mask: int) -> None:
         self.reactor.timer.read()
@@ -164,10 +172,12 @@ class Worker:
 
     def _fill(self) -> None:
         """Renders ahead in slices, with the sockets served in between."""
-        if any([run.feed.fill() for run in self.runs if not run.issued]):
+        try:
+            self.filling = any([run.feed.fill() for run in self.runs if not run.issued])
+        except LensError as error:
+            self.give_up(error)
+        if self.filling:
             asyncio.get_running_loop().call_soon(self._fill)
-        else:
-            self.filling = False
 
     # --- phases ---------------------------------------------------------------------------------------------------
 
@@ -178,7 +188,7 @@ class Worker:
         schedule = schedule_of(phase, seed=plan.seed, index=index, timestamps=self.source.timestamps)
         feed = Feed(
             schedule.share(share.worker, share.workers, first),
-            iter(self.source.items(share.worker, share.workers, first)),
+            iter(self.source.items(share.worker, share.workers, first, phase=index)),
             self.render,
         )
         run: OpenRun | ClosedRun
@@ -349,7 +359,7 @@ class Worker:
             self.render(last.target, prompt),
         )
         exchange.session = session
-        exchange.estimate_tokens = last.estimate_tokens
+        exchange.estimate_tokens = session.estimate_tokens
         if self.stopping is None:
             self._enter(run, exchange)
         else:
@@ -580,8 +590,11 @@ async def serve(share: Share, frames: Frames) -> None:
         piece = os.read(0, 1 << 16)
         if not piece:
             os._exit(1)
-        for order in frames.feed(piece):
-            obey(order)
+        try:
+            for order in frames.feed(piece):
+                obey(order)
+        except LensError as error:
+            worker.give_up(error)
 
     def obey(order: Order) -> None:
         match order.do:
@@ -626,7 +639,7 @@ def main() -> int:
             runner.run(serve(share, frames))
         stamps.close()
     except LensError as error:
-        os.write(1, frame(Word(say="failed", text=str(error))))
+        os.write(1, frame(Word(say="failed", text=str(error), code=error.exit_code)))
         return error.exit_code
     return 0
 
