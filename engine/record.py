@@ -1,4 +1,4 @@
-"""The fixed layouts that cross process borders: the request record and the one-word gap. Nothing else may define a byte of them.
+"""The fixed layouts that cross process borders: the request record and the one-word gap. No other file defines them.
 
 Request record, 248 bytes of payload behind an 8-byte commit word (engine.ring) in a 256-byte slot. All times are
 CLOCK_MONOTONIC ns, 0 when the mark was never reached; token counts are `UNKNOWN` when the provider did not say.
@@ -14,6 +14,7 @@ Gap word: one interval between two consecutive token events of one request, in o
     bits 55-63  zero
 
 A request's gaps become visible by the commit of its record: `gaps_end` is the gap lane's position after them.
+Gaps carry no sequence bits: the record's crc covers them, so a word of an earlier lap is never taken for a new one.
 """
 
 from __future__ import annotations
@@ -103,7 +104,7 @@ class Outcome(IntEnum):
 
 
 OUTCOMES: Final = len(Outcome)
-FAILURES: Final = tuple(o for o in Outcome if Outcome.OK < o < Outcome.CANCELLED) + (Outcome.LOST,)
+FAILURES: Final = (*(o for o in Outcome if Outcome.OK < o < Outcome.CANCELLED), Outcome.LOST)
 
 
 class Unsent(IntEnum):

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 from zlib import crc32
 
 from llm_latency_lens.engine.errors import SegmentError
-from llm_latency_lens.engine.record import FIELDS, OUTCOMES, PAYLOAD_BYTES, RECORD, SLOT_BYTES, UNKNOWN, record_dtype
+from llm_latency_lens.engine.record import FIELDS, OUTCOMES, PAYLOAD_BYTES, RECORD, SLOT_BYTES, record_dtype
 
 if TYPE_CHECKING:
     import numpy as np
@@ -29,7 +29,9 @@ PAGE: Final = 4096
 DETAIL_BYTES: Final = 512
 DETAIL_MAX: Final = DETAIL_BYTES - 16
 ENTRY_WORDS: Final = 4
-SEQUENCE_MASK: Final = 0xFFFF_FFFF
+COMMITTED: Final = 1 << 31
+NUMBER_MASK: Final = COMMITTED - 1
+SEQUENCE_MASK: Final = COMMITTED | NUMBER_MASK
 TURN_SHIFT: Final = 40  # a request number is slot | turn << TURN_SHIFT
 SLOT_MASK: Final = (1 << TURN_SHIFT) - 1
 PHASE_SHIFT: Final = 48  # of the NEXT_SLOT counter: phase above, slot below
@@ -37,15 +39,20 @@ LAG_BUCKETS: Final = 640
 
 _HEAD: Final = struct.Struct("<8sIIII6Q")
 _STATE_WORD: Final = 16  # words of 8 bytes from the start of the file; each owner's words on a cache line of their own
+_JOURNAL_WORDS: Final = 24
 _TAIL_WORDS: Final = 32
 _COUNTER_WORDS: Final = PAGE // 8
 _COUNTERS: Final = 64
 _LAG_WORDS: Final = _COUNTER_WORDS + _COUNTERS
 _TABLE_WORDS: Final = _LAG_WORDS + LAG_BUCKETS
-_GAPS_END: Final = [name for name, _ in FIELDS].index("gaps_end")
-_OUTCOME: Final = [name for name, _ in FIELDS].index("outcome")
-_PHASE: Final = [name for name, _ in FIELDS].index("phase")
-_TARGET: Final = [name for name, _ in FIELDS].index("target")
+_PLACES: Final = {name: place for place, (name, _) in enumerate(FIELDS)}
+_REQUEST: Final = _PLACES["request"]
+_GAPS_END: Final = _PLACES["gaps_end"]
+_SLOTS: Final = _PLACES["slots"]
+_TARGET: Final = _PLACES["target"]
+_PHASE: Final = _PLACES["phase"]
+_OUTCOME: Final = _PLACES["outcome"]
+_pack: Final = RECORD.pack
 
 
 class State(IntEnum):
@@ -77,7 +84,7 @@ class Counter(IntEnum):
     EVENTS_MEASURED = 15
     HEARTBEAT_NS = 16  # CLOCK_MONOTONIC, of the last heartbeat
     PHASE = 17  # the phase begun last
-    REQUEST_DROPS = 18
+    REQUEST_DROPS = 18  # slots whose record found the lane full; the reader's is the sum of the drop table
     GAP_DROPS = 19
     GAPS_SATURATED = 20
     DETAIL_DROPS = 21
@@ -109,9 +116,26 @@ class Leftover(NamedTuple):
 
 
 class Layout:
-    """Where each part of a segment of some geometry begins, in bytes.
+    """The format of a segment, and where each part of it begins for a geometry.
 
-    head page | counters, lag histogram, in-flight table, drop table | request lane | gap lane | detail lane
+    Everything but head, payloads and blobs is aligned u64 words in the machine's byte order, each written by one side
+    only and by one store. Lanes begin on pages.
+
+        byte 0     head: "LENSRING", version u32, worker u32, incarnation u32, pid u32, the sizes of Geometry u64
+        byte 128   state (State): the worker's, after its death the supervisor's
+        byte 192   journal of the last drop: request, phase, slots, sum of the drop table with it
+        byte 256   tails of the three lanes, the reader's: everything before them may be overwritten
+        byte 4096  64 counters (Counter), lag histogram, in-flight table, drop table [phase * targets + target][outcome]
+        requests   256-byte slots: commit word, payload of engine.record
+        gaps       one word each, engine.record
+        details    512-byte slots: commit word, length, blob
+
+    A commit word is `crc32 << 32 | COMMITTED | number`. The number (from 1, 31 bits) tells a slot of this lap from an
+    older one, COMMITTED from a slot that is being written, which has 0 there. The crc of a record runs over its gaps
+    and then its payload, the crc of a detail over its blob.
+
+    An in-flight entry is (request + 1) << 1 | sent, intended_ns, send_ns, phase << 16 | target; its first word is
+    written last, and is 0 in a free one.
     """
 
     def __init__(self, geometry: Geometry) -> None:
@@ -129,13 +153,10 @@ class Layout:
 
 
 class SegmentWriter:
-    """The worker's end. One writer. Never blocks, never overwrites what is unread: a full lane drops the newest, counted.
+    """The worker's end. One writer. Never blocks, never overwrites the unread: a full lane drops the newest, counted.
 
-    A slot of the request lane is a commit word and a payload of engine.record. The commit word is
-    `crc32(gaps + payload) << 32 | sequence`, an aligned store that follows the payload's single slice assignment;
-    sequence is the record's number, from 1, so that a slot of an earlier lap is never taken for a new one. A request's
-    gaps are in the gap lane before its commit, which makes them visible (`gaps_end`) and protects them (crc).
-    A slot of the detail lane is a commit word, a length word and a blob.
+    A record is committed in this order: its gaps, commit word 0, payload by one slice assignment, commit word. A reader
+    on a machine that shows stores in another order finds that the crc does not fit yet, and waits.
 
     `struct.pack_into` is never used on shared memory: it zeroes before it writes, and a reader sees that.
     """
@@ -153,14 +174,14 @@ class SegmentWriter:
         self.lag = words[_LAG_WORDS : _LAG_WORDS + LAG_BUCKETS]
         self._table = words[layout.inflight_word : layout.inflight_word + geometry.inflight * ENTRY_WORDS]
         self._drops = words[layout.drops_word : layout.drops_word + layout.drops]
+        self._journal = words[_JOURNAL_WORDS : _JOURNAL_WORDS + 4]
         self._tails = words[_TAIL_WORDS : _TAIL_WORDS + 3]
         self._requests = view[layout.requests : layout.requests + geometry.requests * SLOT_BYTES]
         self._request_words = self._requests.cast("Q")
         self._gaps = words[layout.gaps // 8 : layout.gaps // 8 + geometry.gaps]
         self._details = view[layout.details : layout.details + geometry.details * DETAIL_BYTES]
         self._detail_words = self._details.cast("Q")
-        self._view = view
-        self._request_head = self._gap_head = self._detail_head = 0
+        self._request_head = self._gap_head = self._detail_head = self._dropped = 0
         self._request_mask = geometry.requests - 1
         self._gap_mask = geometry.gaps - 1
         self._detail_mask = geometry.details - 1
@@ -200,33 +221,38 @@ class SegmentWriter:
         """Commits one record, values in the order of FIELDS (`gaps_end` is filled in), with its gaps.
 
         False when the request lane is full: record and gaps are dropped and counted by series and outcome. When only
-        the gap lane is full, the gaps are dropped and counted and the record is kept.
+        the gap lane is full, the gaps are dropped and counted and the record is kept. Raises struct.error for values
+        that the layout cannot hold; the segment is as before then.
         """
         head = self._request_head
         if head - self._tails[0] > self._request_mask:
             self._drop(values, gaps)
             return False
-        seed = 0
-        end = self._gap_head
+        start = end = self._gap_head
+        if gaps and end + len(gaps) - self._tails[1] <= self._gap_mask + 1:
+            end += len(gaps)
+        fields = list(values)  # 0.3 us less than *values[:_GAPS_END], end, ... (benches/bench_ring.py)
+        fields[_GAPS_END] = end
+        payload = _pack(*fields)
+        checksum = 0
         if gaps:
-            if end + len(gaps) - self._tails[1] > self._gap_mask + 1:
+            if end == start:
                 self.counters[Counter.GAP_DROPS] += len(gaps)
             else:
-                self._put_gaps(gaps, end)
-                end = self._gap_head = end + len(gaps)
-                seed = crc32(gaps)
-        payload = RECORD.pack(*values[:_GAPS_END], end, *values[_GAPS_END + 1 :])
+                self._put_gaps(gaps, start)
+                self._gap_head = end
+                checksum = crc32(gaps)
         place = (head & self._request_mask) * SLOT_BYTES
         word = place >> 3
         words = self._request_words
         words[word] = 0
         self._requests[place + 8 : place + SLOT_BYTES] = payload
         self._request_head = head = head + 1
-        words[word] = crc32(payload, seed) << 32 | head & SEQUENCE_MASK
+        words[word] = crc32(payload, checksum) << 32 | COMMITTED | head & NUMBER_MASK
         return True
 
     def push_detail(self, blob: bytes) -> bool:
-        """Commits one detail of at most DETAIL_MAX bytes, before the record it belongs to. False when dropped, counted."""
+        """Commits one detail of at most DETAIL_MAX bytes, before the record it belongs to. False: dropped, counted."""
         head = self._detail_head
         if head - self._tails[2] > self._detail_mask or len(blob) > DETAIL_MAX:
             self.counters[Counter.DETAIL_DROPS] += 1
@@ -238,7 +264,7 @@ class SegmentWriter:
         words[word + 1] = len(blob)
         self._details[place + 16 : place + 16 + len(blob)] = blob
         self._detail_head = head = head + 1
-        words[word] = crc32(blob) << 32 | head & SEQUENCE_MASK
+        words[word] = crc32(blob) << 32 | COMMITTED | head & NUMBER_MASK
         return True
 
     def begin(self, slot: int, request: int, intended_ns: int, phase: int, target: int) -> None:
@@ -275,19 +301,29 @@ class SegmentWriter:
         room = self._gap_mask + 1 - start
         lane = self._gaps
         if len(gaps) <= room:
-            lane[start : start + len(gaps)] = memoryview(gaps)
+            lane[start : start + len(gaps)] = gaps
         else:
             whole = memoryview(gaps)
             lane[start:] = whole[:room]
             lane[: len(gaps) - room] = whole[room:]
 
     def _drop(self, values: Sequence[int], gaps: array[int] | None) -> None:
-        self.counters[Counter.REQUEST_DROPS] += 1
+        """Counts what found no room. The store into the drop table is what makes it so: the journal before it tells
+        the reader which in-flight entry that was, in case the worker is killed before it can clear it."""
         if gaps:
             self.counters[Counter.GAP_DROPS] += len(gaps)
-        target = min(values[_TARGET], self.geometry.targets - 1)
+        slots = values[_SLOTS]
+        self._dropped += slots
+        journal = self._journal
+        journal[3] = 0
+        journal[0] = values[_REQUEST]
+        journal[1] = values[_PHASE]
+        journal[2] = slots
+        journal[3] = self._dropped
+        target = min(values[_TARGET], self.geometry.targets - 1)  # NO_TARGET has no row of its own
         series = values[_PHASE] * self.geometry.targets + target
-        self._drops[series * OUTCOMES + values[_OUTCOME]] += 1
+        self._drops[series * OUTCOMES + values[_OUTCOME]] += slots
+        self.counters[Counter.REQUEST_DROPS] = self._dropped
 
 
 class SegmentReader:
@@ -308,18 +344,18 @@ class SegmentReader:
         if len(memory) != layout.size:
             raise SegmentError(f"{path} has {len(memory)} bytes, its head says {layout.size}")
         self._memory = memory
-        self._words = np.frombuffer(memory, np.uint64)
-        bytes_ = np.frombuffer(memory, np.uint8)
         self._layout = layout
-        lane = bytes_[layout.requests : layout.requests + geometry.requests * SLOT_BYTES]
+        self._words = np.frombuffer(memory, np.uint64)
+        lane = np.frombuffer(memory, np.uint8, geometry.requests * SLOT_BYTES, layout.requests)
         self._slots = lane.reshape(geometry.requests, SLOT_BYTES)
         self._commits = lane.view(np.uint64)[:: SLOT_BYTES // 8]
         self._gap_lane = self._words[layout.gaps // 8 : layout.gaps // 8 + geometry.gaps]
-        self._detail_lane = memoryview(memory)[layout.details : layout.details + geometry.details * DETAIL_BYTES]
+        self._details = memoryview(memory)[layout.details : layout.details + geometry.details * DETAIL_BYTES]
+        self._detail_words = self._details.cast("Q")
         self._dtype = record_dtype()
         self._cursor = self._gap_cursor = self._detail_cursor = 0
         self._checked_gaps = 0  # the gap lane's position after the last record that was verified
-        self.torn = 0
+        self.torn = 0  # times that a committed slot's bytes did not fit its crc, yet or at all
 
     @classmethod
     def open(cls, path: Path) -> SegmentReader:
@@ -337,54 +373,57 @@ class SegmentReader:
         """The records committed since the cursor, at most `limit`, as a structured array of engine.record."""
         import numpy as np
 
-        start = self._cursor
-        count = min(limit, self.geometry.requests)
-        places = np.arange(start, start + count, dtype=np.uint64) & np.uint64(self.geometry.requests - 1)
-        expected = (np.arange(start + 1, start + count + 1, dtype=np.uint64)) & np.uint64(SEQUENCE_MASK)
-        commits = self._commits[places]
-        committed = (commits & np.uint64(SEQUENCE_MASK)) == expected
-        ready = count if committed.all() else int(committed.argmin())
-        payloads = self._slots[places[:ready], 8:]
-        records = payloads.reshape(-1).view(self._dtype)
-        ends = records["gaps_end"].tolist()
-        sums = (commits[:ready] >> np.uint64(32)).tolist()
-        good = 0
+        count = self._committed(limit)
+        if not count:
+            return np.zeros(0, self._dtype)
+        places = self._places(self._cursor, count)
+        sums = (self._commits[places] >> 32).tolist()
+        payloads = self._slots[places, 8:].reshape(-1)
+        records = payloads.view(self._dtype)
+        whole = payloads.data
         position = self._checked_gaps
-        for payload, end, expected_sum in zip(payloads, ends, sums, strict=True):
-            seed = crc32(self._gap_words(position, end).tobytes()) if position < end else 0
-            if crc32(payload.tobytes(), seed) != expected_sum:
+        good = 0
+        for end, checksum in zip(records["gaps_end"].tolist(), sums, strict=True):
+            payload = whole[good * PAYLOAD_BYTES : (good + 1) * PAYLOAD_BYTES]
+            if crc32(payload, self._gap_sum(position, end)) != checksum:
                 self.torn += 1
                 break
             position = end
             good += 1
         self._checked_gaps = position
-        self._cursor = start + good
+        self._cursor += good
         return records[:good]
 
     def gaps(self, until: int) -> np.ndarray[Any, Any]:
         """The gap words from the cursor to position `until` (the `gaps_end` of a record that was read)."""
-        words = self._gap_words(self._gap_cursor, until)
+        import numpy as np
+
+        size = self.geometry.gaps
+        first, count = self._gap_cursor & size - 1, until - self._gap_cursor
         self._gap_cursor = until
-        return words
+        if first + count <= size:
+            return self._gap_lane[first : first + count].copy()
+        return np.concatenate((self._gap_lane[first:], self._gap_lane[: first + count - size]))
 
     def details(self) -> list[bytes]:
         """The details committed since the cursor. Read after requests(): a detail is there before its record."""
         found: list[bytes] = []
-        mask = self.geometry.details - 1
-        while len(found) <= mask:
-            place = (self._detail_cursor & mask) * DETAIL_BYTES
-            commit, size = struct.unpack_from("<QQ", self._detail_lane, place)
-            if commit & SEQUENCE_MASK != (self._detail_cursor + 1) & SEQUENCE_MASK or size > DETAIL_MAX:
+        words = self._detail_words
+        for number in range(self._detail_cursor, self._detail_cursor + self.geometry.details):
+            place = (number & self.geometry.details - 1) * DETAIL_BYTES
+            commit, size = words[place >> 3], words[(place >> 3) + 1]
+            if commit & SEQUENCE_MASK != COMMITTED | number + 1 & NUMBER_MASK or size > DETAIL_MAX:
                 break
-            blob = bytes(self._detail_lane[place + 16 : place + 16 + size])
+            blob = bytes(self._details[place + 16 : place + 16 + size])
             if crc32(blob) != commit >> 32:
+                self.torn += 1
                 break
             found.append(blob)
-            self._detail_cursor += 1
+        self._detail_cursor += len(found)
         return found
 
     def cursors(self) -> tuple[int, int, int]:
-        """(records, gaps, details) read so far: what a checkpoint keeps."""
+        """(records, gaps, details) read so far: what a checkpoint keeps. Read the gaps of all records first."""
         return self._cursor, self._gap_cursor, self._detail_cursor
 
     def seek(self, cursors: tuple[int, int, int]) -> None:
@@ -400,6 +439,7 @@ class SegmentReader:
     def counters(self) -> list[int]:
         """All live counters, indexed by Counter."""
         found: list[int] = self._words[_COUNTER_WORDS : _COUNTER_WORDS + _COUNTERS].tolist()
+        found[Counter.REQUEST_DROPS] = int(self._drop_table().sum())
         return found
 
     def lag(self) -> np.ndarray[Any, Any]:
@@ -407,66 +447,90 @@ class SegmentReader:
         return self._words[_LAG_WORDS : _LAG_WORDS + LAG_BUCKETS].copy()
 
     def drops(self) -> np.ndarray[Any, Any]:
-        """Dropped records by [phase * targets + target][outcome], since the worker's start."""
-        table = self._words[self._layout.drops_word : self._layout.drops_word + self._layout.drops]
-        return table.reshape(-1, OUTCOMES).copy()
+        """Slots of dropped records by [phase * targets + target][outcome], since the worker's start."""
+        return self._drop_table().reshape(-1, OUTCOMES).copy()
 
     def leftovers(self) -> list[Leftover]:
-        """The requests in flight that no committed record tells of. Only for a segment whose worker is gone.
+        """The requests in flight that no book tells of. Of a living worker: about those in flight now.
 
-        The worker clears an entry after it committed the record; killed in between, the entry equals the last record.
+        The worker clears an entry after it committed or dropped the record. Killed in between, it leaves an entry of
+        the request that the newest record or the last drop is about.
         """
-        last = last_record(self)
-        entries = self._words[self._layout.inflight_word : self._layout.drops_word].reshape(-1, ENTRY_WORDS)
+        import numpy as np
+
+        table = self._words[self._layout.inflight_word : self._layout.drops_word].reshape(-1, ENTRY_WORDS)
+        slots = np.flatnonzero(table[:, 0])
+        entries = table[slots].tolist()
+        told = self._told_last()
         found: list[Leftover] = []
-        for slot, (key, intended, send, where) in enumerate(entries.tolist()):
-            if not key:
-                continue
+        for slot, (key, intended, send, where) in zip(slots.tolist(), entries, strict=True):
             request, phase, target = (key >> 1) - 1, where >> 16, where & 0xFFFF
-            if (slot, request, phase) != last:
+            if key and (request, phase) not in told:
                 found.append(Leftover(request, intended, send, phase, target, slot, bool(key & 1)))
         return found
 
     def close(self) -> None:
         """Lets the mapping go; arrays that were returned are copies and stay."""
-        self._detail_lane.release()
+        self._detail_words.release()
+        self._details.release()
         del self._words, self._slots, self._commits, self._gap_lane
         self._memory.close()
 
-    def _gap_words(self, start: int, end: int) -> np.ndarray[Any, Any]:
+    def _committed(self, limit: int) -> int:
+        """How many slots from the cursor on are committed, at most `limit`.
+
+        Looks at no more of the lane than it must: all its commit words are 1 ms and the lane's size in RSS.
+        """
         import numpy as np
 
-        mask = self.geometry.gaps - 1
-        if end - start > mask + 1:
-            end = start  # bytes that are no record: the crc will say so
-        first, last = start & mask, (start & mask) + end - start
-        if last <= mask + 1:
-            return self._gap_lane[first:last].copy()
-        return np.concatenate((self._gap_lane[first:], self._gap_lane[: last - mask - 1]))
+        limit = min(limit, self.geometry.requests)
+        found, step = 0, 64
+        while found < limit and self._holds(self._cursor + found + 1):
+            start = self._cursor + found
+            step = min(step, limit - found)
+            numbers = np.arange(start + 1, start + step + 1) & NUMBER_MASK | COMMITTED
+            fits = self._commits[self._places(start, step)] & SEQUENCE_MASK == numbers.astype(np.uint64)
+            if not fits.all():
+                return found + int(fits.argmin())
+            found += step
+            step = min(step * 8, 4096)
+        return found
 
+    def _holds(self, number: int) -> bool:
+        """Whether the record of this number is committed and still in its slot."""
+        commit = int(self._commits[number - 1 & self.geometry.requests - 1])
+        return commit & SEQUENCE_MASK == COMMITTED | number & NUMBER_MASK
 
-def last_record(reader: SegmentReader) -> tuple[int, int, int] | None:
-    """(in-flight slot, request, phase) of the newest committed record; None if there is none."""
-    newest = newest_record(reader)
-    if newest is None:
-        return None
-    return int(newest["inflight_slot"]), int(newest["request"]), int(newest["phase"])
+    def _places(self, start: int, count: int) -> np.ndarray[Any, Any]:
+        import numpy as np
 
+        return np.arange(start, start + count) & self.geometry.requests - 1
 
-def newest_record(reader: SegmentReader) -> Any:
-    """The newest committed record of a segment, read or not; None if there is none."""
-    import numpy as np
+    def _gap_sum(self, start: int, end: int) -> int:
+        """The crc of the gap words from `start` to `end`; 0 if there are none or these cannot be positions."""
+        size = self.geometry.gaps
+        count = end - start
+        if not 0 < count <= size:
+            return 0
+        first = start & size - 1
+        if first + count <= size:
+            return crc32(self._gap_lane[first : first + count].data)
+        return crc32(self._gap_lane[: first + count - size].data, crc32(self._gap_lane[first:].data))
 
-    commits = reader._commits
-    sequences = (commits & np.uint64(SEQUENCE_MASK)).astype(np.int64)
-    if not sequences.any():
-        return None
-    # Sequences of one lane lie within one lap of each other, so also across the wrap of 32 bits.
-    reference = int(sequences.max())
-    distance = (sequences - reference + (1 << 31)) % (1 << 32) - (1 << 31)
-    distance[sequences == 0] = -(1 << 31)
-    place = int(distance.argmax())
-    return reader._slots[place : place + 1, 8:].reshape(-1).view(record_dtype())[0]
+    def _drop_table(self) -> np.ndarray[Any, Any]:
+        return self._words[self._layout.drops_word : self._layout.drops_word + self._layout.drops]
+
+    def _told_last(self) -> set[tuple[int, int]]:
+        """(request, phase) of the newest record and of the last drop that is in the drop table."""
+        told = set()
+        head = self._cursor + self._committed(self.geometry.requests)
+        if self._holds(head):
+            newest = self._slots[head - 1 & self.geometry.requests - 1, 8:].copy().view(self._dtype)[0]
+            told.add((int(newest["request"]), int(newest["phase"])))
+        request, phase, _, total = self._words[_JOURNAL_WORDS : _JOURNAL_WORDS + 4].tolist()
+        if 0 < total <= self._drop_table().sum():
+            told.add((request, phase))
+        return told
 
 
 def mark_dead(path: Path) -> None:
@@ -482,29 +546,39 @@ def resume_point(path: Path) -> tuple[int, int]:
         layout = Layout(geometry)
         with view.cast("Q") as words:
             points = [words[_COUNTER_WORDS + Counter.NEXT_SLOT]]
-            for place in range(layout.inflight_word, layout.drops_word, ENTRY_WORDS):
-                if words[place]:
-                    slot = (words[place] >> 1) - 1 & SLOT_MASK
-                    points.append((words[place + 3] >> 16) << PHASE_SHIFT | slot + 1)
-            points += _committed_points(memory, words, layout, geometry)
-    newest = max(points)
-    return newest >> PHASE_SHIFT, newest & (1 << PHASE_SHIFT) - 1
+            points += [
+                _point_after((words[place] >> 1) - 1, words[place + 3] >> 16, 1)
+                for place in range(layout.inflight_word, layout.drops_word, ENTRY_WORDS)
+                if words[place]
+            ]
+            newest = _newest_place(words, layout, geometry)
+            if newest is not None:
+                values = RECORD.unpack_from(memory, newest + 8)
+                points.append(_point_after(values[_REQUEST], values[_PHASE], values[_SLOTS]))
+            request, phase, slots, total = words[_JOURNAL_WORDS : _JOURNAL_WORDS + 4]
+            if 0 < total <= sum(words[layout.drops_word : layout.drops_word + layout.drops]):
+                points.append(_point_after(request, phase, slots))
+    last = max(points)
+    return last >> PHASE_SHIFT, last & (1 << PHASE_SHIFT) - 1
 
 
-def _committed_points(memory: mmap.mmap, words: memoryview, layout: Layout, geometry: Geometry) -> list[int]:
-    """Where the newest committed record says that the share goes on; a run of unsent slots is the rest of the share."""
-    newest, place = 0, 0
-    for slot in range(geometry.requests):
-        start = layout.requests + slot * SLOT_BYTES
-        sequence = words[start >> 3] & SEQUENCE_MASK
-        if sequence > newest:
-            newest, place = sequence, start
-    if not newest:
-        return []
-    values = dict(zip((name for name, _ in FIELDS), RECORD.unpack_from(memory, place + 8), strict=True))
-    if values["slots"] > 1:
-        return [values["phase"] << PHASE_SHIFT | SLOT_MASK]
-    return [values["phase"] << PHASE_SHIFT | (values["request"] & SLOT_MASK) + 1]
+def _point_after(request: int, phase: int, slots: int) -> int:
+    """Where the share goes on after a request; a run of unsent slots is the rest of the share."""
+    return phase << PHASE_SHIFT | (SLOT_MASK if slots > 1 else (request & SLOT_MASK) + 1)
+
+
+def _newest_place(words: memoryview, layout: Layout, geometry: Geometry) -> int | None:
+    """The byte where the slot of the newest committed record begins. Walks from the tail: what was written since."""
+    lane, mask = layout.requests // 8, geometry.requests - 1
+    head = words[_TAIL_WORDS]
+
+    def commits(number: int) -> bool:
+        commit: int = words[lane + (number - 1 & mask) * (SLOT_BYTES // 8)]
+        return commit & SEQUENCE_MASK == COMMITTED | number & NUMBER_MASK
+
+    while commits(head + 1):
+        head += 1
+    return (lane * 8 + (head - 1 & mask) * SLOT_BYTES) if commits(head) else None
 
 
 def lag_bucket(ns: int) -> int:
@@ -529,4 +603,3 @@ def _page_up(size: int) -> int:
 
 
 assert PAYLOAD_BYTES + 8 == SLOT_BYTES
-assert UNKNOWN == SEQUENCE_MASK
