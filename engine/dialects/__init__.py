@@ -16,6 +16,8 @@ TOKEN: Final = 1  # carries a token: non-empty content, reasoning or tool-call d
 VISIBLE: Final = 2  # the token is visible output (content or tool call), not reasoning
 END: Final = 4  # the API's terminal marker
 FAILED: Final = 8  # an error event, or bytes that are not this API: `outcome` and `error` say which
+TOKEN_VISIBLE: Final = TOKEN | VISIBLE
+ERROR_CHARACTERS: Final = 200
 
 
 class Prompt(NamedTuple):
@@ -58,7 +60,8 @@ class Reply:
         "text",
     )
 
-    framing = "sse"  # sse | ndjson | chunks | json: how the body of a streamed reply is cut into events
+    framing: str = "sse"  # sse | ndjson | chunks | json | none: how the body of a streamed reply is cut into events
+    json_framing = "none"  # and how, where a server that was asked for SSE answers with application/json
 
     def __init__(self, keep_text: bool = False) -> None:
         self.input_tokens = UNKNOWN  # all prompt tokens, cached ones included
@@ -76,7 +79,7 @@ class Reply:
         self.reasoning_text: list[str] = []
 
     def event(self, data: bytes, name: bytes = b"") -> int:
-        """Takes one event of a stream in; returns what it was (TOKEN | VISIBLE | END | FAILED). Never raises on content."""
+        """Takes one event of a stream in; returns its bits (TOKEN | VISIBLE | END | FAILED). Never raises."""
         raise NotImplementedError
 
     def body(self, data: bytes) -> int:
@@ -87,6 +90,16 @@ class Reply:
         """At the clean end of the body: is the reply whole by this API's rule?"""
         return self.ended
 
+    def failed(self, message: str, outcome: Outcome = Outcome.STREAM_ERROR) -> int:
+        """Notes how the reply failed, by default with an error that the provider sent; gives FAILED."""
+        self.outcome = outcome
+        self.error = message[:ERROR_CHARACTERS] or "the provider sent an error without a message"
+        return FAILED
+
+    def malformed(self, problem: object) -> int:
+        """Notes bytes that are not this API; gives FAILED."""
+        return self.failed(f"malformed event: {problem}", Outcome.STREAM_MALFORMED)
+
 
 class Dialect(Protocol):
     """One API. Stateless; one object serves all targets."""
@@ -94,6 +107,9 @@ class Dialect(Protocol):
     name: str
     default_base_url: str | None
     key_variable: str | None  # the provider's usual environment variable
+    path: str  # where requests go, for people
+    measured: str  # what this API tells beyond text, for people
+    limits: str  # what it does not tell, for people
 
     def request(self, target: Target, prompt: Prompt) -> HttpRequest:
         """Renders one request. Runs ahead of the slot, never on the hot path."""

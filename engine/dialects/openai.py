@@ -11,14 +11,17 @@ from typing import Any, Final
 
 import msgspec
 
-from llm_latency_lens.engine.dialects import END, FAILED, TOKEN, VISIBLE, HttpRequest, Prompt, Reply
+from llm_latency_lens.engine.dialects import END, FAILED, TOKEN, TOKEN_VISIBLE, HttpRequest, Prompt, Reply
+from llm_latency_lens.engine.dialects.content import bearer, headers_of
+from llm_latency_lens.engine.dialects.loose import DECODE_ERRORS, count, loosely
 from llm_latency_lens.engine.dialects.outcomes import message_in
 from llm_latency_lens.engine.plan import Target
-from llm_latency_lens.engine.record import UNKNOWN, Outcome
+from llm_latency_lens.engine.record import Outcome
 
 DONE: Final = b"[DONE]"
-TOKEN_VISIBLE: Final = TOKEN | VISIBLE
 PUBLIC: Final = "https://api.openai.com/v1"
+LIMITS: Final = frozenset({"max_tokens", "max_completion_tokens", "max_output_tokens"})
+BROKEN_FINISHES: Final = frozenset({"error", "abort", "insufficient_system_resource"})  # Mistral, vLLM, DeepSeek
 
 
 class Function(msgspec.Struct, gc=False):
@@ -45,19 +48,20 @@ class Choice(msgspec.Struct, gc=False):
     finish_reason: str | None = None
 
 
-class CachedTokens(msgspec.Struct, gc=False):
+class PromptTokens(msgspec.Struct, gc=False):
     cached_tokens: int | None = None
+    cache_write_tokens: int | None = None
 
 
-class ReasoningTokens(msgspec.Struct, gc=False):
+class OutputTokens(msgspec.Struct, gc=False):
     reasoning_tokens: int | None = None
 
 
 class Usage(msgspec.Struct, gc=False):
     prompt_tokens: int | None = None
     completion_tokens: int | None = None
-    prompt_tokens_details: CachedTokens | None = None
-    completion_tokens_details: ReasoningTokens | None = None
+    prompt_tokens_details: PromptTokens | None = None
+    completion_tokens_details: OutputTokens | None = None
 
 
 class Chunk(msgspec.Struct, gc=False):
@@ -85,30 +89,34 @@ class ChatReply(Reply):
             return END
         try:
             chunk = _decode(data)
-        except (msgspec.DecodeError, RecursionError) as error:
-            return self._malformed(error)
+        except DECODE_ERRORS as error:
+            loose = loose_chunk(data)
+            if loose is None:
+                return not_an_object(self, data, error)
+            chunk = loose
         choices = chunk.choices
         if choices and chunk.usage is None and chunk.error is None and not self.keep_text:
             # Nearly every event: one choice, some content, nothing else. 2x faster (benches/bench_dialect.py).
             choice = choices[0]
             if choice.finish_reason is None and choice.delta is not None and choice.delta.content and len(choices) == 1:
                 return TOKEN_VISIBLE
-        bits = self._choices(chunk) if choices else 0
+        bits = self._choices(choices) if choices else 0
+        if self.request_id is None:
+            self.request_id = chunk.id
         if chunk.usage is not None:
-            self._usage(chunk.usage)
-        if chunk.error is not None:
-            return bits | self._failed(chunk.error)
-        return bits
+            note_usage(self, chunk.usage)
+        if chunk.error:
+            return bits | failed_by(self, chunk.error)
+        if self.finish in BROKEN_FINISHES and not self.ended:
+            return bits | self.failed(f"finish_reason {self.finish}")
+        return bits if choices or chunk.usage is not None else bits | bare_error(self, data, name)
 
     def body(self, data: bytes) -> int:
-        bits = self.event(data)
-        if not bits & FAILED:
-            self.ended = True
-        return bits | END
+        return whole(self, data)
 
-    def _choices(self, chunk: Chunk) -> int:
+    def _choices(self, choices: list[Choice]) -> int:
         bits = 0
-        for choice in chunk.choices or ():
+        for choice in choices:
             delta = choice.delta or choice.message
             if delta is not None:
                 bits |= self._delta(delta)
@@ -116,48 +124,115 @@ class ChatReply(Reply):
                 self.finish = choice.finish_reason
                 if self.finish == "content_filter" or self._refused:
                     self.outcome = Outcome.CONTENT_FILTERED
-        if self.request_id is None:
-            self.request_id = chunk.id
         return bits
 
     def _delta(self, delta: Delta) -> int:
+        bits = 0
+        thought = delta.reasoning_content or delta.reasoning
+        if thought:
+            bits = TOKEN
+            if self.keep_text:
+                self.reasoning_text.append(thought)
         if delta.content:
             if self.keep_text:
                 self.text.append(delta.content)
-            return TOKEN | VISIBLE
-        thought = delta.reasoning_content or delta.reasoning
-        if thought:
-            if self.keep_text:
-                self.reasoning_text.append(thought)
-            return TOKEN
+            return TOKEN_VISIBLE
         if delta.refusal:
             self._refused = True
-            return TOKEN | VISIBLE
+            return TOKEN_VISIBLE
         if delta.tool_calls and any(_says(call.function) for call in delta.tool_calls):
-            return TOKEN | VISIBLE
-        return TOKEN | VISIBLE if _says(delta.function_call) else 0
+            return TOKEN_VISIBLE
+        return TOKEN_VISIBLE if _says(delta.function_call) else bits
 
-    def _usage(self, usage: Usage) -> None:
-        if usage.prompt_tokens is not None:
-            self.input_tokens = min(usage.prompt_tokens, UNKNOWN - 1)
-        if usage.completion_tokens is not None:
-            self.output_tokens = min(usage.completion_tokens, UNKNOWN - 1)
-        details = usage.prompt_tokens_details
-        if details is not None and details.cached_tokens is not None:
-            self.cached_tokens = details.cached_tokens
-        split = usage.completion_tokens_details
-        if split is not None and split.reasoning_tokens is not None:
-            self.reasoning_tokens = split.reasoning_tokens
 
-    def _failed(self, error: Any) -> int:
-        self.outcome = Outcome.STREAM_ERROR
-        self.error = message_in({"error": error}) or str(error)[:200]
-        return FAILED
+def loose_chunk(data: bytes) -> Chunk | None:
+    """A chunk with members of unusual types, among them content as a list of text and thinking parts (Mistral)."""
+    chunk, thoughts = loosely(Chunk, data), loosely(_Thoughts, data)
+    if chunk is None or thoughts is None:
+        return None
+    for choice, thinking in zip(chunk.choices or (), thoughts.choices, strict=False):
+        delta, parts = choice.delta or choice.message, thinking.delta or thinking.message
+        if delta is not None and parts is not None:
+            delta.reasoning_content = "".join(part.thinking for part in parts.content) or delta.reasoning_content
+    return chunk
 
-    def _malformed(self, error: Exception) -> int:
-        self.outcome = Outcome.STREAM_MALFORMED
-        self.error = f"malformed event: {error}"[:200]
-        return FAILED
+
+def note_usage(reply: Reply, usage: Usage) -> None:
+    """Takes what a usage object says; what it leaves out stays as it was."""
+    if usage.prompt_tokens is not None:
+        reply.input_tokens = count(usage.prompt_tokens)
+    if usage.completion_tokens is not None:
+        reply.output_tokens = count(usage.completion_tokens)
+    details = usage.prompt_tokens_details
+    if details is not None:
+        if details.cached_tokens is not None:
+            reply.cached_tokens = count(details.cached_tokens)
+        if details.cache_write_tokens is not None:
+            reply.cache_write_tokens = count(details.cache_write_tokens)
+    split = usage.completion_tokens_details
+    if split is not None and split.reasoning_tokens is not None:
+        reply.reasoning_tokens = count(split.reasoning_tokens)
+
+
+def failed_by(reply: Reply, error: Any) -> int:
+    """An error object inside a 200 reply; Azure's content filter says so in its code."""
+    filtered = isinstance(error, dict) and error.get("code") == "content_filter"
+    outcome = Outcome.CONTENT_FILTERED if filtered else Outcome.STREAM_ERROR
+    return reply.failed(message_in({"error": error}) or str(error), outcome)
+
+
+def not_an_object(reply: Reply, data: bytes, problem: object) -> int:
+    """An event that is no JSON object: nothing at all, [DONE] with blanks around it, or malformed."""
+    text = data.strip()
+    if text == DONE:
+        reply.ended = True
+        return END
+    return reply.malformed(problem) if text else 0
+
+
+def bare_error(reply: Reply, data: bytes, name: bytes) -> int:
+    """FAILED for an object that is an error in itself: an event named `error`, or {"object": "error", "message"}."""
+    if name != b"error" and b'"error"' not in data:
+        return 0
+    plain = loosely(_Bare, data) or _Bare()
+    if name != b"error" and "error" not in (plain.object, plain.type):
+        return 0
+    return reply.failed(plain.message or plain.detail or "")
+
+
+def whole(reply: Reply, data: bytes) -> int:
+    """A non-streaming body: one event, which must be a reply or an error."""
+    if not data.strip():
+        return reply.malformed("the reply is empty") | END
+    bits = reply.event(data)
+    if not bits & FAILED and b'"choices"' not in data:
+        bits |= reply.malformed("the reply has no choices")
+    reply.ended = not bits & FAILED
+    return bits | END
+
+
+class _ThinkingPart(msgspec.Struct):
+    thinking: str = ""
+
+
+class _Parts(msgspec.Struct):
+    content: list[_ThinkingPart] = []
+
+
+class _ThinkingChoice(msgspec.Struct):
+    delta: _Parts | None = None
+    message: _Parts | None = None
+
+
+class _Thoughts(msgspec.Struct):
+    choices: list[_ThinkingChoice] = []
+
+
+class _Bare(msgspec.Struct):
+    object: str | None = None
+    type: str | None = None
+    message: str | None = None
+    detail: str | None = None
 
 
 def _says(function: Function | None) -> bool:
@@ -170,42 +245,42 @@ class OpenAIChat:
     name = "openai"
     default_base_url: str | None = PUBLIC
     key_variable: str | None = "OPENAI_API_KEY"
+    path = "POST {base}/chat/completions"
+    measured = "text, reasoning, tool calls, usage with cached and reasoning tokens"
+    limits = "usage only from servers that know stream_options; max_tokens is max_completion_tokens at OpenAI itself"
 
     def request(self, target: Target, prompt: Prompt) -> HttpRequest:
-        body: dict[str, Any] = {"model": target.model, "messages": messages_of(target, prompt), "stream": target.stream}
-        if target.stream:
-            body["stream_options"] = {"include_usage": True}
         limit = "max_completion_tokens" if target.base_url.rstrip("/") == PUBLIC else "max_tokens"
-        if prompt.max_tokens is not None and not {"max_tokens", "max_completion_tokens"} & set(target.parameters):
-            body[limit] = prompt.max_tokens
         return HttpRequest(
             "POST",
             f"{target.base_url.rstrip('/')}/chat/completions",
-            bearer_headers(target),
-            msgspec.json.encode(body | target.parameters),
+            headers_of(target, *bearer(target)),
+            chat_body(target, prompt, limit),
         )
 
     def reply(self, target: Target, keep_text: bool = False) -> Reply:
         return ChatReply(keep_text)
 
 
+def chat_body(target: Target, prompt: Prompt, limit: str) -> bytes:
+    """A chat completion's body; `limit` is what this server calls the most tokens."""
+    body: dict[str, Any] = {"model": target.model, "messages": messages_of(target, prompt)}
+    return msgspec.json.encode(body | streaming(target) | limited(target, prompt, limit) | target.parameters)
+
+
+def streaming(target: Target) -> dict[str, Any]:
+    """The stream flag, and the usage chunk asked for."""
+    return {"stream": True, "stream_options": {"include_usage": True}} if target.stream else {"stream": False}
+
+
+def limited(target: Target, prompt: Prompt, limit: str) -> dict[str, Any]:
+    """The prompt's token limit, unless the plan's parameters have one of any name."""
+    if prompt.max_tokens is None or not LIMITS.isdisjoint(target.parameters):
+        return {}
+    return {limit: prompt.max_tokens}
+
+
 def messages_of(target: Target, prompt: Prompt) -> list[dict[str, Any]]:
     """The messages with the system prompt in front."""
     system = prompt.system or target.system
     return [*([{"role": "system", "content": system}] if system else []), *prompt.messages]
-
-
-def bearer_headers(target: Target) -> list[tuple[str, str]]:
-    """Content type, what is accepted, the key as a Bearer token, then the plan's own headers."""
-    headers = [
-        ("Content-Type", "application/json"),
-        ("Accept", "text/event-stream" if target.stream else "application/json"),
-    ]
-    if target.api_key is not None:
-        headers.append(("Authorization", f"Bearer {target.api_key.value}"))
-    return headers + own_headers(target)
-
-
-def own_headers(target: Target) -> list[tuple[str, str]]:
-    """The headers that the plan gives."""
-    return [(name, value if isinstance(value, str) else value.value) for name, value in target.headers.items()]

@@ -5,14 +5,31 @@ from __future__ import annotations
 from typing import Final
 
 from llm_latency_lens.engine.dialects import Dialect, Reply
+from llm_latency_lens.engine.dialects.anthropic import Anthropic
+from llm_latency_lens.engine.dialects.azure_openai import AzureOpenAI
+from llm_latency_lens.engine.dialects.cohere import Cohere
+from llm_latency_lens.engine.dialects.google import Google
+from llm_latency_lens.engine.dialects.http import Http
 from llm_latency_lens.engine.dialects.openai import OpenAIChat
+from llm_latency_lens.engine.dialects.openai_completions import OpenAICompletions
+from llm_latency_lens.engine.dialects.openai_responses import OpenAIResponses
 
-DIALECTS: Final[dict[str, Dialect]] = {dialect.name: dialect for dialect in (OpenAIChat(),)}
+ALL: Final[tuple[Dialect, ...]] = (
+    OpenAIChat(),
+    OpenAICompletions(),
+    OpenAIResponses(),
+    AzureOpenAI(),
+    Anthropic(),
+    Google(),
+    Cohere(),
+    Http(),
+)
+DIALECTS: Final[dict[str, Dialect]] = {dialect.name: dialect for dialect in ALL}
 
 
 def framing_for(reply: Reply, content_type: str) -> str:
     """The framing of a streamed reply; `none` when the server answered a request for a stream with one whole body."""
     kind = content_type.partition(";")[0].strip().lower()
     if reply.framing == "sse" and kind == "application/json":
-        return "none"
+        return reply.json_framing
     return reply.framing
