@@ -1,4 +1,4 @@
-"""Requests and tokens per minute: a worker's exact share of a target's limits. Integers only; the clock is the caller's.
+"""Requests and tokens per minute: a worker's exact share of a target's limits. Integers only, and no clock.
 
 Buckets reserve: `take` never says no, it says how long to wait, and the next one queues behind. The law, for each
 limit and each worker: in any window of t the amount charged is at most share * t + burst. The burst of all workers

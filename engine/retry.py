@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from datetime import UTC
 from email.utils import parsedate_to_datetime
-from math import isfinite, log
+from math import isfinite
 from random import Random
 from typing import Final, Protocol
 
@@ -52,7 +52,7 @@ class Attempt(Protocol):
 
 
 def retry_delay_ns(retry: Retry, exchange: Attempt, wall_ns: int, rng: Random) -> int | None:
-    """How long to wait before the next attempt, None for no other. `wall_ns` is CLOCK_REALTIME, for Retry-After dates."""
+    """How long to wait before the next attempt, None for no other. `wall_ns` is CLOCK_REALTIME, for dates."""
     if exchange.attempts >= retry.attempts or exchange.first_token_ns or not worth_another(exchange):
         return None
     if retry.respect_retry_after:
@@ -72,13 +72,10 @@ def worth_another(exchange: Attempt) -> bool:
 
 def backoff_ns(retry: Retry, attempt: int, rng: Random) -> int:
     """The wait after attempt number `attempt` (from 1) where the server says nothing."""
-    # In logarithms: factor ** attempt overflows a float after some hundred attempts.
-    steps = (attempt - 1) * log(retry.factor) if retry.factor > 0 else 0.0
-    longest = log(retry.backoff_max_ns / retry.backoff_ns) if retry.backoff_ns and retry.backoff_max_ns else 0.0
-    if steps >= longest:
+    try:
+        wait = min(retry.backoff_ns * retry.factor ** (attempt - 1), float(retry.backoff_max_ns))
+    except OverflowError:  # of factor ** attempt, after some hundred attempts
         wait = float(retry.backoff_max_ns)
-    else:
-        wait = retry.backoff_ns * retry.factor ** (attempt - 1)
     return round(wait * (1.0 - retry.jitter * rng.random()))
 
 

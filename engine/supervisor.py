@@ -21,6 +21,7 @@ from typing import Any, Final
 import msgspec
 import psutil
 
+from llm_latency_lens.engine.bucket import most_workers
 from llm_latency_lens.engine.control import Frames, Order, Share, Word, frame
 from llm_latency_lens.engine.errors import LensError, PlanError, SegmentError
 from llm_latency_lens.engine.manifest import SEGMENTS, Manifest
@@ -468,7 +469,11 @@ def core_plan(workers: int) -> CorePlan:
 
 
 def worker_count(plan: Plan) -> int:
-    """How many workers the plan gets: as asked, or one per physical core but one; never more than places to fill."""
+    """How many workers the plan gets: as asked, or one per physical core but one.
+
+    Never more than there are places to fill, or whole requests in the burst of a requests-per-minute limit: each worker
+    has an exact share of them.
+    """
     cores = len(physical_cores(sorted(psutil.Process().cpu_affinity() or [0])))
     count = plan.workers.count or max(1, cores - 1)
     for phase in plan.phases:
@@ -479,7 +484,8 @@ def worker_count(plan: Plan) -> int:
             count = min(count, max(1, places))
         if phase.requests is not None:
             count = min(count, phase.requests)
-    return count
+    bursts = most_workers(plan)
+    return count if bursts is None else min(count, bursts)
 
 
 def places_of(phase: Phase, workers: int) -> int | None:

@@ -16,6 +16,7 @@ import resource
 import signal
 import sys
 from collections.abc import Callable
+from itertools import chain
 from pathlib import Path
 from time import monotonic_ns, process_time_ns, time_ns
 from typing import Any, Final
@@ -79,6 +80,8 @@ class Worker:
             for target in plan.targets
         ]
         self.buckets = [buckets_of(plan, target, share.worker, share.workers) for target in plan.targets]
+        for bucket, _ in chain.from_iterable(self.buckets if share.incarnation else ()):
+            bucket.empty(monotonic_ns())  # the life before may have spent its burst a moment ago
         self.keep_text = plan.workload.kind == "sessions" or plan.workload.keep_replies
         self.source = source_of(plan, seed=plan.seed)
         self.random = random.Random(f"{plan.seed}/{share.worker}/{share.incarnation}")
@@ -273,10 +276,17 @@ class Worker:
         self.segment.begin(place, exchange.request, exchange.intended_ns, run.index, exchange.target)
         if not exchange.request >> TURN_SHIFT:  # after begin(): a worker killed in between must not lose the slot
             self.segment.counters[_NEXT_SLOT] = run.index << PHASE_SHIFT | exchange.request + 1
-        now = exchange.dequeued_ns = monotonic_ns()
+        exchange.dequeued_ns = monotonic_ns()
+        self._admit(exchange, exchange.estimate_tokens)
+
+    def _admit(self, exchange: Exchange, tokens: int) -> None:
+        """Begins an attempt as soon as the limits of its target allow one more request, of `tokens` tokens."""
+        if exchange not in self.active:  # withdrawn before its next attempt
+            return
+        now = monotonic_ns()
         wait = 0
-        for bucket, tokens in self.buckets[exchange.target]:
-            wait = max(wait, bucket.take(now, exchange.estimate_tokens if tokens else 1))
+        for bucket, counted in self.buckets[exchange.target]:
+            wait = max(wait, bucket.take(now, tokens if counted else 1))
         if wait:
             self.at(now + wait, self._attempt, exchange)
         else:
@@ -315,7 +325,7 @@ class Worker:
             delay = retry_delay_ns(self.plan.retry, exchange, time_ns(), self.random)
             if delay is not None and self.stopping is None:
                 exchange.deadline_ns = NEVER
-                self.at(monotonic_ns() + delay, self._attempt, exchange)
+                self.at(monotonic_ns() + delay, self._admit, exchange, 0)  # its tokens are still charged
                 return
         self._record(run, exchange)
         self._settle_tokens(exchange)
@@ -528,7 +538,7 @@ class Worker:
             Counter.EVENTS: self._events_now(),
             Counter.BYTES_IN: self.bytes_in,
             Counter.BYTES_OUT: self.bytes_out,
-            Counter.READS: self.reactor.reads,
+            Counter.READS: sum(self.reactor.lag) + self.reactor.user_stamps,
             Counter.USER_STAMPS: self.reactor.user_stamps,
             Counter.CONNECTIONS: sum(pool.opened for pool in self.pools),
             Counter.STALE_RESENDS: sum(pool.stale_resends for pool in self.pools),
