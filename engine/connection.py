@@ -11,15 +11,18 @@ import os
 import socket
 import ssl
 import struct
+from collections.abc import Callable
 from time import monotonic_ns
 from typing import TYPE_CHECKING, Final
+
+import httptools
 
 from llm_latency_lens.engine import record
 from llm_latency_lens.engine.dialects import END, FAILED
 from llm_latency_lens.engine.dialects.outcomes import kept_headers
 from llm_latency_lens.engine.errors import ProtocolError
 from llm_latency_lens.engine.framing import Framing, framing_of
-from llm_latency_lens.engine.http1 import ResponseParser
+from llm_latency_lens.engine.http1 import ResponseParser, described
 from llm_latency_lens.engine.reactor import READ, WRITE
 from llm_latency_lens.engine.record import Outcome
 from llm_latency_lens.engine.ring import lag_bucket
@@ -48,6 +51,7 @@ class Connection:
 
     __slots__ = (
         "body",
+        "clear",
         "exchange",
         "fd",
         "framing",
@@ -73,6 +77,7 @@ class Connection:
         self.parser = ResponseParser()
         self.tls: TlsPipe | None = None
         self.framing: Framing | None = None
+        self.clear: Callable[[memoryview], None] | None = None  # the parser's feed, while a stream in the clear is read
         self.body: list[bytes] = []
         self.out = b""  # what send() has not taken yet
         self.reused = False
@@ -201,6 +206,7 @@ class Connection:
         exchange = self._busy()
         self.reply_bytes = 0
         self.framing = None
+        self.clear = None
         wire = exchange.wire if self.tls is None else self.tls.encrypt(exchange.wire)
         self.pool.sending(exchange)
         now = monotonic_ns()
@@ -256,19 +262,56 @@ class Connection:
         if not size:
             self._ended(now)
             return
-        reactor.reads += 1
         if ancillary:
             seconds, rest = _timespec(ancillary[0][2])
             stamp = seconds * 1_000_000_000 + rest - reactor.clock.offset_ns
-            kernel = True
             lag = now - stamp
-            if not 0 <= lag < LAG_SUSPECT_NS:
-                stamp, kernel = self.pool.suspect(stamp, now)
-                lag = now - stamp
-            reactor.lag[lag_bucket(lag)] += 1
-        else:
-            stamp = now
-            kernel = False
+            if 15 < lag < LAG_SUSPECT_NS:
+                bits = lag.bit_length()
+                reactor.lag[bits - 4 << 4 | lag >> bits - 5 & 15] += 1  # lag_bucket(), in place: 0.3 us less
+                if self.clear is not None:
+                    self._streamed(size, stamp)
+                    return
+        self._arrived(size, ancillary, now)
+
+    def _streamed(self, size: int, stamp: int) -> None:
+        """One read of a stream in the clear with a kernel stamp, the common case; whatever is not goes the general way."""
+        exchange = self.exchange
+        framing = self.framing
+        parser = self.parser
+        assert exchange is not None and framing is not None and self.clear is not None
+        exchange.received_bytes += size
+        try:
+            self.clear(self.reactor.view[:size])
+            pieces = parser.bodies
+            if len(pieces) == 1 and not parser.complete:
+                events = framing.feed(pieces.pop())
+                if len(events) == 1 and not framing.pending:
+                    bits = exchange.take_one(events[0], stamp, True)
+                else:
+                    bits = exchange.take(events, stamp, True, not framing.pending) if events else 0
+                if bits & (END | FAILED):
+                    exchange.end_ns = stamp
+                    self._decided(exchange, bits)
+            else:
+                self._take(exchange, stamp, True)
+        except (ProtocolError, httptools.HttpParserError) as error:
+            exchange.end_ns = stamp
+            known = error if isinstance(error, ProtocolError) else described(error)
+            self.fail(Outcome.STREAM_MALFORMED, str(known))
+
+    def _arrived(self, size: int, ancillary: list[tuple[int, int, bytes]], now: int) -> None:
+        """One read in any state of the reply: the head, an error body, TLS, a read without a stamp."""
+        reactor = self.reactor
+        kernel = bool(ancillary)
+        stamp = now
+        if kernel:
+            seconds, rest = _timespec(ancillary[0][2])
+            stamp = seconds * 1_000_000_000 + rest - reactor.clock.offset_ns
+            if not 15 < now - stamp < LAG_SUSPECT_NS:
+                if not 0 <= now - stamp < LAG_SUSPECT_NS:
+                    stamp, kernel = self.pool.suspect(stamp, now)
+                reactor.lag[lag_bucket(now - stamp)] += 1
         exchange = self.exchange
         if exchange is None:
             self.close()
@@ -308,6 +351,8 @@ class Connection:
             else:
                 exchange.flags |= record.STREAMED
                 self.framing = framing_of(kind)
+                if self.tls is None and not parser.encoded:
+                    self.clear = parser.feed_data
 
     def _take(self, exchange: Exchange, stamp: int, kernel: bool) -> None:
         """Gives what one read brought to the framing and the dialect, and ends the exchange where they say so."""
@@ -481,6 +526,7 @@ class Connection:
             self.reactor.forget(self.fd)
             self.fd = -1
             self.socket.close()
+            self.clear = None
             self.parser.close()
 
     def _busy(self) -> Exchange:

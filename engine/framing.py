@@ -14,9 +14,7 @@ DEPTH_MAX: Final = 128
 class Framing(Protocol):
     """Bytes of a body in, events out, in order."""
 
-    @property
-    def pending(self) -> bool:
-        """Did the last piece end inside an event?"""
+    pending: bool  # did the last piece end inside an event?
 
     def feed(self, piece: bytes) -> list[Event]:
         """The events that `piece` completed. Raises ProtocolError beyond the size bound."""
@@ -28,17 +26,15 @@ class Framing(Protocol):
 class NdjsonFraming:
     """One JSON value per line (LF or CRLF); blank lines are nothing."""
 
-    __slots__ = ("_rest",)
+    __slots__ = ("_rest", "pending")
 
     def __init__(self) -> None:
         self._rest = b""
-
-    @property
-    def pending(self) -> bool:
-        return bool(self._rest)
+        self.pending = False
 
     def feed(self, piece: bytes) -> list[Event]:
         *lines, self._rest = (self._rest + piece).split(b"\n")
+        self.pending = bool(self._rest)
         if len(self._rest) > EVENT_BYTES_MAX:
             raise ProtocolError(f"a line is larger than {EVENT_BYTES_MAX} bytes")
         return [(b"", line) for line in map(bytes.strip, lines) if line]
@@ -51,8 +47,10 @@ class NdjsonFraming:
 class ChunkFraming:
     """Every piece of the body is an event."""
 
-    __slots__ = ()
-    pending = False
+    __slots__ = ("pending",)
+
+    def __init__(self) -> None:
+        self.pending = False
 
     def feed(self, piece: bytes) -> list[Event]:
         return [(b"", piece)] if piece else []
@@ -67,17 +65,14 @@ class JsonArrayFraming:
     A body that is a single object is one event.
     """
 
-    __slots__ = ("_depth", "_escaped", "_object", "_quoted")
+    __slots__ = ("_depth", "_escaped", "_object", "_quoted", "pending")
 
     def __init__(self) -> None:
+        self.pending = False
         self._object = bytearray()
         self._depth = 0
         self._quoted = False
         self._escaped = False
-
-    @property
-    def pending(self) -> bool:
-        return self._depth > 0
 
     def feed(self, piece: bytes) -> list[Event]:
         events: list[Event] = []
@@ -107,6 +102,7 @@ class JsonArrayFraming:
                     collected.clear()
         if len(collected) > EVENT_BYTES_MAX:
             raise ProtocolError(f"an object is larger than {EVENT_BYTES_MAX} bytes")
+        self.pending = self._depth > 0
         return events
 
     def flush(self) -> list[Event]:

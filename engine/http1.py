@@ -75,6 +75,7 @@ class ResponseParser:
         "_parser",
         "bodies",
         "complete",
+        "feed_data",
         "headers",
         "keep_alive",
         "on_body",
@@ -92,6 +93,7 @@ class ResponseParser:
         # (benches/bench_http1.py).
         self.on_body: Any = self.bodies.append
         self._parser = _Parser(self)
+        self.feed_data: Any = self._parser.feed_data  # for callers that turn httptools' errors by `described` themselves
         self._clear()
 
     def _clear(self) -> None:
@@ -105,27 +107,27 @@ class ResponseParser:
         self.headers = {}
         self.bodies.clear()
 
+    @property
+    def encoded(self) -> bool:
+        """Does the body have to be decompressed?"""
+        return self._inflate is not None
+
     def reset(self) -> None:
         """Ready for the next response on the same connection; the parser itself goes on."""
         self._clear()
 
     def close(self) -> None:
         """Breaks the reference cycle with the parser, so that no garbage collection is needed."""
-        self._parser = self.on_body = None
+        self._parser = self.on_body = self.feed_data = None
 
     def feed(self, data: bytes | memoryview) -> None:
         """Takes what one read brought. Raises ProtocolError for anything that is not HTTP, or not within the bounds."""
         if not self.status:
             self._header_bytes += len(data)
         try:
-            self._parser.feed_data(data)
-        except httptools.HttpParserUpgrade:
-            raise ProtocolError("the server switched protocols, which nobody asked for") from None
+            self.feed_data(data)
         except httptools.HttpParserError as error:
-            cause = error.__context__
-            if isinstance(cause, ProtocolError):
-                raise cause from None
-            raise ProtocolError(f"malformed HTTP: {error}") from error
+            raise described(error) from error
         if not self.status and self._header_bytes > HEADER_BYTES_MAX:
             raise ProtocolError(f"the reply's head is larger than {HEADER_BYTES_MAX} bytes")
         if self._inflate is not None and self.bodies:
@@ -191,3 +193,12 @@ class ResponseParser:
                 raise ProtocolError(f"the reply decompresses to more than {INFLATED_MAX} bytes")
             if plain:
                 self.bodies.append(plain)
+
+
+def described(error: httptools.HttpParserError) -> ProtocolError:
+    """What httptools' error means, as ours."""
+    if isinstance(error, httptools.HttpParserUpgrade):
+        return ProtocolError("the server switched protocols, which nobody asked for")
+    if isinstance(error.__context__, ProtocolError):
+        return error.__context__
+    return ProtocolError(f"malformed HTTP: {error}")

@@ -19,7 +19,7 @@ Event = tuple[bytes, bytes]  # (name, data); the name is empty for an unnamed ev
 class SseFraming:
     """One stream. feed() gives the events that a piece completed; `pending` says whether it ended inside one."""
 
-    __slots__ = ("_after_cr", "_clean", "_data", "_fresh", "_name", "_rest", "comments")
+    __slots__ = ("_after_cr", "_clean", "_data", "_fresh", "_name", "_rest", "comments", "pending")
 
     def __init__(self) -> None:
         self._rest = b""  # an unfinished line
@@ -28,12 +28,8 @@ class SseFraming:
         self._after_cr = False
         self._fresh = True  # a byte order mark may come
         self._clean = True  # between events, nothing held back
+        self.pending = False  # did the last piece end inside an event?
         self.comments = 0
-
-    @property
-    def pending(self) -> bool:
-        """Did the last piece end inside an event?"""
-        return bool(self._rest) or self._data is not None
 
     def feed(self, piece: bytes) -> list[Event]:
         """The events completed by `piece`, in order. Raises ProtocolError for an event beyond EVENT_BYTES_MAX."""
@@ -82,7 +78,8 @@ class SseFraming:
                 self._field(line)
             else:
                 events += self._dispatch()
-        self._clean = not (self._rest or self._data is not None or self._name or self._after_cr)
+        self.pending = bool(self._rest) or self._data is not None
+        self._clean = not (self.pending or self._name or self._after_cr)
         size = len(self._rest) + (sum(map(len, self._data)) if self._data else 0)
         if size > EVENT_BYTES_MAX:
             raise ProtocolError(f"an event is larger than {EVENT_BYTES_MAX} bytes")
