@@ -17,7 +17,7 @@ VISIBLE: Final = 2  # the token is visible output (content or tool call), not re
 END: Final = 4  # the API's terminal marker
 FAILED: Final = 8  # an error event, or bytes that are not this API: `outcome` and `error` say which
 TOKEN_VISIBLE: Final = TOKEN | VISIBLE
-ERROR_CHARACTERS: Final = 200
+ERROR_CHARACTERS: Final = 4096  # cut for people later, where secrets have been masked
 
 
 class Prompt(NamedTuple):
@@ -107,9 +107,9 @@ class Dialect(Protocol):
     name: str
     default_base_url: str | None
     key_variable: str | None  # the provider's usual environment variable
-    path: str  # where requests go, for people
-    measured: str  # what this API tells beyond text, for people
-    limits: str  # what it does not tell, for people
+    asks: str  # for people: method and path
+    measures: str  # for people: what its replies say beside their times
+    limits: str  # for people: what to know before believing the numbers
 
     def request(self, target: Target, prompt: Prompt) -> HttpRequest:
         """Renders one request. Runs ahead of the slot, never on the hot path."""

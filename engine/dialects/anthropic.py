@@ -179,8 +179,8 @@ class Anthropic:
     name = "anthropic"
     default_base_url: str | None = "https://api.anthropic.com"
     key_variable: str | None = "ANTHROPIC_API_KEY"
-    path = "POST {base}/v1/messages"
-    measured = "text, thinking, tool calls, usage with cache reads and writes"
+    asks = "POST {base}/v1/messages"
+    measures = "text, thinking, tool calls, usage with cache reads and writes"
     limits = f"max_tokens is {MAX_TOKENS} unless given; thinking tokens are told apart only where usage does"
 
     def request(self, target: Target, prompt: Prompt) -> HttpRequest:

@@ -24,8 +24,8 @@ class AzureOpenAI:
     name = "azure-openai"
     default_base_url: str | None = None
     key_variable: str | None = "AZURE_OPENAI_API_KEY"
-    path = "POST {base}/openai/deployments/{model}/chat/completions"
-    measured = "text, reasoning, tool calls, usage with cached and reasoning tokens, content filters"
+    asks = "POST {base}/openai/deployments/{model}/chat/completions"
+    measures = "text, reasoning, tool calls, usage with cached and reasoning tokens, content filters"
     limits = "model is the deployment's name; api_version is 2024-10-21 unless given; Entra tokens go in headers"
 
     def request(self, target: Target, prompt: Prompt) -> HttpRequest:

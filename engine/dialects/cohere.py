@@ -171,8 +171,8 @@ class Cohere:
     name = "cohere"
     default_base_url: str | None = "https://api.cohere.com"
     key_variable: str | None = "CO_API_KEY"
-    path = "POST {base}/v2/chat"
-    measured = "text, thinking, tool plans and calls, usage with cached tokens"
+    asks = "POST {base}/v2/chat"
+    measures = "text, thinking, tool plans and calls, usage with cached tokens"
     limits = "reasoning tokens are not told apart in usage; tokens are those processed, not those billed"
 
     def request(self, target: Target, prompt: Prompt) -> HttpRequest:

@@ -183,8 +183,8 @@ class Google:
     name = "google"
     default_base_url: str | None = "https://generativelanguage.googleapis.com"
     key_variable: str | None = "GEMINI_API_KEY"
-    path = "POST {base}/v1beta/models/{model}:streamGenerateContent"
-    measured = "text, thoughts, function calls, usage with cached and thought tokens, blocked prompts"
+    asks = "POST {base}/v1beta/models/{model}:streamGenerateContent"
+    measures = "text, thoughts, function calls, usage with cached and thought tokens, blocked prompts"
     limits = (
         "no terminal event: a stream cut after its finishReason is not noticed; Vertex AI needs a Bearer token as key"
     )

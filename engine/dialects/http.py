@@ -127,8 +127,8 @@ class Http:
     name = "http"
     default_base_url: str | None = None
     key_variable: str | None = None
-    path = "as the plan says"
-    measured = "what the plan's JSON Pointers name"
+    asks = "as the plan says"
+    measures = "what the plan's JSON Pointers name"
     limits = (
         "no tool calls; counts only where a pointer finds them; chunks framing takes each piece of the body as a token"
     )

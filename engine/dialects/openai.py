@@ -245,8 +245,8 @@ class OpenAIChat:
     name = "openai"
     default_base_url: str | None = PUBLIC
     key_variable: str | None = "OPENAI_API_KEY"
-    path = "POST {base}/chat/completions"
-    measured = "text, reasoning, tool calls, usage with cached and reasoning tokens"
+    asks = "POST {base}/chat/completions"
+    measures = "text, reasoning, tool calls, usage with cached and reasoning tokens"
     limits = "usage only from servers that know stream_options; max_tokens is max_completion_tokens at OpenAI itself"
 
     def request(self, target: Target, prompt: Prompt) -> HttpRequest:

@@ -91,8 +91,8 @@ class OpenAICompletions:
     name = "openai-completions"
     default_base_url: str | None = PUBLIC
     key_variable: str | None = "OPENAI_API_KEY"
-    path = "POST {base}/completions"
-    measured = "text, usage with cached tokens"
+    asks = "POST {base}/completions"
+    measures = "text, usage with cached tokens"
     limits = "no messages: a conversation is sent as one text; no pictures; reasoning is not told apart"
 
     def request(self, target: Target, prompt: Prompt) -> HttpRequest:

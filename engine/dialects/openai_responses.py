@@ -193,8 +193,8 @@ class OpenAIResponses:
     name = "openai-responses"
     default_base_url: str | None = PUBLIC
     key_variable: str | None = "OPENAI_API_KEY"
-    path = "POST {base}/responses"
-    measured = "text, reasoning (summaries), tool calls, usage with cached and reasoning tokens"
+    asks = "POST {base}/responses"
+    measures = "text, reasoning (summaries), tool calls, usage with cached and reasoning tokens"
     limits = "hidden reasoning sends no events: TTFT is then the first visible token"
 
     def request(self, target: Target, prompt: Prompt) -> HttpRequest:

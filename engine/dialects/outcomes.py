@@ -10,8 +10,10 @@ from llm_latency_lens.engine.record import Outcome
 
 MESSAGE_CHARACTERS: Final = 300
 MASK: Final = "***"
+DEPTH: Final = 8  # a message is never deeper inside an error
 KEPT: Final = frozenset(
-    {b"x-request-id", b"request-id", b"apim-request-id", b"retry-after", b"retry-after-ms", b"openai-processing-ms"}
+    {b"x-request-id", b"request-id", b"apim-request-id", b"x-debug-trace-id", b"retry-after", b"retry-after-ms"}
+    | {b"openai-processing-ms"}
 )
 KEPT_PREFIXES: Final = (b"x-ratelimit-", b"anthropic-ratelimit-")
 KEPT_FIRST: Final = frozenset(name[0] for name in (*KEPT, *KEPT_PREFIXES))
@@ -27,6 +29,8 @@ _BY_STATUS: Final = {
     503: Outcome.HTTP_OVERLOADED,
     529: Outcome.HTTP_OVERLOADED,
 }
+_FILTERED: Final = (b'"content_filter"', b'"content_policy_violation"')  # Azure, OpenAI: the prompt was filtered
+_BAD_KEY: Final = b'"API_KEY_INVALID"'  # Google: the key is wrong
 
 
 def outcome_of(status: int) -> Outcome:
@@ -37,7 +41,13 @@ def outcome_of(status: int) -> Outcome:
 def refusal(status: int, body: bytes, secrets: tuple[str, ...] = ()) -> tuple[Outcome, str]:
     """Outcome and message of a reply that is not 2xx; no secret survives in the message."""
     text = error_text(body)
-    return outcome_of(status), masked_text(f"HTTP {status}: {text}" if text else f"HTTP {status}", secrets)
+    outcome = outcome_of(status)
+    if status == 400:  # two refusals that say 400 and mean something else
+        if any(code in body for code in _FILTERED):
+            outcome = Outcome.CONTENT_FILTERED
+        elif _BAD_KEY in body:
+            outcome = Outcome.HTTP_AUTH
+    return outcome, masked_text(f"HTTP {status}: {text}" if text else f"HTTP {status}", secrets)
 
 
 def masked_text(text: str, secrets: tuple[str, ...]) -> str:
@@ -51,23 +61,25 @@ def error_text(body: bytes) -> str:
     """The message in an error body of any of the APIs; plain text as it is."""
     try:
         found = message_in(msgspec.json.decode(body))
-    except (msgspec.DecodeError, RecursionError):
+    except (msgspec.DecodeError, ValueError, RecursionError):  # UnicodeDecodeError is a ValueError
         found = None
     text = found if found is not None else body[: 4 * MESSAGE_CHARACTERS].decode("utf-8", "replace")
     return " ".join(text.split())[:MESSAGE_CHARACTERS]
 
 
-def message_in(value: Any) -> str | None:
+def message_in(value: Any, depth: int = DEPTH) -> str | None:
     """The human message inside a decoded error: {"error": {"message"}}, {"error": "..."}, {"message"}, [{"error"}]."""
+    if not depth:
+        return None
     if isinstance(value, list) and value:
-        return message_in(value[0])
+        return message_in(value[0], depth - 1)
     if not isinstance(value, dict):
         return None
-    for key in ("error", "message", "detail"):
+    for key in ("error", "message", "detail", "msg"):
         inner = value.get(key)
         if isinstance(inner, str):
             return inner
-        if inner is not None and (found := message_in(inner)):
+        if inner is not None and (found := message_in(inner, depth - 1)):
             return found
     return None
 
