@@ -12,6 +12,7 @@ import json
 import resource
 import sys
 from time import monotonic_ns, process_time_ns
+from typing import ClassVar
 
 import msgspec
 import uvloop
@@ -38,7 +39,7 @@ class Traced(Exchange):
     """Keeps stamp - sent_ns of every event that came alone in its read, and counts the others."""
 
     __slots__ = ()
-    errors: list[int] = []
+    errors: ClassVar[list[int]] = []
     shared = 0
     total = 0
 

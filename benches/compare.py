@@ -138,17 +138,23 @@ def main() -> None:
 def show(rounds: list[dict[str, Figures]], streams: int, rate: float) -> None:
     columns = ("cpu_us_per_event", "events_per_s", "error_us_p50", "error_us_p99", "coalesced_share", "rss_mb")
     print(f"{streams} streams x {rate:g} tokens/s, medians of {len(rounds)} rounds")
-    print(f"{'':24}{'CPU us/event':>14}{'x floor':>9}{'events/s':>10}{'error p50':>11}{'p99 us':>10}{'shared':>8}{'RSS MB':>8}")
+    print(
+        f"{'':24}{'CPU us/event':>14}{'x floor':>9}{'events/s':>10}{'error p50':>11}{'p99 us':>10}{'shared':>8}{'RSS MB':>8}"
+    )
     floors = [each["C epoll, counts bytes"]["cpu_us_per_event"] or 1 for each in rounds]
     for name in rounds[0]:
         median = {}
         for column in columns:
             found = [value for each in rounds if (value := each[name].get(column)) is not None]
             median[column] = statistics.median(found) if found else None
-        ratio = statistics.median((each[name]["cpu_us_per_event"] or 0) / base for each, base in zip(rounds, floors, strict=True))
+        ratio = statistics.median(
+            (each[name]["cpu_us_per_event"] or 0) / base for each, base in zip(rounds, floors, strict=True)
+        )
         cells = [median["cpu_us_per_event"], ratio, *(median[column] for column in columns[1:])]
         widths, digits = (14, 9, 10, 11, 10, 8, 8), (1, 2, 0, 1, 1, 3, 0)
-        line = "".join("-".rjust(w) if c is None else f"{c:{w}.{d}f}" for c, w, d in zip(cells, widths, digits, strict=True))
+        line = "".join(
+            "-".rjust(w) if c is None else f"{c:{w}.{d}f}" for c, w, d in zip(cells, widths, digits, strict=True)
+        )
         print(f"{name:24}{line}")
 
 

@@ -1,6 +1,6 @@
 """The client everybody writes: aiohttp, a line loop, json, a stamp after `await`. Prints one JSON object.
 
-    python -m benches.plain_client URL STREAMS SECONDS
+python -m benches.plain_client URL STREAMS SECONDS
 """
 
 from __future__ import annotations

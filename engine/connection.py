@@ -279,7 +279,9 @@ class Connection:
         exchange = self.exchange
         framing = self.framing
         parser = self.parser
-        assert exchange is not None and framing is not None and self.clear is not None
+        assert exchange is not None
+        assert framing is not None
+        assert self.clear is not None
         exchange.received_bytes += size
         try:
             self.clear(self.reactor.view[:size])

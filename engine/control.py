@@ -86,5 +86,6 @@ def read_share(fd: int, frames: Frames) -> Share:
             raise EOFError("the pipe ended before the worker's share of the plan was complete")
         messages = frames.feed(piece)
         if messages:
-            assert isinstance(messages[0], Share) and len(messages) == 1, "the first frame is the share, alone"
-            return messages[0]
+            share = messages[0]
+            assert isinstance(share, Share), "the first frame is the share"
+            return share

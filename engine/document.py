@@ -215,10 +215,11 @@ def read_document(path: str | os.PathLike[str]) -> tuple[dict[str, Any], Source]
         raise PlanError(f"{path} is not UTF-8 text: {error.reason} at byte {error.start}") from error
     except OSError as error:
         raise PlanError(f"cannot read the plan {path}: {error.strerror}") from error
+    no_lines: dict[Key, int] = {}
     if file.suffix == ".toml":
-        value, lines = _toml(text, file.name), {}
+        value, lines = _toml(text, file.name), no_lines
     elif file.suffix == ".json":
-        value, lines = _json(text, file.name), {}
+        value, lines = _json(text, file.name), no_lines
     else:
         value, lines = _yaml(text, file.name)
     if not isinstance(value, dict):

@@ -93,7 +93,9 @@ class ResponseParser:
         # (benches/bench_http1.py).
         self.on_body: Any = self.bodies.append
         self._parser = _Parser(self)
-        self.feed_data: Any = self._parser.feed_data  # for callers that turn httptools' errors by `described` themselves
+        self.feed_data: Any = (
+            self._parser.feed_data
+        )  # for callers that turn httptools' errors by `described` themselves
         self._clear()
 
     def _clear(self) -> None:

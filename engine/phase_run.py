@@ -24,13 +24,13 @@ class Dispatcher(Protocol):
     in_flight: int
     last_now: int  # when the worker last looked at the clock
 
-    def affordable(self, run: OpenRun | ClosedRun, prepared: Prepared) -> bool:
+    def affordable(self, run: PhaseRun, prepared: Prepared) -> bool:
         """Does the budget allow this request now? When it cannot any more, the run is stopped."""
 
-    def dispatch(self, run: OpenRun | ClosedRun, prepared: Prepared, intended_ns: int) -> None:
+    def dispatch(self, run: PhaseRun, prepared: Prepared, intended_ns: int) -> None:
         """Starts the request of one slot, at once or when its token bucket lets it."""
 
-    def unsent(self, run: OpenRun | ClosedRun, slot: int, slots: int, intended_ns: int, reason: Unsent) -> None:
+    def unsent(self, run: PhaseRun, slot: int, slots: int, intended_ns: int, reason: Unsent) -> None:
         """Tells that `slots` slots from `slot` on are not sent."""
 
 

@@ -30,7 +30,7 @@ class Secret(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     __str__ = __repr__
 
 
-class Generic(Frozen):
+class Generic(Frozen, frozen=True):
     """How to ask and understand an endpoint the lens has no dialect for (`provider: http`).
 
     `body` is a JSON template with `{{prompt}} {{model}} {{max_tokens}} {{stream}}` and any `{{column}}` of the workload.
@@ -53,7 +53,7 @@ class Generic(Frozen):
     end_marker: str | None = None  # or the literal event that does, such as [DONE]
 
 
-class Target(Frozen):
+class Target(Frozen, frozen=True):
     """Where and how to ask."""
 
     name: str
@@ -81,7 +81,7 @@ class Target(Frozen):
     price: dict[str, float] | None = None  # USD per 1M tokens: input, cached_input, cache_write, output, reasoning
 
 
-class Length(Frozen):
+class Length(Frozen, frozen=True):
     """A distribution of token lengths."""
 
     kind: Literal["fixed", "normal", "lognormal", "uniform", "empirical"] = "fixed"
@@ -93,7 +93,7 @@ class Length(Frozen):
     weights: tuple[float, ...] = ()
 
 
-class Workload(Frozen):
+class Workload(Frozen, frozen=True):
     """What is asked. `kind` names the one source that is used."""
 
     kind: Literal["prompt", "file", "synthetic", "sharegpt", "trace", "sessions"] = "prompt"
@@ -113,7 +113,7 @@ class Workload(Frozen):
     keep_replies: bool = False  # store prompts and replies; off by default
 
 
-class Shape(Frozen):
+class Shape(Frozen, frozen=True):
     """One stretch of a load's value over time, from `start` to `end` in `duration_ns`."""
 
     duration_ns: int
@@ -122,7 +122,7 @@ class Shape(Frozen):
     curve: Literal["linear", "exponential"] = "linear"
 
 
-class Load(Frozen):
+class Load(Frozen, frozen=True):
     """Closed (`concurrency`), open (`rate`), partly open (`rate` of sessions) or replayed (`timestamps`).
 
     `shapes` is the value over the phase, at least one; a constant load is one flat shape.
@@ -137,7 +137,7 @@ class Load(Frozen):
     stagger_ns: int = 0  # closed loop: spread the first requests over this long
 
 
-class Phase(Frozen):
+class Phase(Frozen, frozen=True):
     """A stretch of the run with its own load. It ends at `duration_ns` or after `requests` slots, whichever is first."""
 
     name: str
@@ -147,7 +147,7 @@ class Phase(Frozen):
     measure: bool = True
 
 
-class Limits(Frozen):
+class Limits(Frozen, frozen=True):
     connect_timeout_ns: int = 10 * SECOND
     first_token_timeout_ns: int | None = None
     timeout_ns: int = 120 * SECOND
@@ -163,7 +163,7 @@ class Limits(Frozen):
     cancel_after_ns: int = 0
 
 
-class Retry(Frozen):
+class Retry(Frozen, frozen=True):
     """`attempts` counts the first one: 1 is no retry. Only connect errors and 408/409/429/5xx, never after the first token."""
 
     attempts: int = 1
@@ -174,12 +174,12 @@ class Retry(Frozen):
     respect_retry_after: bool = True
 
 
-class Workers(Frozen):
+class Workers(Frozen, frozen=True):
     count: int | None = None  # None: physical cores minus one, at least 1
     pin: bool = True
 
 
-class Export(Frozen):
+class Export(Frozen, frozen=True):
     """One place the time series goes: `kind` is the exporter's name, `url` where, `options` what only it understands."""
 
     kind: str
@@ -187,14 +187,14 @@ class Export(Frozen):
     options: dict[str, str | int | float | bool | Secret] = {}
 
 
-class Output(Frozen):
+class Output(Frozen, frozen=True):
     dir: str = "runs"
     records: bool = True
     records_max_bytes: int = 1 << 30
     tick_ns: int = SECOND
 
 
-class Plan(Frozen):
+class Plan(Frozen, frozen=True):
     name: str
     targets: tuple[Target, ...]
     workload: Workload
@@ -223,8 +223,8 @@ def masked(plan: Plan) -> dict[str, Any]:
     return plain
 
 
-def secrets(plan: Plan) -> Iterator[str]:
-    """Every secret value of the plan, for those who must check that none leaks."""
+def secrets(plan: Plan | Target) -> Iterator[str]:
+    """Every secret value of the plan or target, for those who must check that none leaks."""
     yield from _secrets(plan)
 
 

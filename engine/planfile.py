@@ -48,28 +48,87 @@ EXPORTERS: Final = ("influxdb", "prometheus", "otlp")
 PRICE_KINDS: Final = ("input", "cached_input", "cache_write", "output", "reasoning")
 SECRET_HEADERS: Final = ("authorization", "api-key", "x-api-key", "x-goog-api-key", "cookie", "proxy-authorization")
 
-TOP: Final = (
-    "name targets target workload phases load duration requests warmup limits retry slo workers export output seed "
-    "price_table"
-).split()
-TARGET: Final = (
-    "name provider base_url model api_key api_key_env api_key_file headers parameters system stream weight api_version "
-    "http proxy verify_tls ca_file resolve fresh_connections max_connection_age rpm tpm burst metrics_url price"
-).split()
+TOP: Final = [
+    "name",
+    "targets",
+    "target",
+    "workload",
+    "phases",
+    "load",
+    "duration",
+    "requests",
+    "warmup",
+    "limits",
+    "retry",
+    "slo",
+    "workers",
+    "export",
+    "output",
+    "seed",
+    "price_table",
+]
+TARGET: Final = [
+    "name",
+    "provider",
+    "base_url",
+    "model",
+    "api_key",
+    "api_key_env",
+    "api_key_file",
+    "headers",
+    "parameters",
+    "system",
+    "stream",
+    "weight",
+    "api_version",
+    "http",
+    "proxy",
+    "verify_tls",
+    "ca_file",
+    "resolve",
+    "fresh_connections",
+    "max_connection_age",
+    "rpm",
+    "tpm",
+    "burst",
+    "metrics_url",
+    "price",
+]
 SOURCES: Final = ("prompt", "file", "synthetic", "sharegpt", "trace", "sessions")
 WORKLOAD: Final = (
     *SOURCES,
-    *"prompts template output_tokens tokenizer count_tokens prefix prefix_tokens order time_scale think_time".split(),
+    *[
+        "prompts",
+        "template",
+        "output_tokens",
+        "tokenizer",
+        "count_tokens",
+        "prefix",
+        "prefix_tokens",
+        "order",
+        "time_scale",
+        "think_time",
+    ],
     "keep_replies",
 )
-LOAD: Final = "concurrency rate replay arrivals max_in_flight overflow stagger".split()
-PHASE: Final = "name duration requests load measure".split()
-LIMITS: Final = (
-    "timeout first_token_timeout connect_timeout drain rpm tpm burst budget_usd max_error_rate error_window "
-    "stop_on_slo cancel"
-).split()
-RETRY: Final = "attempts backoff backoff_max factor jitter respect_retry_after".split()
-OUTPUT: Final = "dir records records_max_bytes tick".split()
+LOAD: Final = ["concurrency", "rate", "replay", "arrivals", "max_in_flight", "overflow", "stagger"]
+PHASE: Final = ["name", "duration", "requests", "load", "measure"]
+LIMITS: Final = [
+    "timeout",
+    "first_token_timeout",
+    "connect_timeout",
+    "drain",
+    "rpm",
+    "tpm",
+    "burst",
+    "budget_usd",
+    "max_error_rate",
+    "error_window",
+    "stop_on_slo",
+    "cancel",
+]
+RETRY: Final = ["attempts", "backoff", "backoff_max", "factor", "jitter", "respect_retry_after"]
+OUTPUT: Final = ["dir", "records", "records_max_bytes", "tick"]
 
 
 def make_plan(

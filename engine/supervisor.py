@@ -231,10 +231,10 @@ class Supervisor:
         now = monotonic_ns()
         alive = [worker for worker in self.workers if not worker.gone]
         current = self.next_phase - 1
-        if self.next_phase < len(self.plan.phases) and not self.manifest.stop_reason:
-            if all(current in worker.phases_done for worker in alive):
-                self.manifest.phases[current].end_ns = now
-                self._begin_phases(now + PHASE_GAP_NS)
+        more = self.next_phase < len(self.plan.phases) and not self.manifest.stop_reason
+        if more and all(current in worker.phases_done for worker in alive):
+            self.manifest.phases[current].end_ns = now
+            self._begin_phases(now + PHASE_GAP_NS)
         last = self.manifest.phases[-1]
         if self.next_phase == len(self.plan.phases) and last.end_ns and now > last.end_ns and not self.deadline_ns:
             self._draining(last.end_ns)
@@ -268,7 +268,8 @@ class Supervisor:
         return complete and begun <= worker.phases_done
 
     def _heard(self, worker: WorkerProcess) -> None:
-        assert worker.process is not None and worker.process.stdout is not None
+        assert worker.process is not None
+        assert worker.process.stdout is not None
         try:
             piece = os.read(worker.process.stdout.fileno(), 1 << 16)
         except BlockingIOError:

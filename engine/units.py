@@ -32,9 +32,8 @@ def duration_ns(text: str | int | float) -> int:
         raise ValueError("a duration is a number with a unit, such as 10s")
     if isinstance(text, int | float):
         return int(Fraction(text) * 10**9)
-    if number := _quantity(text):
-        if not number[2]:
-            return int(Fraction(number[1]) * 10**9)
+    if (number := _quantity(text)) and not number[2]:
+        return int(Fraction(number[1]) * 10**9)
     if not _durations(text):
         raise ValueError("a duration is a number with a unit: 250ms, 10s, 5m, 2h or 7d")
     return int(sum((Fraction(value) * NS[unit] for value, unit in _part(text)), Fraction(0)))

@@ -25,8 +25,8 @@ import msgspec
 import uvloop
 
 from llm_latency_lens.engine import record
-from llm_latency_lens.engine.budget import Budget
 from llm_latency_lens.engine.bucket import buckets_of
+from llm_latency_lens.engine.budget import Budget
 from llm_latency_lens.engine.clock import StampClock, keep_stamps_on
 from llm_latency_lens.engine.control import Frames, Order, Share, Word, frame, read_share
 from llm_latency_lens.engine.dialects import Prompt
@@ -176,7 +176,7 @@ class Worker:
     def _fill(self) -> None:
         """Renders ahead in slices, with the sockets served in between."""
         try:
-            self.filling = any([run.feed.fill() for run in self.runs if not run.issued])
+            self.filling = max((run.feed.fill() for run in self.runs if not run.issued), default=False)
         except LensError as error:
             self.give_up(error)
         if self.filling:
@@ -514,10 +514,12 @@ class Worker:
         self._publish()
         now = monotonic_ns()
         self.at(now + HEARTBEAT_NS, self._heartbeat)
-        if now - self.collected_ns > IDLE_COLLECT_NS and not self.in_flight:
-            if min((run.next_due_ns(self) for run in self.runs), default=NEVER) > now + IDLE_GAP_NS:
-                gc.collect()
-                self.collected_ns = now
+        if now - self.collected_ns > IDLE_COLLECT_NS and not self.in_flight and self._next_slot_ns() > now + IDLE_GAP_NS:
+            gc.collect()
+            self.collected_ns = now
+
+    def _next_slot_ns(self) -> int:
+        return min((run.next_due_ns(self) for run in self.runs), default=NEVER)
 
     def _measure(self) -> None:
         """Adds the CPU time and events since the last call to the measured ones, if a measured phase is running."""
@@ -571,7 +573,7 @@ def die_with_parent() -> None:
     """SIGKILL for this process when its parent ends, however it ends; also if that happened already."""
     parent = os.getppid()
     ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-    if os.getppid() != parent or parent == 1 and os.environ.get("LENS_SUPERVISED"):
+    if os.getppid() != parent or (parent == 1 and os.environ.get("LENS_SUPERVISED")):
         os._exit(1)
 
 

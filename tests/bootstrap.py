@@ -1,4 +1,36 @@
-"""What the tests need beyond Python packages: Debian's servers and browser, fetched once into build/servers or installed.
+"""What the tests need beyond Python packages: a C compiler and a browser from Debian, installed if they are missing.
 
-`python -m tests.bootstrap` (part of `make test`). Does nothing where everything is there already.
+`python -m tests.bootstrap`, part of `make test`. The database servers are fetched by the tests that use them.
 """
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+
+PROGRAMS = {
+    "chromium": ["chromium", "fonts-dejavu-core"],
+    "gcc": ["gcc", "libc6-dev"],
+    "systemd-analyze": ["systemd"],
+    "taskset": ["util-linux"],
+}
+
+
+def main() -> int:
+    """Installs the packages of the programs that are not there. Exit code 1 when that is not possible."""
+    packages = [package for program, needed in PROGRAMS.items() if not shutil.which(program) for package in needed]
+    if not packages:
+        return 0
+    if os.geteuid() != 0:
+        print(f"the tests need: apt-get install {' '.join(packages)}", file=sys.stderr)
+        return 1
+    environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
+    for command in (["update"], ["install", "-y", "--no-install-recommends", *packages]):
+        subprocess.run(["apt-get", "-qq", *command], check=True, env=environment)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
