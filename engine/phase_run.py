@@ -60,6 +60,9 @@ class PhaseRun:
     def bounded(self) -> bool:
         raise NotImplementedError
 
+    def freed(self, now: int, *, failed_connect: bool) -> None:
+        """A request of this phase ended."""
+
 
 class OpenRun(PhaseRun):
     """Open loop: every slot is due at its own time. Times are never re-anchored; a late slot is sent late."""
@@ -112,9 +115,6 @@ class OpenRun(PhaseRun):
         if worker.in_flight >= self.max_in_flight and not self.drop:
             return self.give_up_ns  # a freed place calls issue() sooner
         return self.start_ns + head.offset_ns
-
-    def freed(self, now: int, *, failed_connect: bool) -> None:
-        """A request of this phase ended."""
 
 
 class ClosedRun(PhaseRun):

@@ -58,7 +58,7 @@ class Pool:
         self.stale_in_a_row = 0
         self.stale_resends = 0
         self.opened = 0
-        self._secrets = tuple(secrets(target))
+        self.secrets = tuple(secrets(target))
         self._max_age_ns = target.max_connection_age_ns or 1 << 62
 
     def send(self, exchange: Exchange) -> None:
@@ -96,7 +96,7 @@ class Pool:
 
     def refusal(self, status: int, body: bytes) -> tuple[Outcome, str]:
         """What a reply that is not 2xx means, and its message with no secret in it."""
-        return refusal(status, body, self._secrets)
+        return refusal(status, body, self.secrets)
 
     def try_next_address(self, connection: Connection) -> bool:
         """After a failed connect: goes on with the name's next address. False when there is none."""

@@ -30,12 +30,13 @@ from llm_latency_lens.engine.budget import Budget
 from llm_latency_lens.engine.clock import StampClock, keep_stamps_on
 from llm_latency_lens.engine.control import Frames, Order, Share, Word, frame, read_share
 from llm_latency_lens.engine.dialects import Prompt
+from llm_latency_lens.engine.dialects.outcomes import masked_text
 from llm_latency_lens.engine.dialects.table import DIALECTS
 from llm_latency_lens.engine.endpoint import Endpoint
 from llm_latency_lens.engine.errors import LensError
 from llm_latency_lens.engine.exchange import Exchange
 from llm_latency_lens.engine.feed import Feed, Prepared
-from llm_latency_lens.engine.phase_run import NEVER, ClosedRun, OpenRun, in_flight_cap
+from llm_latency_lens.engine.phase_run import NEVER, ClosedRun, OpenRun, PhaseRun, in_flight_cap
 from llm_latency_lens.engine.pool import Pool
 from llm_latency_lens.engine.reactor import Reactor
 from llm_latency_lens.engine.record import Outcome, Unsent
@@ -86,7 +87,7 @@ class Worker:
         self.source = source_of(plan, seed=plan.seed)
         self.random = random.Random(f"{plan.seed}/{share.worker}/{share.incarnation}")
         self.runs: list[OpenRun | ClosedRun] = []
-        self.active: dict[Exchange, OpenRun | ClosedRun] = {}
+        self.active: dict[Exchange, PhaseRun] = {}
         self.thinking = 0
         self.in_flight = 0
         self.last_now = monotonic_ns()
@@ -227,8 +228,8 @@ class Worker:
         now = monotonic_ns()
         for run in self.runs:
             run.stop(self, now, reason)
-        for exchange, run in [item for item in self.active.items() if not item[0].send_ns and not item[0].attempts]:
-            self._withdraw(run, exchange, reason)
+        for exchange, each in [item for item in self.active.items() if not item[0].send_ns and not item[0].attempts]:
+            self._withdraw(each, exchange, reason)
         self.work()
 
     def abort(self, outcome: Outcome) -> None:
@@ -239,7 +240,7 @@ class Worker:
 
     # --- requests -------------------------------------------------------------------------------------------------
 
-    def affordable(self, run: OpenRun | ClosedRun, prepared: Prepared) -> bool:
+    def affordable(self, run: PhaseRun, prepared: Prepared) -> bool:
         """Reserves the money for one request. Not enough: what is in flight may settle for less, else the run stops."""
         if self.budget is None:
             return True
@@ -253,7 +254,7 @@ class Worker:
                 each.stop(self, self.last_now, Unsent.BUDGET)
         return False
 
-    def dispatch(self, run: OpenRun | ClosedRun, prepared: Prepared, intended_ns: int) -> None:
+    def dispatch(self, run: PhaseRun, prepared: Prepared, intended_ns: int) -> None:
         """Starts the request of one slot, at once or when its token bucket lets it."""
         exchange = Exchange(
             prepared.slot,
@@ -268,7 +269,7 @@ class Worker:
         exchange.reserved = self.reserved or 0
         self._enter(run, exchange)
 
-    def _enter(self, run: OpenRun | ClosedRun, exchange: Exchange) -> None:
+    def _enter(self, run: PhaseRun, exchange: Exchange) -> None:
         self.in_flight += 1
         run.in_flight += 1
         self.active[exchange] = run
@@ -354,7 +355,7 @@ class Worker:
                 if tokens:
                     bucket.settle(exchange.estimate_tokens, reply.input_tokens + reply.output_tokens)
 
-    def _next_turn(self, run: OpenRun | ClosedRun, last: Exchange, prompt: Prompt, intended_ns: int) -> None:
+    def _next_turn(self, run: PhaseRun, last: Exchange, prompt: Prompt, intended_ns: int) -> None:
         """The think time of a session is over."""
         run.in_flight -= 1
         self.in_flight -= 1
@@ -375,7 +376,7 @@ class Worker:
         else:
             self.unsent(run, exchange.request, 1, intended_ns, self.stopping)
 
-    def _record(self, run: OpenRun | ClosedRun, exchange: Exchange) -> None:
+    def _record(self, run: PhaseRun, exchange: Exchange) -> None:
         """Writes the books of one request: detail first, then the record that commits it, then the place is free."""
         if exchange.error or exchange.kept_headers:
             self._detail(run, exchange)
@@ -390,24 +391,26 @@ class Worker:
         self.places.append(exchange.inflight_slot)
         del self.active[exchange]
 
-    def _leave(self, run: OpenRun | ClosedRun) -> None:
+    def _leave(self, run: PhaseRun) -> None:
         run.in_flight -= 1
         self.in_flight -= 1
 
-    def _detail(self, run: OpenRun | ClosedRun, exchange: Exchange) -> None:
+    def _detail(self, run: PhaseRun, exchange: Exchange) -> None:
         detail: dict[str, Any] = {"request": exchange.request, "phase": run.index}
+        hidden = self.pools[exchange.target].secrets
         if exchange.error:
-            detail["message"] = exchange.error[:300]
+            detail["message"] = masked_text(exchange.error, hidden)
         if exchange.reply.request_id:
-            detail["request_id"] = exchange.reply.request_id[:80]
+            detail["request_id"] = masked_text(exchange.reply.request_id, hidden)[:80]
         if exchange.reply.finish:
             detail["finish"] = exchange.reply.finish[:40]
-        blob = msgspec.msgpack.encode(detail | {"headers": exchange.kept_headers} if exchange.kept_headers else detail)
+        headers = {name: masked_text(value, hidden) for name, value in exchange.kept_headers.items()}
+        blob = msgspec.msgpack.encode(detail | {"headers": headers} if headers else detail)
         if len(blob) > 496:
-            blob = msgspec.msgpack.encode({**detail, "message": exchange.error[:120]})
+            blob = msgspec.msgpack.encode({**detail, "message": detail.get("message", "")[:120]})
         self.segment.push_detail(blob)
 
-    def unsent(self, run: OpenRun | ClosedRun, slot: int, slots: int, intended_ns: int, reason: Unsent) -> None:
+    def unsent(self, run: PhaseRun, slot: int, slots: int, intended_ns: int, reason: Unsent) -> None:
         """Writes that `slots` slots from `slot` on were not sent."""
         if not slots:
             return
@@ -427,7 +430,7 @@ class Worker:
         self.segment.push(tuple(values.values()), None)
         self.segment.counters[_NEXT_SLOT] = run.index << PHASE_SHIFT | slot + slots * self.share.workers
 
-    def _withdraw(self, run: OpenRun | ClosedRun, exchange: Exchange, reason: Unsent) -> None:
+    def _withdraw(self, run: PhaseRun, exchange: Exchange, reason: Unsent) -> None:
         """Takes a slot back that waited for its token bucket and was never sent."""
         self.unsent(run, exchange.request, 1, exchange.intended_ns, reason)
         self._free(exchange)
@@ -514,7 +517,11 @@ class Worker:
         self._publish()
         now = monotonic_ns()
         self.at(now + HEARTBEAT_NS, self._heartbeat)
-        if now - self.collected_ns > IDLE_COLLECT_NS and not self.in_flight and self._next_slot_ns() > now + IDLE_GAP_NS:
+        if (
+            now - self.collected_ns > IDLE_COLLECT_NS
+            and not self.in_flight
+            and self._next_slot_ns() > now + IDLE_GAP_NS
+        ):
             gc.collect()
             self.collected_ns = now
 

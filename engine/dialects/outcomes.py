@@ -51,6 +51,7 @@ def refusal(status: int, body: bytes, secrets: tuple[str, ...] = ()) -> tuple[Ou
 
 
 def masked_text(text: str, secrets: tuple[str, ...]) -> str:
+    """`text` with every secret masked, then cut to what a message may have."""
     for secret in secrets:
         if secret:
             text = text.replace(secret, MASK)
@@ -64,7 +65,7 @@ def error_text(body: bytes) -> str:
     except (msgspec.DecodeError, ValueError, RecursionError):  # UnicodeDecodeError is a ValueError
         found = None
     text = found if found is not None else body[: 4 * MESSAGE_CHARACTERS].decode("utf-8", "replace")
-    return " ".join(text.split())[:MESSAGE_CHARACTERS]
+    return " ".join(text.split())[: 4 * MESSAGE_CHARACTERS]  # cut to size after secrets are masked, never through one
 
 
 def message_in(value: Any, depth: int = DEPTH) -> str | None:
