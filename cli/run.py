@@ -7,7 +7,7 @@ import datetime
 import os
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,14 +31,16 @@ def run(plan_path: str | None, *, as_json: bool, quiet: bool, strict: bool, **fl
     The zero-configuration run is `lens run --simulate`.
     """
     with contextlib.ExitStack() as stack:
+        beside: list[int] = []
         if flags["simulate"]:
-            flags["base_url"] = stack.enter_context(simulator())
+            flags["base_url"], pid = stack.enter_context(simulator())
+            beside.append(pid)
         plan = plan_from(plan_path, flags)
-        return carry_out(plan, as_json=as_json, quiet=quiet, strict=strict)
+        return carry_out(plan, as_json=as_json, quiet=quiet, strict=strict, beside=beside)
 
 
-def carry_out(plan: Plan, *, as_json: bool, quiet: bool, strict: bool) -> int:
-    """Runs a plan and tells the result; gives the exit code of METRICS."""
+def carry_out(plan: Plan, *, as_json: bool, quiet: bool, strict: bool, beside: Sequence[int] = ()) -> int:
+    """Runs a plan and tells the result; gives the exit code of METRICS. Processes `beside` it are kept off its cores."""
     from llm_latency_lens.cli.export import check_exports, exported
     from llm_latency_lens.cli.stops import StopRules
     from llm_latency_lens.engine.preflight import check_targets
@@ -59,6 +61,7 @@ def carry_out(plan: Plan, *, as_json: bool, quiet: bool, strict: bool) -> int:
         collector = [sys.executable, "-m", "llm_latency_lens.cli.collect", "--segment-dir", str(segment_dir)]
         rules = StopRules(plan, segment_dir)
         supervisor = Supervisor(plan, manifest, segment_dir, collector, geometry, prices=prices, on_tick=rules.reason)
+        supervisor.keep_aside(beside)
         with watched(segment_dir, quiet=quiet or as_json), exported(plan, run_dir):
             supervisor.run()
     finally:
@@ -159,8 +162,8 @@ def watched(segment_dir: Path, *, quiet: bool) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def simulator() -> Iterator[str]:
-    """The built-in provider on a free loopback port, for as long as the run lasts; gives its base URL."""
+def simulator() -> Iterator[tuple[str, int]]:
+    """The built-in provider on a free loopback port, for as long as the run lasts; gives its base URL and its pid."""
     import subprocess
 
     process = subprocess.Popen(
@@ -173,7 +176,7 @@ def simulator() -> Iterator[str]:
         line = process.stdout.readline()
         if not line:
             raise LensError(f"the simulator ended with exit code {process.wait()} before it listened")
-        yield f"http://127.0.0.1:{msgspec.json.decode(line)['port']}/v1"
+        yield f"http://127.0.0.1:{msgspec.json.decode(line)['port']}/v1", process.pid
     finally:
         process.terminate()
         process.wait()

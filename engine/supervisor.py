@@ -98,6 +98,11 @@ class Supervisor:
         self.words: deque[str] = deque()
         self._wake = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
 
+    def keep_aside(self, pids: Sequence[int]) -> None:
+        """Pins other processes to the cores that no worker has."""
+        for pid in pids if self.spare else ():
+            psutil.Process(pid).cpu_affinity(self.spare)
+
     def run(self) -> Manifest:
         """The whole run, until the books are closed. Raises LensError when it cannot be carried out."""
         previous = {number: signal.signal(number, self._signalled) for number in (signal.SIGINT, signal.SIGTERM)}

@@ -1,0 +1,69 @@
+"""`lens validate PLAN`: checks a plan as `lens run` would, says what it will do, and sends nothing."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import click
+
+from llm_latency_lens.cli.options import plan_from
+from llm_latency_lens.engine.plan import SECOND, Phase, Plan, masked
+from llm_latency_lens.engine.planfile import plan_sha256
+
+
+@click.command()
+@click.argument("plan_path", metavar="PLAN", type=click.Path())
+@click.option("--json", "as_json", is_flag=True, help="Print the resolved plan as JSON, secrets masked.")
+def validate(plan_path: str, as_json: bool) -> None:
+    """Check a plan and show what it will do.
+
+    Everything is checked that can be without asking a server: keys, values, environment variables, files, prices.
+    """
+    from llm_latency_lens.cli.run import budget_prices
+    from llm_latency_lens.engine.supervisor import geometry_of, worker_count
+    from llm_latency_lens.engine.workload import source_of
+
+    plan = plan_from(plan_path, {})
+    budget_prices(plan)
+    next(iter(source_of(plan, seed=plan.seed).items(0, 1)))
+    workers = worker_count(plan)
+    geometry_of(plan, workers)
+    if as_json:
+        click.echo(json.dumps({"plan": masked(plan), "plan_sha256": plan_sha256(plan), "workers": workers}, indent=1))
+        return
+    for line in description(plan, workers):
+        click.echo(line)
+
+
+def description(plan: Plan, workers: int) -> list[str]:
+    """What a run of the plan will do, a line each."""
+    from llm_latency_lens.engine.schedule import planned_slots
+
+    lines = [f"{plan.name}: {workers} worker{'s' * (workers > 1)}, seed {plan.seed}"]
+    for target in plan.targets:
+        key = "with a key" if target.api_key else "without a key"
+        lines.append(f"  target {target.name}: {target.provider} {target.model} at {target.base_url}, {key}")
+    for index, phase in enumerate(plan.phases):
+        slots = planned_slots(plan, index)
+        count = "as many requests as it makes" if slots is None else f"{slots:,} requests"
+        lines.append(f"  phase {phase.name}: {_load(phase)}, {_length(phase)}, {count}" + ", not measured" * (not phase.measure))
+    lines += [f"  slo {expression}" for expression in plan.slo]
+    lines += [f"  export to {export.kind}" for export in plan.export]
+    return lines
+
+
+def _load(phase: Phase) -> str:
+    load: Any = phase.load
+    if load.model == "replay":
+        return "replayed timestamps"
+    unit = " in flight" if load.model == "closed" else " sessions/s" if load.model == "partly_open" else "/s"
+    levels = " then ".join(f"{s.start:g}" if s.start == s.end else f"{s.start:g} to {s.end:g}" for s in load.shapes)
+    arrivals = "" if load.model == "closed" else f" {load.arrivals}"
+    return f"{levels}{unit}{arrivals} ({load.model.replace('_', ' ')} loop)"
+
+
+def _length(phase: Phase) -> str:
+    if phase.duration_ns is None:
+        return "no time limit"
+    return f"{phase.duration_ns / SECOND:g} s"
