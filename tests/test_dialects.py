@@ -1,0 +1,235 @@
+"""What holds for every dialect: streams read the same however they are cut, truncation is never whole, nothing raises."""
+
+from __future__ import annotations
+
+import json
+import struct
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from llm_latency_lens.engine.dialects import FAILED, TOKEN
+from llm_latency_lens.engine.dialects.table import DIALECTS, framing_for
+from llm_latency_lens.engine.plan import Generic
+from llm_latency_lens.engine.record import UNKNOWN, Outcome
+from tests.support_dialects import KEY, STREAMS, TALK, asked, bits_of, fresh, read, target
+
+EVERY = sorted(DIALECTS)
+# Words that dialects look for, so that made-up JSON comes to where they look.
+WORDS = (
+    "choices delta message content text thinking reasoning tool_calls function name arguments usage error type finish "
+    "finish_reason stop_reason response item output status candidates parts finishReason usageMetadata promptFeedback "
+    "prompt_tokens completion_tokens input_tokens output_tokens promptTokenCount candidatesTokenCount id object code "
+    "content_block partial_json done eval_count tokens billed_units delta message_delta content_block_delta "
+    "message-end content-delta response.completed response.output_text.delta message_start error stop"
+).split()
+
+
+@pytest.mark.parametrize("kind", STREAMS)
+def test_a_stream_in_one_piece_says_what_it_says(kind: str) -> None:
+    stream = STREAMS[kind]
+    assert read(fresh(stream.provider), [stream.wire], stream.content_type) == stream.expected
+
+
+@pytest.mark.parametrize("kind", STREAMS)
+def test_a_stream_cut_at_every_byte_says_the_same(kind: str) -> None:
+    stream = STREAMS[kind]
+    for cut in range(1, len(stream.wire)):
+        pieces = [stream.wire[:cut], stream.wire[cut:]]
+        assert read(fresh(stream.provider), pieces, stream.content_type) == stream.expected, cut
+    single = [stream.wire[i : i + 1] for i in range(len(stream.wire))]
+    assert read(fresh(stream.provider), single, stream.content_type) == stream.expected
+
+
+@pytest.mark.parametrize("kind", STREAMS)
+def test_a_stream_without_its_end_is_never_whole(kind: str) -> None:
+    stream = STREAMS[kind]
+    for events in range(len(stream.events)):
+        reply = fresh(stream.provider)
+        got = read(reply, stream.events[:events], stream.content_type)
+        assert not got.finished, f"after {events} events"
+        assert not got.bits & FAILED
+        assert not reply.ended
+
+
+@pytest.mark.parametrize("kind", STREAMS)
+def test_reading_without_keeping_the_text_gives_the_same_bits(kind: str) -> None:
+    stream = STREAMS[kind]
+    silent = DIALECTS[stream.provider].reply(target(stream.provider))
+    assert read(silent, [stream.wire], stream.content_type) == stream.expected._replace(text="", thought="")
+
+
+@pytest.mark.parametrize("provider", EVERY)
+@pytest.mark.parametrize(
+    "event", [b"{", b"nonsense", b'{"a":}', b"[" * 100_000, b"\xff\xfe", b"12", b'"text"', b"null"]
+)
+def test_what_is_no_object_is_malformed(provider: str, event: bytes) -> None:
+    if provider == "http" and event[:1] in (b"1", b'"', b"n") and event != b"nonsense":
+        assert bits_of(provider, event) == 0  # a pointer finds nothing there, and that is no error
+        return
+    reply = fresh(provider)
+    assert reply.event(event) == FAILED
+    assert reply.outcome is Outcome.STREAM_MALFORMED
+    assert reply.error
+
+
+@pytest.mark.parametrize("provider", EVERY)
+@pytest.mark.parametrize("event", [b"", b" ", b"{}", b'{"new_field": [1, {"a": null}]}', b'{"type": "new.event"}'])
+def test_nothing_and_the_unknown_are_tolerated(provider: str, event: bytes) -> None:
+    assert bits_of(provider, event) == 0
+
+
+@pytest.mark.parametrize("provider", EVERY)
+@pytest.mark.parametrize("body", [b"", b"{", b"<html>busy</html>", b"[]", b"[" * 100_000])
+def test_a_whole_reply_that_is_none_is_malformed(provider: str, body: bytes) -> None:
+    if provider == "http" and body == b"[]":
+        return
+    reply = fresh(provider)
+    assert reply.body(body) & FAILED
+    assert reply.outcome is Outcome.STREAM_MALFORMED
+
+
+def _json(words: list[str]) -> st.SearchStrategy[Any]:
+    leaves = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5) | st.sampled_from(words)
+    return st.recursive(
+        leaves,
+        lambda inner: (
+            st.lists(inner, max_size=3)
+            | st.dictionaries(st.sampled_from(words) | st.text(max_size=3), inner, max_size=6)
+        ),
+        max_leaves=20,
+    )
+
+
+_counts = struct.Struct("<5I")
+
+
+def _holds(provider: str, data: bytes, name: bytes) -> None:
+    """The reply took `data` and can be written to a record."""
+    for reply in (fresh(provider), DIALECTS[provider].reply(target(provider))):
+        assert 0 <= reply.event(data, name) < 16
+        assert 0 <= reply.body(data) < 16
+        tokens = (reply.input_tokens, reply.cached_tokens, reply.cache_write_tokens)
+        _counts.pack(*tokens, reply.output_tokens, reply.reasoning_tokens)
+        assert isinstance(reply.error, str)
+        assert reply.finish is None or isinstance(reply.finish, str)
+        assert reply.request_id is None or isinstance(reply.request_id, str)
+        assert all(isinstance(text, str) for text in (*reply.text, *reply.reasoning_text))
+
+
+@pytest.mark.parametrize("provider", EVERY)
+@settings(max_examples=150, deadline=None)
+@given(value=_json(WORDS), name=st.sampled_from([b"", b"error", b"\xff", *(word.encode() for word in WORDS)]))
+def test_no_json_makes_a_dialect_raise(provider: str, value: Any, name: bytes) -> None:
+    _holds(provider, json.dumps(value).encode(), name)
+
+
+@pytest.mark.parametrize("provider", EVERY)
+@settings(max_examples=60, deadline=None)
+@given(data=st.binary(max_size=60), name=st.binary(max_size=8))
+def test_no_bytes_make_a_dialect_raise(provider: str, data: bytes, name: bytes) -> None:
+    _holds(provider, data, name)
+
+
+@pytest.mark.parametrize("kind", [kind for kind in STREAMS if "CR" not in kind and "array" not in kind])
+@settings(max_examples=40, deadline=None)
+@given(choice=st.data())
+def test_no_event_with_one_member_exchanged_makes_a_dialect_raise(kind: str, choice: st.DataObject) -> None:
+    """Real events in which one value, anywhere, is replaced by something else."""
+    stream = STREAMS[kind]
+    body = choice.draw(st.sampled_from(stream.events)).decode()
+    text = body.rpartition("data: ")[2] if "data: " in body else body
+    if "{" not in text:
+        return
+    value = json.loads(text)
+    spots: list[tuple[Any, Any]] = []
+    pending = [value]
+    while pending:
+        here = pending.pop()
+        for key in list(here) if isinstance(here, dict) else range(len(here)):
+            spots.append((here, key))
+            if isinstance(here[key], dict | list):
+                pending.append(here[key])
+    if spots:
+        here, key = choice.draw(st.sampled_from(spots))
+        here[key] = choice.draw(_json(WORDS))
+    _holds(stream.provider, json.dumps(value).encode(), b"")
+
+
+def test_errors_nested_without_end_do_not_exhaust_the_stack() -> None:
+    deep = b'{"error":' * 500 + b"1" + b"}" * 500
+    for provider in EVERY:
+        fresh(provider).event(deep)
+        fresh(provider).body(deep)
+
+
+@pytest.mark.parametrize("provider", EVERY)
+def test_the_key_is_in_a_header_and_nowhere_else(provider: str) -> None:
+    url, headers, body = asked(provider)
+    assert KEY not in url
+    assert KEY not in json.dumps(body)
+    assert sum(KEY in value for value in headers.values()) == 1
+
+
+@pytest.mark.parametrize("provider", EVERY)
+def test_without_a_key_no_header_of_one_is_sent(provider: str) -> None:
+    _, headers, _ = asked(provider, api_key=None)
+    assert not {"authorization", "x-api-key", "api-key", "x-goog-api-key"} & {name.lower() for name in headers}
+
+
+@pytest.mark.parametrize("provider", EVERY)
+def test_parameters_of_the_plan_win_untouched(provider: str) -> None:
+    given_parameters = {"max_tokens": 3, "odd": {"a": [1, None]}, "stream": "mine", "model": "other"}
+    _, _, body = asked(provider, TALK, parameters=given_parameters)
+    assert given_parameters.items() <= body.items()
+    assert 7 not in body.values()  # the prompt's limit gives way to the plan's
+
+
+@pytest.mark.parametrize("provider", EVERY)
+def test_headers_of_the_plan_replace_ours(provider: str) -> None:
+    names = [name.lower() for name in asked(provider, headers={"ACCEPT": "x", "X-More": "1"})[1]]
+    assert len(names) == len(set(names))
+    assert asked(provider, headers={"ACCEPT": "x"})[1]["ACCEPT"] == "x"
+
+
+@pytest.mark.parametrize("provider", EVERY)
+def test_a_trailing_slash_of_the_base_url_changes_nothing(provider: str) -> None:
+    assert asked(provider, base_url="http://h/")[0] == asked(provider, base_url="http://h")[0]
+
+
+def test_a_whole_body_where_a_stream_was_asked_is_one_reply_but_googles_is_an_array() -> None:
+    rows = [
+        ("openai", "application/json", "none"),
+        ("openai", "text/event-stream; charset=utf-8", "sse"),
+        ("google", "application/json; charset=UTF-8", "json"),
+        ("google", "text/event-stream", "sse"),
+        ("http", "application/json", "ndjson"),  # as the plan says, whatever the server calls it
+    ]
+    for provider, content_type, framing in rows:
+        assert framing_for(fresh(provider), content_type) == framing, (provider, content_type)
+    plain = Generic(framing="none", text="/t")
+    assert framing_for(fresh("http", http=plain), "text/event-stream") == "none"
+
+
+def test_token_counts_beyond_what_a_record_holds_are_unknown_or_the_most_it_holds() -> None:
+    def usage(tokens: Any) -> int:
+        reply = fresh("openai")
+        reply.event(json.dumps({"choices": [], "usage": {"completion_tokens": tokens}}).encode())
+        return reply.output_tokens
+
+    rows = [(0, 0), (5, 5), ("5", 5), (5.0, 5), (-1, UNKNOWN), (None, UNKNOWN), (1 << 70, UNKNOWN - 1), (True, UNKNOWN)]
+    for tokens, counted in rows:
+        assert usage(tokens) == counted, tokens
+
+
+@pytest.mark.parametrize("kind", ["chat", "completions", "responses", "anthropic", "google", "cohere", "ollama"])
+def test_a_wrong_byte_of_utf8_inside_a_text_is_still_a_token(kind: str) -> None:
+    """Servers that send tokens byte by byte cut characters in two; every client replaces what is left of them."""
+    stream = STREAMS[kind]
+    event = next(event for event in stream.events if "café".encode() in event)
+    reply = fresh(stream.provider)
+    got = read(reply, [event.replace("é".encode(), b"\xc3")], stream.content_type)
+    assert got.bits & TOKEN
+    assert got.text == "caf\ufffd"
