@@ -18,13 +18,59 @@ from tests.support_dialects import KEY, STREAMS, TALK, asked, bits_of, fresh, re
 
 EVERY = sorted(DIALECTS)
 # Words that dialects look for, so that made-up JSON comes to where they look.
-WORDS = (
-    "choices delta message content text thinking reasoning tool_calls function name arguments usage error type finish "
-    "finish_reason stop_reason response item output status candidates parts finishReason usageMetadata promptFeedback "
-    "prompt_tokens completion_tokens input_tokens output_tokens promptTokenCount candidatesTokenCount id object code "
-    "content_block partial_json done eval_count tokens billed_units delta message_delta content_block_delta "
-    "message-end content-delta response.completed response.output_text.delta message_start error stop"
-).split()
+WORDS = [
+    "choices",
+    "delta",
+    "message",
+    "content",
+    "text",
+    "thinking",
+    "reasoning",
+    "tool_calls",
+    "function",
+    "name",
+    "arguments",
+    "usage",
+    "error",
+    "type",
+    "finish",
+    "finish_reason",
+    "stop_reason",
+    "response",
+    "item",
+    "output",
+    "status",
+    "candidates",
+    "parts",
+    "finishReason",
+    "usageMetadata",
+    "promptFeedback",
+    "prompt_tokens",
+    "completion_tokens",
+    "input_tokens",
+    "output_tokens",
+    "promptTokenCount",
+    "candidatesTokenCount",
+    "id",
+    "object",
+    "code",
+    "content_block",
+    "partial_json",
+    "done",
+    "eval_count",
+    "tokens",
+    "billed_units",
+    "delta",
+    "message_delta",
+    "content_block_delta",
+    "message-end",
+    "content-delta",
+    "response.completed",
+    "response.output_text.delta",
+    "message_start",
+    "error",
+    "stop",
+]
 
 
 @pytest.mark.parametrize("kind", STREAMS)
