@@ -11,6 +11,7 @@ together is `burst_s` seconds of the limit in whole requests or tokens, but
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterator
 from typing import Final
 
@@ -23,7 +24,7 @@ MINUTE_NS: Final = 60 * SECOND
 class Bucket:
     """One limit: `amount` per `period_ns`, at most `burst` saved up. Full at first, unless it is told to be `empty`."""
 
-    __slots__ = ("_burst", "_cost", "_empty_at", "_scale")
+    __slots__ = ("_back", "_burst", "_charged", "_cost", "_empty_at", "_scale", "_waiting")
 
     def __init__(self, amount: int, period_ns: int, burst: int) -> None:
         # Time in 1/amount ns, so that one unit costs a whole number of them: nothing is ever rounded away.
@@ -31,26 +32,55 @@ class Bucket:
         self._cost = period_ns
         self._burst = burst * period_ns
         self._empty_at = -(1 << 200)  # when the bucket was, or will be, empty
+        self._charged = 0  # all charges so far
+        self._back = 0  # of them, settled and not yet given back
+        # Charges whose moment has not come: (at_ns, when it is - charges before it), the second ever smaller.
+        self._waiting: deque[tuple[int, int]] = deque()
 
     def empty(self, now_ns: int) -> None:
         """Takes out what has been saved up until now."""
         self._empty_at = max(self._empty_at, now_ns * self._scale)
 
-    def ready_ns(self, now_ns: int, amount: int) -> int:
-        """The first moment from `now_ns` on at which `amount` can go."""
+    def advance(self, now_ns: int) -> None:
+        """Gives back what was settled, as far as the bucket can hold it.
+
+        It holds what a bucket that is full now would have left after those charges whose moment is still to come:
+        more would be spent beside them, as a second burst.
+        """
+        waiting = self._waiting
+        while waiting and waiting[0][0] <= now_ns:
+            waiting.popleft()
+        if self._back:
+            full = waiting[0][1] + self._charged if waiting else now_ns * self._scale
+            self._empty_at = max(self._empty_at - self._back, min(self._empty_at, full - self._burst))
+            self._back = 0
+
+    def ready_ns(self, from_ns: int, amount: int) -> int:
+        """The first moment from `from_ns` on at which `amount` can go."""
         needed = min(amount * self._cost, self._burst)
-        return max(now_ns, -(-(self._empty_at + needed) // self._scale))
+        return max(from_ns, -(-(self._empty_at + needed) // self._scale))
 
     def charge(self, at_ns: int, amount: int) -> None:
         """Takes `amount` out at `at_ns`, which is not before any other charge."""
-        self._empty_at = max(self._empty_at, at_ns * self._scale - self._burst) + amount * self._cost
+        at, cost = at_ns * self._scale, amount * self._cost
+        self._empty_at = max(self._empty_at, at - self._burst) + cost
+        waiting, rank = self._waiting, at - self._charged
+        while waiting and waiting[-1][1] <= rank:
+            waiting.pop()
+        waiting.append((at_ns, rank))
+        self._charged += cost
 
     def settle(self, estimated: int, real: int) -> None:
-        """Corrects a charge: what was too much comes back, what was too little is owed."""
-        self._empty_at += (real - estimated) * self._cost
+        """Corrects a charge whose moment has come: too much comes back, what was too little is owed."""
+        difference = (estimated - real) * self._cost
+        if difference > 0:
+            self._back += difference
+        else:
+            self._empty_at -= difference
 
     def take(self, now_ns: int, amount: int) -> int:
         """Reserves `amount`; how many ns to wait before using it."""
+        self.advance(now_ns)
         at_ns = self.ready_ns(now_ns, amount)
         self.charge(at_ns, amount)
         return at_ns - now_ns
@@ -73,6 +103,8 @@ class Limiter:
     def take(self, now_ns: int, amount: int) -> int:
         """Reserves one request of `amount` tokens; how many ns to wait before sending it."""
         at_ns = max(now_ns, self._last_ns)
+        for bucket in (*self._requests, *self._tokens):
+            bucket.advance(now_ns)
         for bucket, charged in self._charges(amount):
             at_ns = max(at_ns, bucket.ready_ns(at_ns, charged))
         for bucket, charged in self._charges(amount):
