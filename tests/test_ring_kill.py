@@ -1,0 +1,313 @@
+"""A writer killed at any moment: every committed record is whole, none is missing, and every request is told once."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from array import array
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import numpy as np
+import pytest
+
+from llm_latency_lens.engine import ring
+from llm_latency_lens.engine.record import OUTCOMES, Outcome
+from llm_latency_lens.engine.ring import (
+    PHASE_SHIFT,
+    SLOT_MASK,
+    Counter,
+    Geometry,
+    SegmentReader,
+    SegmentWriter,
+    State,
+    resume_point,
+)
+from tests.support_ring import (
+    BEGUN,
+    NAMES,
+    PHASE,
+    STARTING,
+    TEMPLATES,
+    gaps_of,
+    record_of,
+    segments,
+    unsent_run,
+)
+
+SCRIPT = Path(__file__).with_name("support_ring.py")
+KILLS = 200
+PER_RUN = 50
+DEADLINE_S = 60.0
+EXPECTED = np.array([tuple(record_of(number)) for number in range(TEMPLATES)], np.dtype([(n, "<u8") for n in NAMES]))
+
+
+class Killed(BaseException):
+    """Instead of SIGKILL, between two bytecodes."""
+
+
+class Books:
+    """What a collector reads from a segment, checked as it comes."""
+
+    def __init__(self, path: Path, gaps: Callable[[int], array[int]] = gaps_of) -> None:
+        self.reader = SegmentReader.open(path)
+        self.path = path
+        self.gaps = gaps
+        self.told: list[int] = []
+
+    def drain(self) -> None:
+        before = self.reader.cursors()[1]
+        records = self.reader.requests()
+        if not len(records):
+            return
+        words = self.reader.gaps(int(records["gaps_end"][-1])).tolist()
+        expected = EXPECTED[records["request"] % TEMPLATES]
+        for name in set(NAMES) - {"request", "gaps_end"}:
+            np.testing.assert_array_equal(records[name], expected[name], err_msg=name)
+        at = 0
+        for number, end in zip(records["request"].tolist(), (records["gaps_end"] - before).tolist(), strict=True):
+            assert words[at:end] in (self.gaps(number).tolist(), []), number  # all, or none where they found no room
+            at = end
+        self.told += records["request"].tolist()
+
+    def close(self) -> tuple[list[int], int, list[int]]:
+        """Drains the rest; (told by a record, number of dropped, left over)."""
+        self.drain()
+        left = self.reader.leftovers()
+        for entry in left:
+            assert (entry.intended_ns, entry.phase, entry.target) == (
+                entry.request,
+                PHASE,
+                entry.request % TEMPLATES % 3,
+            )
+            assert not entry.sent or entry.send_ns == entry.request + 7
+        assert self.reader.torn == 0
+        drops = int(self.reader.drops().sum())
+        self.reader.close()
+        return self.told, drops, [entry.request for entry in left]
+
+
+# --- SIGKILL ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def forks() -> Iterator[subprocess.Popen[str]]:
+    """A process that forks a writer per line: 2 ms each instead of an interpreter's start."""
+    with subprocess.Popen(
+        [sys.executable, str(SCRIPT), "forks"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as server:
+        yield server
+        assert server.stdin is not None
+        server.stdin.close()
+        assert server.wait(DEADLINE_S) == 0
+
+
+@pytest.mark.parametrize("run", range(KILLS // PER_RUN))
+def test_after_a_sigkill_at_any_moment_every_request_is_told_once(forks: subprocess.Popen[str], run: int) -> None:
+    """begun = committed + dropped + left over, by number; the successor goes on right behind them."""
+    assert forks.stdin is not None
+    assert forks.stdout is not None
+    draw = random.Random(run)
+    told_in_all = dropped_in_all = 0
+    with segments() as directory:
+        for kill in range(PER_RUN):
+            path = directory / f"worker-{run}.{kill}.ring"
+            print(path, file=forks.stdin, flush=True)
+            pid = int(forks.stdout.readline())
+            books = beside_until(path, draw.randrange(1500), lazy=draw.random() < 0.5)
+            os.kill(pid, signal.SIGKILL)
+            assert int(forks.stdout.readline()) == signal.SIGKILL
+            told, dropped = audit(books)
+            told_in_all, dropped_in_all = told_in_all + told, dropped_in_all + dropped
+    assert told_in_all > 0
+    assert dropped_in_all > 0
+
+
+def beside_until(path: Path, begun: int, *, lazy: bool) -> Books:
+    """Reads beside the writer until it has begun so many requests; a lazy reader lets the ring fill up."""
+    deadline = time.monotonic() + DEADLINE_S
+    while not path.exists():
+        assert time.monotonic() < deadline
+    books = Books(path)
+    while (now := books.reader.counters()[BEGUN]) < begun:
+        assert time.monotonic() < deadline
+        if not lazy or now % 512 < 256:
+            books.drain()
+            books.reader.release()
+    return books
+
+
+def audit(books: Books) -> tuple[int, int]:
+    """(records, drops) of a segment whose writer was killed."""
+    counters = books.reader.counters()
+    begun, starting = counters[BEGUN], counters[STARTING]
+    resumed = resume_point(books.path)
+    told, dropped, left = books.close()
+    if starting > begun and begun in left:  # killed between the entry and the counter that says so
+        begun += 1
+    assert starting - begun in (0, 1)
+    assert len(set(told)) == len(told)
+    assert not set(told) & set(left)
+    assert len(set(left)) == len(left)
+    assert set(told) | set(left) <= set(range(begun))
+    assert len(told) + dropped + len(left) == begun
+    assert resumed[1] <= begun
+    assert resumed[1] > max(left, default=-1)
+    return len(told), dropped
+
+
+# --- every moment there is --------------------------------------------------------------------------------------------
+# Every store is one bytecode of the writer. So all moments of a scenario can be gone through one by one.
+
+TINY = Geometry(requests=2, gaps=8, details=2, inflight=3, phases=2, targets=3)
+
+
+def few_gaps(number: int) -> array[int]:
+    return array("Q", range(number * 10, number * 10 + (0, 3, 6, 2)[number % 4]))
+
+
+class Scenario:
+    """A worker's life with ends out of order, a full gap lane, a full ring and a reader that makes room in between."""
+
+    def __init__(self, writer: SegmentWriter, books: Books) -> None:
+        self.writer, self.books = writer, books
+        self.starting = self.begun = self.ending = self.ended = 0
+
+    def begin(self, place: int, number: int) -> None:
+        self.starting += 1
+        self.writer.begin(place, number, number, PHASE, number % TEMPLATES % 3)
+        self.begun += 1
+        self.writer.counters[Counter.NEXT_SLOT] = PHASE << PHASE_SHIFT | number + 1
+        self.writer.sent(place, number + 7)
+
+    def end(self, place: int, number: int) -> None:
+        self.ending += 1
+        self.writer.push_detail(b"about %d" % number)
+        self.writer.push(record_of(number), few_gaps(number))
+        self.writer.clear(place)
+        self.ended += 1
+
+    def live(self) -> None:
+        self.begin(0, 0)
+        self.begin(1, 1)
+        self.end(1, 1)
+        self.begin(2, 2)
+        self.end(2, 2)  # its gaps find no room
+        self.begin(1, 3)
+        self.end(0, 0)  # dropped
+        self.books.drain()
+        self.books.reader.release()
+        self.end(1, 3)
+        self.begin(0, 4)
+        self.begin(1, 5)
+        self.end(1, 5)
+        self.end(0, 4)  # dropped
+
+
+def killed_at(moment: int, live: Callable[[], None]) -> bool:
+    """Runs `live` up to its bytecode number `moment` within SegmentWriter. False if it ended before."""
+    left = moment
+
+    def trace(frame: FrameType, event: str, _arg: object) -> Any:
+        nonlocal left
+        if event == "call":
+            code = frame.f_code
+            if code.co_filename != ring.__file__ or not code.co_qualname.startswith("SegmentWriter."):
+                return None
+            frame.f_trace_opcodes = True
+        elif event == "opcode":
+            if not left:
+                raise Killed
+            left -= 1
+        return trace
+
+    before = sys.gettrace()
+    sys.settrace(trace)
+    try:
+        live()
+    except Killed:
+        return True
+    finally:
+        sys.settrace(before)
+    return False
+
+
+def moments(directory: Path, prepare: Callable[[SegmentWriter, Books], Callable[[], None]]) -> Iterator[Books]:
+    """The segment as it is after a kill at each moment of what `prepare` gives, one after the other."""
+    moment, killed = 0, True
+    while killed:
+        path = directory / f"{moment}.ring"
+        books = Books(SegmentWriter.create(path, TINY, worker=0).path, few_gaps)
+        writer = attached(path)
+        killed = killed_at(moment, prepare(writer, books))
+        yield books
+        path.unlink()
+        moment += 1
+    assert moment > 50
+
+
+def attached(path: Path) -> SegmentWriter:
+    import mmap
+
+    with path.open("r+b") as file:
+        return SegmentWriter(path, mmap.mmap(file.fileno(), 0), TINY)
+
+
+def test_killed_between_any_two_steps_every_request_is_told_once() -> None:
+    scenario: Scenario
+
+    def prepare(writer: SegmentWriter, books: Books) -> Callable[[], None]:
+        nonlocal scenario
+        scenario = Scenario(writer, books)
+        return scenario.live
+
+    with segments() as directory:
+        for books in moments(directory, prepare):
+            resumed = resume_point(books.path)
+            counted = books.reader.counters()[Counter.REQUEST_DROPS]
+            told, dropped, left = books.close()
+            in_books = len(told) + dropped + len(left)
+            assert len({*told, *left}) == len(told) + len(left)
+            assert scenario.begun <= in_books <= scenario.starting
+            assert resumed == ((PHASE, in_books) if in_books else (0, 0))
+            assert scenario.ended <= len(told) + dropped <= scenario.ending
+            assert counted == dropped
+    assert (sorted(told), dropped, left) == ([1, 2, 3, 5], 2, [])
+
+
+@pytest.mark.parametrize("full", [False, True], ids=["committed", "dropped"])
+def test_killed_at_any_step_of_telling_a_run_of_unsent_slots_the_successor_tells_it_or_not_as_it_should(
+    full: bool,
+) -> None:
+    """The rest of a share is told once: by the one that was killed or by its successor."""
+
+    def prepare(writer: SegmentWriter, _books: Books) -> Callable[[], None]:
+        for number in range(TINY.requests * full):
+            writer.push(record_of(number), None)
+        writer.counters[Counter.NEXT_SLOT] = PHASE << PHASE_SHIFT | 2
+
+        def live() -> None:
+            writer.push(unsent_run(2, 40), None)
+            writer.trim()  # something after it
+
+        return live
+
+    seen = set()
+    with segments() as directory:
+        for books in moments(directory, prepare):
+            records = books.reader.requests()
+            slots = int(records["slots"][records["outcome"] == Outcome.UNSENT][-1:].sum()) if not full else 0
+            slots += int(books.reader.drops()[:, Outcome.UNSENT].sum())
+            assert books.reader.drops().shape == (6, OUTCOMES)
+            assert slots in (0, 40)
+            assert resume_point(books.path) == (PHASE, SLOT_MASK if slots else 2)
+            assert books.reader.state is State.LIVE
+            books.reader.close()
+            seen.add(slots)
+    assert seen == {0, 40}
