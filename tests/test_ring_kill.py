@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 
 from llm_latency_lens.engine import ring
-from llm_latency_lens.engine.record import OUTCOMES, Outcome
+from llm_latency_lens.engine.record import Outcome
 from llm_latency_lens.engine.ring import (
     PHASE_SHIFT,
     SLOT_MASK,
@@ -26,7 +26,6 @@ from llm_latency_lens.engine.ring import (
     Geometry,
     SegmentReader,
     SegmentWriter,
-    State,
     resume_point,
 )
 from tests.support_ring import (
@@ -46,10 +45,6 @@ KILLS = 200
 PER_RUN = 50
 DEADLINE_S = 60.0
 EXPECTED = np.array([tuple(record_of(number)) for number in range(TEMPLATES)], np.dtype([(n, "<u8") for n in NAMES]))
-
-
-class Killed(BaseException):
-    """Instead of SIGKILL, between two bytecodes."""
 
 
 class Books:
@@ -163,7 +158,7 @@ def audit(books: Books) -> tuple[int, int]:
 
 
 # --- every moment there is --------------------------------------------------------------------------------------------
-# Every store is one bytecode of the writer. So all moments of a scenario can be gone through one by one.
+# Every store is one bytecode of the writer. What a kill between two of them leaves behind is what is there then.
 
 TINY = Geometry(requests=2, gaps=8, details=2, inflight=3, phases=2, targets=3)
 
@@ -210,104 +205,88 @@ class Scenario:
         self.end(0, 4)  # dropped
 
 
-def killed_at(moment: int, live: Callable[[], None]) -> bool:
-    """Runs `live` up to its bytecode number `moment` within SegmentWriter. False if it ended before."""
-    left = moment
+def at_every_moment(live: Callable[[], object], look: Callable[[], None]) -> int:
+    """Runs `live` and calls `look` before each bytecode of SegmentWriter, and at the end. Gives their number."""
+    moments = 0
 
     def trace(frame: FrameType, event: str, _arg: object) -> Any:
-        nonlocal left
+        nonlocal moments
         if event == "call":
             code = frame.f_code
             if code.co_filename != ring.__file__ or not code.co_qualname.startswith("SegmentWriter."):
                 return None
             frame.f_trace_opcodes = True
         elif event == "opcode":
-            if not left:
-                raise Killed
-            left -= 1
+            moments += 1
+            look()
         return trace
 
     before = sys.gettrace()
     sys.settrace(trace)
     try:
         live()
-    except Killed:
-        return True
     finally:
         sys.settrace(before)
-    return False
-
-
-def moments(directory: Path, prepare: Callable[[SegmentWriter, Books], Callable[[], None]]) -> Iterator[Books]:
-    """The segment as it is after a kill at each moment of what `prepare` gives, one after the other."""
-    moment, killed = 0, True
-    while killed:
-        path = directory / f"{moment}.ring"
-        books = Books(SegmentWriter.create(path, TINY, worker=0).path, few_gaps)
-        writer = attached(path)
-        killed = killed_at(moment, prepare(writer, books))
-        yield books
-        path.unlink()
-        moment += 1
-    assert moment > 50
-
-
-def attached(path: Path) -> SegmentWriter:
-    import mmap
-
-    with path.open("r+b") as file:
-        return SegmentWriter(path, mmap.mmap(file.fileno(), 0), TINY)
+    look()
+    return moments
 
 
 def test_killed_between_any_two_steps_every_request_is_told_once() -> None:
-    scenario: Scenario
-
-    def prepare(writer: SegmentWriter, books: Books) -> Callable[[], None]:
-        nonlocal scenario
-        scenario = Scenario(writer, books)
-        return scenario.live
-
     with segments() as directory:
-        for books in moments(directory, prepare):
-            resumed = resume_point(books.path)
-            counted = books.reader.counters()[Counter.REQUEST_DROPS]
-            told, dropped, left = books.close()
-            in_books = len(told) + dropped + len(left)
-            assert len({*told, *left}) == len(told) + len(left)
-            assert scenario.begun <= in_books <= scenario.starting
-            assert resumed == ((PHASE, in_books) if in_books else (0, 0))
+        path = directory / "worker-0.0.ring"
+        scenario = Scenario(SegmentWriter.create(path, TINY, worker=0), Books(path, few_gaps))
+        seen: dict[tuple[bytes, int], tuple[list[int], int, list[int]]] = {}
+        states: list[tuple[list[int], int, list[int]]] = []
+
+        def look() -> None:
+            key = (path.read_bytes(), len(scenario.books.told))
+            if key not in seen:
+                seen[key] = told_after_a_kill(scenario.books)
+                states.append(seen[key])
+            told, dropped, left = seen[key]
+            assert scenario.begun <= len(told) + dropped + len(left) <= scenario.starting
             assert scenario.ended <= len(told) + dropped <= scenario.ending
-            assert counted == dropped
-    assert (sorted(told), dropped, left) == ([1, 2, 3, 5], 2, [])
+
+        assert at_every_moment(scenario.live, look) > 1000
+        scenario.books.close()
+    assert len(states) > 50
+    assert (sorted(states[-1][0]), *states[-1][1:]) == ([1, 2, 3, 5], 2, [])
+
+
+def told_after_a_kill(books: Books) -> tuple[list[int], int, list[int]]:
+    """What a collector that goes on from its checkpoint makes of the segment as it is."""
+    resumed = resume_point(books.path)
+    successor = Books(books.path, few_gaps)
+    successor.reader.seek(books.reader.cursors())
+    successor.told = list(books.told)
+    counted = successor.reader.counters()[Counter.REQUEST_DROPS]
+    told, dropped, left = successor.close()
+    in_books = len(told) + dropped + len(left)
+    assert len({*told, *left}) == len(told) + len(left)
+    assert resumed == ((PHASE, in_books) if in_books else (0, 0))
+    assert counted == dropped
+    return told, dropped, left
 
 
 @pytest.mark.parametrize("full", [False, True], ids=["committed", "dropped"])
-def test_killed_at_any_step_of_telling_a_run_of_unsent_slots_the_successor_tells_it_or_not_as_it_should(
-    full: bool,
-) -> None:
-    """The rest of a share is told once: by the one that was killed or by its successor."""
-
-    def prepare(writer: SegmentWriter, _books: Books) -> Callable[[], None]:
+def test_killed_at_any_step_of_telling_the_rest_of_a_share_unsent_it_is_told_once(full: bool) -> None:
+    """By the one that was killed, or by its successor."""
+    with segments() as directory:
+        path = directory / "worker-0.0.ring"
+        writer = SegmentWriter.create(path, TINY, worker=0)
         for number in range(TINY.requests * full):
             writer.push(record_of(number), None)
         writer.counters[Counter.NEXT_SLOT] = PHASE << PHASE_SHIFT | 2
+        seen: list[int] = []
 
-        def live() -> None:
-            writer.push(unsent_run(2, 40), None)
-            writer.trim()  # something after it
+        def look() -> None:
+            reader = SegmentReader.open(path)
+            records = reader.requests()
+            run = records["slots"][(records["outcome"] == Outcome.UNSENT) & (records["slots"] > 1)]
+            seen.append(int(run.sum()) + int(reader.drops()[:, Outcome.UNSENT].sum()))
+            reader.close()
+            assert resume_point(path) == (PHASE, SLOT_MASK if seen[-1] else 2)
 
-        return live
-
-    seen = set()
-    with segments() as directory:
-        for books in moments(directory, prepare):
-            records = books.reader.requests()
-            slots = int(records["slots"][records["outcome"] == Outcome.UNSENT][-1:].sum()) if not full else 0
-            slots += int(books.reader.drops()[:, Outcome.UNSENT].sum())
-            assert books.reader.drops().shape == (6, OUTCOMES)
-            assert slots in (0, 40)
-            assert resume_point(books.path) == (PHASE, SLOT_MASK if slots else 2)
-            assert books.reader.state is State.LIVE
-            books.reader.close()
-            seen.add(slots)
-    assert seen == {0, 40}
+        at_every_moment(lambda: writer.push(unsent_run(2, 40), None), look)
+    assert seen == sorted(seen)
+    assert set(seen) == {0, 40}
