@@ -15,6 +15,7 @@ from typing import Any, Final
 import msgspec
 
 from llm_latency_lens.engine.address import parse_url
+from llm_latency_lens.engine.dialects.http import pointers_of
 from llm_latency_lens.engine.dialects.table import DIALECTS
 from llm_latency_lens.engine.document import Node, Source
 from llm_latency_lens.engine.errors import PlanError
@@ -348,11 +349,13 @@ def _generic(node: Node) -> Generic:
     fields = [name.replace("_", "_") for name in Generic.__struct_fields__]
     node.mapping(fields)
     try:
-        return msgspec.convert(
+        generic = msgspec.convert(
             {**node.value, "body": node.child("body").plain() if node.child("body").given else None}, Generic
         )
-    except msgspec.ValidationError as error:
+        pointers_of(generic)
+    except (msgspec.ValidationError, PlanError) as error:
         raise PlanError(f"http: {error} ({node.source.place(node.path)})") from error
+    return generic
 
 
 def _price(node: Node) -> dict[str, float] | None:

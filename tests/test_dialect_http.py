@@ -143,7 +143,7 @@ def test_what_is_accepted_fits_the_framing(framing: Any, accept: str) -> None:
 
 
 WRONG: list[tuple[str, dict[str, Any], Prompt, str]] = [
-    ("a pointer that is none", {"http": Generic(body={}, text="message.content")}, ASKED, "http.text.*'/'"),
+    ("a pointer that is none", {"http": Generic(body={}, text="message.content")}, ASKED, "text: .*'/'"),
     ("an unknown column", {"http": Generic(body={"a": "{{question}}"})}, ASKED, "question"),
     ("a system prompt with no place", {"http": Generic(body={"a": "{{prompt}}"})}, TALK, "system"),
     ("no description", {"http": None}, ASKED, "needs http"),

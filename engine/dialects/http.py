@@ -195,7 +195,7 @@ def pointers_of(generic: Generic) -> Pointers:
         try:
             steps[name] = None if pointer is None else steps_of(pointer)
         except PlanError as error:
-            raise PlanError(f"http.{name}: {error}") from error
+            raise PlanError(f"{name}: {error}") from error
     counts = tuple((name, found) for name in COUNTS if (found := steps[name]) is not None)
     return Pointers(steps["text"], steps["reasoning"], steps["finish"], steps["error"], steps["end"], counts)
 

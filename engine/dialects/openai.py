@@ -147,9 +147,10 @@ class ChatReply(Reply):
 
 def loose_chunk(data: bytes) -> Chunk | None:
     """A chunk with members of unusual types, among them content as a list of text and thinking parts (Mistral)."""
-    chunk, thoughts = loosely(Chunk, data), loosely(_Thoughts, data)
+    chunk = loosely(Chunk, data)
+    thoughts = loosely(_Thoughts, data) if chunk is not None and b'"thinking"' in data else None
     if chunk is None or thoughts is None:
-        return None
+        return chunk
     for choice, thinking in zip(chunk.choices or (), thoughts.choices, strict=False):
         delta, parts = choice.delta or choice.message, thinking.delta or thinking.message
         if delta is not None and parts is not None:
