@@ -309,5 +309,7 @@ def test_close_gives_the_descriptor_back_and_may_come_twice() -> None:
 def test_to_arm_a_closed_timer_is_an_error() -> None:
     timer = Timer()
     timer.close()
-    with pytest.raises(OSError, match=r"Bad file descriptor|timerfd_settime failed"):
+    with pytest.raises(
+        (OSError, ValueError), match=r"timerfd_settime failed|negative integer"
+    ):  # below 3.13, from it on
         timer.arm(1)
