@@ -40,9 +40,15 @@ def read_request(sock: socket.socket) -> bytes:
         name, _, value = line.partition(b":")
         if name.lower() == b"content-length":
             length = int(value)
-    while len(body) < length:
-        body += sock.recv(65536)
-    return data
+    pieces = [head, b"\r\n\r\n", body]
+    missing = length - len(body)
+    while missing > 0:
+        piece = sock.recv(1 << 20)
+        if not piece:
+            return b""
+        pieces.append(piece)
+        missing -= len(piece)
+    return b"".join(pieces)
 
 
 @contextmanager
@@ -65,6 +71,7 @@ def scripted(*scripts: Script) -> Iterator[Scripted]:
                 sock, _ = listener.accept()
             except OSError:
                 return
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             sock.settimeout(20)
             thread = threading.Thread(target=serve, args=(sock, state.connections), daemon=True)
             state.connections += 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from pathlib import Path
 from typing import Any
@@ -114,9 +115,9 @@ def test_sessions_say_what_was_really_answered_and_never_overlap(tmp_path: Path)
         assert [row["turn"] for row in mine] == sorted({row["turn"] for row in mine})
         grown = [row["input_tokens"] for row in mine]
         assert all(
-            later - earlier >= 4 for earlier, later in zip(grown, grown[1:], strict=False)
+            later - earlier >= 4 for earlier, later in itertools.pairwise(grown)
         )  # the reply and the question
-        for before, after in zip(mine, mine[1:], strict=False):
+        for before, after in itertools.pairwise(mine):
             pause_ms = (after["wall_time_ns"] - before["wall_time_ns"]) / 1e6 - before["end_ms"]
             assert pause_ms == pytest.approx(50, abs=1)
 
