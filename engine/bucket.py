@@ -7,6 +7,9 @@ together is `burst_s` seconds of the limit in whole requests or tokens, but
   - each worker has at least one request of it: plans are given no more workers than that (`most_workers`);
   - a request of more tokens than the burst goes when the bucket is full and leaves it in debt, or it could never go:
     then the burst is that one request.
+
+Tokens are charged by estimate when the request goes, and corrected when its usage is known, at that moment and no
+earlier: what comes back counts against the charges of the window it comes back in.
 """
 
 from __future__ import annotations

@@ -9,7 +9,7 @@ from pathlib import Path
 from random import Random
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llm_latency_lens.engine.plan import SECOND, Retry
@@ -75,6 +75,7 @@ def test_only_what_may_be_gone_the_next_time_is_tried_again(
     assert (delay(Failed(outcome, status)) is not None) is again, why
 
 
+@settings(deadline=None)
 @given(st.sampled_from(list(Outcome)), st.integers(0, 600), st.integers(1, 4))
 def test_never_after_the_first_token(outcome: Outcome, status: int, attempts: int) -> None:
     assert delay(Failed(outcome, status, first_token_ns=1, attempts=attempts)) is None
@@ -104,6 +105,7 @@ def test_backoffs_at_the_edge(retry: Retry, expected: int, why: str) -> None:
     assert delay(Failed(attempts=3), retry) == expected, why
 
 
+@settings(deadline=None)
 @given(attempts=st.integers(1, 900), jitter=st.floats(0, 1), seed=st.integers())
 def test_jitter_only_shortens(attempts: int, jitter: float, seed: int) -> None:
     """So the cap is a cap, and the law is the same for the same chance."""
@@ -157,6 +159,7 @@ def test_the_server_is_not_asked_when_the_plan_says_so() -> None:
     assert delay(Failed(kept_headers={"retry-after": "9"}), retry) == SECOND
 
 
+@settings(deadline=None)
 @given(st.dictionaries(st.sampled_from(["retry-after", "retry-after-ms"]), st.text(max_size=40)))
 def test_no_header_breaks_the_law(headers: dict[str, str]) -> None:
     wait = delay(Failed(kept_headers=headers))

@@ -263,7 +263,7 @@ def test_sums_over_any_size_vary_as_independent_gaps_do(level: int) -> None:
     """Drawn from above and divided, the span of a node must still be Gamma(size), whatever its place in the tree."""
     size = LEAF * arrivals.FAN**level
     spans = []
-    for seed in range(400):
+    for seed in range(250):
         made = Arrivals(f"spans/{seed}", 1.0)
         last = size // LEAF * 3
         spans.append((made.leaf(last - 1)[-1] - made.leaf(last - 1 - size // LEAF)[-1] - size) / size**0.5)
@@ -287,7 +287,7 @@ def test_poisson_counts_are_poisson() -> None:
 def test_poisson_arrivals_on_any_rate_are_uniform_on_its_integral(shapes: tuple[Shape, ...]) -> None:
     total = float(sum(integral_of(each, each.duration_ns) for each in shapes))
     uniforms = []
-    for seed in range(20):
+    for seed in range(6):
         for offset in offsets(opened(*shapes, arrivals="poisson", seed=seed)):
             left, reached = offset, Fraction(0)
             for each in shapes:
