@@ -430,7 +430,8 @@ class Worker:
             "unsent": reason,
         }
         self.segment.push(tuple(values.values()), None)
-        self.segment.counters[_NEXT_SLOT] = run.index << PHASE_SHIFT | slot + slots * self.share.workers
+        counters = self.segment.counters  # a slot withdrawn late lies before those that were told already
+        counters[_NEXT_SLOT] = max(counters[_NEXT_SLOT], run.index << PHASE_SHIFT | slot + slots * self.share.workers)
 
     def _withdraw(self, run: PhaseRun, exchange: Exchange, reason: Unsent) -> None:
         """Takes a slot back that waited for its token bucket and was never sent."""
