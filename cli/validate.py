@@ -47,7 +47,9 @@ def description(plan: Plan, workers: int) -> list[str]:
     for index, phase in enumerate(plan.phases):
         slots = planned_slots(plan, index)
         count = "as many requests as it makes" if slots is None else f"{slots:,} requests"
-        lines.append(f"  phase {phase.name}: {_load(phase)}, {_length(phase)}, {count}" + ", not measured" * (not phase.measure))
+        lines.append(
+            f"  phase {phase.name}: {_load(phase)}, {_length(phase)}, {count}" + ", not measured" * (not phase.measure)
+        )
     lines += [f"  slo {expression}" for expression in plan.slo]
     lines += [f"  export to {export.kind}" for export in plan.export]
     return lines

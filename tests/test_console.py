@@ -12,11 +12,11 @@ from pathlib import Path
 from time import monotonic
 
 import pytest
+from rich.console import Console
+
 from llm_latency_lens.collectors.snapshot import Distribution, ErrorSample, Reason, Report, Verdict
 from llm_latency_lens.exporters import figures
 from llm_latency_lens.exporters.console import LiveConsole, View, final_table, print_final, progress_of
-from rich.console import Console
-
 from tests.support_runs import FakeRun
 
 WIDTHS = (80, 100, 120)

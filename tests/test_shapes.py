@@ -114,9 +114,7 @@ def test_sessions_say_what_was_really_answered_and_never_overlap(tmp_path: Path)
         mine = sorted((row for row in made if row["session"] == session), key=lambda row: row["wall_time_ns"])
         assert [row["turn"] for row in mine] == sorted({row["turn"] for row in mine})
         grown = [row["input_tokens"] for row in mine]
-        assert all(
-            later - earlier >= 4 for earlier, later in itertools.pairwise(grown)
-        )  # the reply and the question
+        assert all(later - earlier >= 4 for earlier, later in itertools.pairwise(grown))  # the reply and the question
         for before, after in itertools.pairwise(mine):
             pause_ms = (after["wall_time_ns"] - before["wall_time_ns"]) / 1e6 - before["end_ms"]
             assert pause_ms == pytest.approx(50, abs=1)

@@ -6,6 +6,8 @@ A `Reply` is made per request by `Dialect.reply()` and fed every event of the st
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any, Final, NamedTuple, Protocol
 
 from llm_latency_lens.engine.plan import Target
@@ -26,7 +28,7 @@ class Prompt(NamedTuple):
     messages: tuple[dict[str, Any], ...]  # {"role": "user"|"assistant", "content": str | list of parts}, at least one
     system: str | None = None
     max_tokens: int | None = None
-    columns: dict[str, Any] = {}  # the workload row, for generic templates
+    columns: Mapping[str, Any] = MappingProxyType({})  # the workload row, for generic templates
 
 
 class HttpRequest(NamedTuple):
