@@ -57,7 +57,10 @@ class Pacer:
         next_ns = heap[0][0] if heap else 0
         if next_ns != self._armed_ns:
             # Setting a timerfd, also to nothing, takes its expiry off it: nobody needs to read it.
-            self._timer.arm(next_ns)
+            if next_ns:
+                self._timer.arm(next_ns)
+            else:
+                self._timer.disarm()
             self._armed_ns = next_ns
 
     def close(self) -> None:
