@@ -325,3 +325,13 @@ def test_a_wrong_flag_is_one_line_that_says_what_is_right(flags: tuple[str, ...]
     assert done.returncode in (1, 2)
     assert message in done.stderr
     assert done.stderr.count("\n") == 1
+
+
+def test_an_idle_simulator_sleeps() -> None:
+    """A timer that fires with nothing due would spin a core beside whatever is being measured."""
+    with simulator(ttft_ms=1, itl_ms=1, tokens=3) as sim:
+        post(sim, ask(sim))
+        process = psutil.Process(sim.pid)
+        before = sum(process.cpu_times()[:2])
+        time.sleep(0.5)
+        assert sum(process.cpu_times()[:2]) - before < 0.2
