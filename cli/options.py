@@ -15,12 +15,19 @@ import click
 from llm_latency_lens.engine.document import Key, Source, read_document
 from llm_latency_lens.engine.errors import PlanError
 from llm_latency_lens.engine.plan import Plan
-from llm_latency_lens.engine.planfile import SIMULATED_MODEL, make_plan
+from llm_latency_lens.engine.planfile import SIMULATED_MODEL, SOURCES, make_plan
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 LOAD_FLAGS: Final = ("concurrency", "rate", "arrivals", "max_in_flight", "overflow", "stagger")
-OPEN_FLAGS: Final = ("arrivals", "max_in_flight", "overflow")
+LOAD_KEYS: Final = {"concurrency": ("stagger",), "rate": ("arrivals", "max_in_flight", "overflow")}
+PROMPT_FLAGS: Final = {
+    "prompt": ("prompt",),
+    "prompts": ("file",),
+    "input_tokens": ("synthetic", "input_tokens"),
+    "output_tokens": ("output_tokens",),
+}
+KEYS: Final = ("api_key", "api_key_env", "api_key_file")
 
 OPTIONS: Final = (
     click.argument("plan_path", metavar="[PLAN]", required=False, type=click.Path()),
@@ -42,7 +49,7 @@ OPTIONS: Final = (
     click.option("--output-tokens", metavar="N", help="Ask for at most N output tokens."),
     click.option("--concurrency", metavar="N", help="Closed loop: N requests in flight. [default: 8]"),
     click.option("--rate", metavar="R", help="Open loop: R requests per second, whatever the server does."),
-    click.option("--arrivals", metavar="KIND", help="constant, poisson or gamma:SHAPE. [default: constant]"),
+    click.option("--arrivals", metavar="KIND", help="Open loop: constant, poisson or gamma:SHAPE. [default: constant]"),
     click.option("--max-in-flight", metavar="N", help="Open loop: cap of requests in flight."),
     click.option("--overflow", metavar="wait|drop", help="What a slot does when the cap is full. [default: wait]"),
     click.option("--stagger", metavar="TIME", help="Closed loop: spread the first requests over this long."),
@@ -135,7 +142,7 @@ def _target_flags(document: dict[str, Any], source: Source, given: Mapping[str, 
         if name in given:
             _put(target, source, (name,), given[name], name, path)
     if "api_key_env" in given or "api_key_file" in given:
-        for key in {"api_key", "api_key_env", "api_key_file"} - set(given):
+        for key in set(KEYS) - set(given):
             target.pop(key, None)
     for flag, key, value in (
         ("insecure", "verify_tls", False),
@@ -147,11 +154,21 @@ def _target_flags(document: dict[str, Any], source: Source, given: Mapping[str, 
     for header in given.get("header", ()):
         name, colon, value = header.partition(":")
         if not colon or not name.strip():
-            raise PlanError(f"--header must be 'NAME: VALUE', got {name!r}")
+            raise PlanError("--header must be 'NAME: VALUE'; one was given without a colon")
+        _drop_header(target, name.strip())
         _put(target, source, ("headers", name.strip()), value.strip(), "header", path)
-    if "simulate" in given:
+    if "simulate" in given:  # needs no key: nobody has to have one to try a plan
+        for key in set(KEYS) - set(given):
+            target.pop(key, None)
         target.setdefault("model", SIMULATED_MODEL)
         target.setdefault("name", "simulator")
+
+
+def _drop_header(target: dict[str, Any], name: str) -> None:
+    """Names of headers know no case: the flag's header replaces the file's."""
+    headers = target.get("headers")
+    if isinstance(headers, dict):
+        target["headers"] = {key: v for key, v in headers.items() if str(key).lower() != name.lower()}
 
 
 def _only_target(document: dict[str, Any], flag: str) -> tuple[dict[str, Any], Key]:
@@ -171,48 +188,74 @@ def _workload_flags(document: dict[str, Any], source: Source, given: Mapping[str
     ways = [name for name in ("prompt", "prompts", "input_tokens") if name in given]
     if len(ways) > 1:
         raise PlanError(f"{_option(ways[0])} and {_option(ways[1])} cannot both be given; they name different prompts")
-    if "prompt" in given:
-        _put(document, source, ("workload",), {"prompt": given["prompt"]}, "prompt")
-    if "prompts" in given:
-        _put(document, source, ("workload",), {"file": given["prompts"]}, "prompts")
-    if "input_tokens" in given:
-        _put(document, source, ("workload",), {"synthetic": {"input_tokens": given["input_tokens"]}}, "input_tokens")
-    if "output_tokens" in given:
-        workload = document.setdefault("workload", {})
-        if isinstance(workload, str):
-            document["workload"] = {"prompt": workload}
-        _put(document, source, ("workload", "output_tokens"), given["output_tokens"], "output_tokens")
+    if not ways and "output_tokens" not in given:
+        return
+    workload = document.get("workload")
+    if isinstance(workload, str):
+        workload = {"prompt": workload}
+    document["workload"] = workload = dict(workload) if isinstance(workload, dict) else {}
+    holder = workload
+    path: Key = ("workload",)
+    if isinstance(workload.get("prompts"), dict):
+        holder = workload["prompts"] = dict(workload["prompts"])
+        path = ("workload", "prompts")
+    if ways:
+        _other_prompts(workload, holder, keep="synthetic" if ways == ["input_tokens"] else None)
+    for flag, keys in PROMPT_FLAGS.items():
+        if flag in given:
+            _put(holder, source, keys, given[flag], flag, path)
+
+
+def _other_prompts(workload: dict[str, Any], holder: dict[str, Any], *, keep: str | None) -> None:
+    """Makes room for a flag's prompts; the options beside the file's prompts stay."""
+    if not isinstance(workload.get("prompts"), dict):
+        workload.pop("prompts", None)
+    for key in {*SOURCES, "template"} - {keep}:
+        workload.pop(key, None)
+        holder.pop(key, None)
+    if keep and isinstance(holder.get(keep), dict):
+        holder[keep] = dict(holder[keep])
 
 
 def _load_flags(document: dict[str, Any], source: Source, given: Mapping[str, Any]) -> None:
+    """The flags speak of what is measured: warm-up phases of the file stay as they are."""
     if "concurrency" in given and "rate" in given:
         raise PlanError("--concurrency (closed loop) and --rate (open loop) cannot both be given; choose one")
-    phases = document.get("phases")
-    holders: list[tuple[dict[str, Any], Key]] = [(document, ())]
-    if isinstance(phases, list) and all(isinstance(phase, dict) for phase in phases):
-        holders = [(phase, ("phases", i)) for i, phase in enumerate(phases)]
-        measured = [holder for holder in holders if holder[0].get("measure", True)]
-    else:
-        measured = holders
+    if "warmup" in given:
+        _put(document, source, ("warmup",), given["warmup"], "warmup")
     load = {name: given[name] for name in LOAD_FLAGS if name in given}
-    for holder, path in holders if load else []:
-        held = holder.get("load")
-        if "concurrency" in load or "rate" in load or not isinstance(held, dict):
-            held = holder["load"] = {}
+    for holder, path in _measured(document):
+        if load:
+            holder["load"] = _kept_load(holder.get("load"), load)
         for name, value in load.items():
-            _put(held, source, (name,), value, name, (*path, "load"))
-    for holder, path in measured:
+            _put(holder["load"], source, (name,), value, name, (*path, "load"))
         for name in ("requests", "duration"):
             if name in given:
                 _put(holder, source, (name,), given[name], name, path)
-    if "warmup" in given:
-        if isinstance(phases, list):
-            first = measured[0][0] if measured else {}
-            phases.insert(
-                0, {"name": "warmup", "duration": given["warmup"], "load": first.get("load", {}), "measure": False}
-            )
-        else:
-            _put(document, source, ("warmup",), given["warmup"], "warmup")
+
+
+def _measured(document: dict[str, Any]) -> list[tuple[dict[str, Any], Key]]:
+    """The phases that are measured, with their places; the top where there are none."""
+    phases = document.get("phases")
+    if phases is None:
+        return [(document, ())]
+    if not isinstance(phases, list):
+        return []  # an error, told by make_plan
+    found: list[tuple[dict[str, Any], Key]] = []
+    for i, phase in enumerate(phases):
+        if isinstance(phase, dict) and phase.get("measure", True) is not False:
+            phases[i] = dict(phase)  # YAML aliases share one
+            found.append((phases[i], ("phases", i)))
+    return found
+
+
+def _kept_load(held: Any, load: Mapping[str, Any]) -> dict[str, Any]:
+    """What of the file's load stays beside a flag: all, but with another load model only what that model knows."""
+    kept = dict(held) if isinstance(held, dict) else {}
+    for model, keys in LOAD_KEYS.items():
+        if model in load:
+            return {key: value for key, value in kept.items() if key in keys}
+    return kept
 
 
 def _put(

@@ -11,6 +11,7 @@ import os
 import re
 import tomllib
 from collections.abc import Callable, Iterable, Mapping
+from math import isfinite
 from pathlib import Path
 from typing import Any, Final
 
@@ -19,17 +20,23 @@ from llm_latency_lens.engine.units import duration_ns, rate_per_s, size_bytes
 
 Key = tuple[str | int, ...]
 
-_variable = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)(?::-([^}]*))?\}")
+_variable = re.compile(r"\$(\$)?\{([A-Za-z_][A-Za-z0-9_]*)(?::-([^}]*))?\}")
 _MISSING: Final = object()
+WHOLE_MAX: Final = (1 << 63) - 1  # what msgpack and the records can carry
+DURATION_MAX_NS: Final = 36_500 * 86_400 * 10**9  # a hundred years
 
 
 class Source:
-    """Where a document came from: its name, the line of each key, and which keys a flag has set."""
+    """Where a document came from: its name, the line of each key, and which keys a flag has set.
+
+    Values under the keys of `hidden` are secrets, or what people write in their place: no error shows them.
+    """
 
     def __init__(self, name: str = "", lines: Mapping[Key, int] | None = None) -> None:
         self.name = name
         self.lines = dict(lines or {})
         self.flags: dict[Key, str] = {}
+        self.hidden: frozenset[str | int] = frozenset()
 
     def place(self, path: Key) -> str:
         """Where `path` is, for people: the flag that set it, or the path in the file with its line."""
@@ -63,7 +70,8 @@ class Node:
     def fail(self, problem: str) -> PlanError:
         """An error about this value: the key, what must be, what was given, and where."""
         name = next((part for part in reversed(self.path) if isinstance(part, str)), "the plan")
-        given = "" if self.value is _MISSING else f", got {_shown(self.value)}"
+        secret = not self.source.hidden.isdisjoint(self.path)
+        given = "" if self.value is _MISSING or secret else f", got {_shown(self.value)}"
         place = self.source.place(self.path)
         return PlanError(f"{name} {problem}{given} ({place})" if place else f"{name} {problem}{given}")
 
@@ -111,16 +119,21 @@ class Node:
         return filled
 
     def fill(self, text: str) -> str:
-        """`text` with ${NAME} and ${NAME:-default} replaced from the environment; unset or empty is an error."""
+        """`text` with ${NAME} and ${NAME:-default} replaced from the environment; unset or empty is an error.
+
+        $${NAME} stands for ${NAME} itself.
+        """
 
         def replace(match: re.Match[str]) -> str:
-            name, default = match[1], match[2]
+            escaped, name, default = match[1], match[2], match[3]
+            if escaped:
+                return match[0][1:]
             value = self.environ.get(name) or default
             if value is None:
                 state = "empty" if name in self.environ else "not set"
                 raise PlanError(
                     f"environment variable {name} is {state} ({self.source.place(self.path)}); "
-                    f"set it, or write ${{{name}:-default}}"
+                    f"set it, or write ${{{name}:-default}}, or $${{{name}}} for the text itself"
                 )
             return value
 
@@ -144,17 +157,23 @@ class Node:
     def choice(self, options: Iterable[str]) -> str:
         """One of some words."""
         words = list(options)
-        if self.value not in words:
-            near = difflib.get_close_matches(str(self.value), words, 1, 0.5)
+        word = self.fill(self.value) if isinstance(self.value, str) else None
+        if word is None or word not in words:
+            near = difflib.get_close_matches(str(word), words, 1, 0.5)
             hint = f" (did you mean {near[0]!r}?)" if near else ""
             raise self.fail(f"must be one of {', '.join(words)}{hint}")
-        return str(self.value)
+        return word
 
-    def integer(self, *, low: int | None = None, high: int | None = None) -> int:
-        value = self._number("a whole number")
-        if value != int(value):
-            raise self.fail("must be a whole number")
-        return int(self._within(int(value), low, high))
+    def integer(self, *, low: int | None = None, high: int = WHOLE_MAX) -> int:
+        text = self.fill(self.value) if isinstance(self.value, str) else self.value
+        try:
+            value = int(text)  # not by way of float, which rounds above 2**53
+        except (TypeError, ValueError, OverflowError):
+            value = self._whole()
+        else:
+            if isinstance(text, bool) or (value != text and not isinstance(text, str)):
+                raise self.fail("must be a whole number")
+        return int(self._within(value, low, high))
 
     def number(self, *, low: float | None = None, high: float | None = None, above: float | None = None) -> float:
         return self._within(self._number("a number"), low, high, above)
@@ -169,11 +188,14 @@ class Node:
 
     def duration(self, *, above: int | None = 0, low: int | None = None) -> int:
         """A duration in ns."""
-        return int(self._within(self._convert(duration_ns), low, None, above))
+        value = self._within(self._convert(duration_ns), low, None, above)
+        if value > DURATION_MAX_NS:
+            raise self.fail("must be <= 36500d")
+        return int(value)
 
     def size(self) -> int:
         """A size in bytes, > 0."""
-        return int(self._within(self._convert(size_bytes), None, None, 0))
+        return int(self._within(self._convert(size_bytes), None, WHOLE_MAX, 0))
 
     def _convert(self, convert: Callable[[Any], Any]) -> Any:
         value = self.fill(self.value) if isinstance(self.value, str) else self.value
@@ -184,25 +206,33 @@ class Node:
         except (ValueError, OverflowError) as error:
             raise self.fail(f"is not understood: {error}") from error
 
+    def _whole(self) -> int:
+        value = self._number("a whole number")
+        if value != int(value):
+            raise self.fail("must be a whole number")
+        return int(value)
+
     def _number(self, what: str) -> float:
         value = self.fill(self.value) if isinstance(self.value, str) else self.value
         if isinstance(value, bool):
             raise self.fail(f"must be {what}")
         try:
             number = float(value)
-        except (TypeError, ValueError) as error:
+        except (TypeError, ValueError, OverflowError) as error:
             raise self.fail(f"must be {what}") from error
-        if number != number or number in (float("inf"), float("-inf")):
+        if not isfinite(number):
             raise self.fail(f"must be {what}")
         return number
 
     def _within(self, value: float, low: float | None, high: float | None, above: float | None = None) -> float:
+        if isinstance(value, float) and not isfinite(value):
+            raise self.fail("must be a finite number")
         if above is not None and not value > above:
             raise self.fail(f"must be > {above:g}")
         if low is not None and value < low:
             raise self.fail(f"must be >= {low:g}")
         if high is not None and value > high:
-            raise self.fail(f"must be <= {high:g}")
+            raise self.fail(f"must be <= {high:,}" if isinstance(high, int) else f"must be <= {high:g}")
         return value
 
 
@@ -236,11 +266,21 @@ def _toml(text: str, name: str) -> Any:
 
 def _json(text: str, name: str) -> Any:
     try:
-        return json.loads(text)
+        return json.loads(text, object_pairs_hook=lambda pairs: _once(pairs, name))
     except json.JSONDecodeError as error:
         raise PlanError(f"{name} is not JSON: {error.msg} (line {error.lineno}, column {error.colno})") from error
     except RecursionError as error:
         raise PlanError(f"{name} is not a plan: its JSON is nested too deep") from error
+
+
+def _once(pairs: list[tuple[str, Any]], name: str) -> dict[str, Any]:
+    """A JSON object; a key that stands twice is an error as it is in YAML and TOML."""
+    found: dict[str, Any] = {}
+    for key, value in pairs:
+        if key in found:
+            raise PlanError(f"the key {key!r} stands twice in one object ({name}); keep one of them")
+        found[key] = value
+    return found
 
 
 def _yaml(text: str, name: str) -> tuple[Any, dict[Key, int]]:
@@ -286,5 +326,11 @@ def _kind(value: Any) -> str:
 
 
 def _shown(value: Any) -> str:
-    text = repr(value)
+    """A value in an error. Of mappings only the keys: they may hold secrets that no key of this error names."""
+    if isinstance(value, dict):
+        text = f"a mapping of {', '.join(map(str, value))}" if value else "an empty mapping"
+    elif isinstance(value, list):
+        text = f"[{', '.join(_shown(item) for item in value[:10])}]"
+    else:
+        text = repr(value)
     return text if len(text) <= 60 else text[:57] + "..."

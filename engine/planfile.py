@@ -1,13 +1,15 @@
 """Makes the one frozen Plan out of a plan file and flags. Everything is checked here, once; nothing is checked later.
 
 The public names are those of METRICS; durations, rates and sizes carry units (engine.units). Short forms: `target` for
-a single one of `targets`; `load`, `duration`, `requests`, `warmup` at the top instead of `phases`.
+a single one of `targets`; `load`, `duration`, `requests` at the top instead of `phases`. `warmup` puts an unmeasured phase
+with the first measured load before the others.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
@@ -47,7 +49,12 @@ DEFAULT_DURATION_NS: Final = 30 * SECOND  # of an open-loop run that says neithe
 SIMULATED_MODEL: Final = "simulated"
 EXPORTERS: Final = ("influxdb", "prometheus", "otlp")
 PRICE_KINDS: Final = ("input", "cached_input", "cache_write", "output", "reasoning")
-SECRET_HEADERS: Final = ("authorization", "api-key", "x-api-key", "x-goog-api-key", "cookie", "proxy-authorization")
+HIDDEN: Final = frozenset({"api_key", "headers", "proxy", "export"})  # keys whose values no error may show
+
+_secret_header = re.compile(r"key|token|auth|secret|cookie|password|credential", re.IGNORECASE).search
+_header_name = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+").fullmatch  # RFC 9110 5.6.2
+_header_value = re.compile(r"[\t\x20-\x7e\x80-\xff]*").fullmatch  # what latin-1 can carry, no controls
+_variable_name = re.compile(r"[A-Za-z_][A-Za-z0-9_]*").fullmatch
 
 TOP: Final = [
     "name",
@@ -103,6 +110,7 @@ WORKLOAD: Final = (
         "template",
         "output_tokens",
         "tokenizer",
+        "calibration",
         "count_tokens",
         "prefix",
         "prefix_tokens",
@@ -112,7 +120,13 @@ WORKLOAD: Final = (
     ],
     "keep_replies",
 )
+LENGTHS: Final = {
+    "mean": ["mean", "stddev", "distribution", "min", "max"],
+    "uniform": ["uniform"],
+    "values": ["values", "weights"],
+}
 LOAD: Final = ["concurrency", "rate", "replay", "arrivals", "max_in_flight", "overflow", "stagger"]
+WAYS: Final = (("from", "to", "curve"), ("steps",), ("base", "spike"))  # in which a load's value changes over time
 PHASE: Final = ["name", "duration", "requests", "load", "measure"]
 LIMITS: Final = [
     "timeout",
@@ -136,12 +150,16 @@ def make_plan(
     document: dict[str, Any], source: Source, environ: Mapping[str, str], *, default_name: str = "run"
 ) -> Plan:
     """The plan that `document` describes. Raises PlanError for the first thing that is wrong, with its place."""
+    source.hidden = HIDDEN
     root = Node(document, (), source, environ).mapping(TOP)
     targets = _targets(root)
     workload = _workload(root.child("workload"))
     phases = _phases(root, workload)
     if len(phases) * len(targets) > SERIES_MAX:
-        raise PlanError(f"phases x targets must be <= {SERIES_MAX}, got {len(phases)} x {len(targets)}")
+        raise PlanError(
+            f"phases x targets must be <= {SERIES_MAX}, got {len(phases)} x {len(targets)} "
+            f"({source.place(('phases',))}); split the plan in two"
+        )
     name = root.child("name")
     plan = Plan(
         name=name.text(empty=False) if name.given else default_name,
@@ -213,7 +231,7 @@ def _target(node: Node, taken: set[str]) -> Target:
     base_url, public = _base_url(node.child("base_url"), provider)
     model = node.child("model")
     if not model.given and provider != "http":
-        raise PlanError(f"{'.'.join(map(str, node.path)) or 'target'}: model is missing; name the model with --model")
+        raise PlanError(f"model is missing ({node.source.place(node.path)}); give model, or --model NAME")
     name_node = node.child("name")
     name = name_node.text(empty=False) if name_node.given else _free_name(parse_url(base_url).host, taken)
     if name in taken:
@@ -225,7 +243,7 @@ def _target(node: Node, taken: set[str]) -> Target:
         name=name,
         provider=provider,
         base_url=base_url,
-        model=model.text() if model.given else "",
+        model=model.text(empty=False) if model.given else "",
         api_key=_api_key(node, dialect.key_variable, public, provider),
         headers=_headers(node.child("headers")),
         parameters=node.child("parameters").mapping(None).plain() if node.child("parameters").given else {},
@@ -266,15 +284,16 @@ def _base_url(node: Node, provider: str) -> tuple[str, bool]:
             )
         return default, True
     url = node.text(empty=False)
+    place = node.source.place(node.path)
+    if "?" in url or "#" in url:  # not shown: people put keys there
+        raise PlanError(f"base_url must not have a query or fragment ({place}); use api_key, api_version or parameters")
     try:
         address = parse_url(url)
     except PlanError as error:
-        raise PlanError(f"{error} ({node.source.place(node.path)})") from error
-    if address.query:
-        raise node.fail("must not have a query; use api_version, headers or parameters")
+        raise PlanError(f"{error} ({place})") from error
     if address.user is not None:
-        raise PlanError(f"base_url must not hold credentials ({node.source.place(node.path)}); use api_key or headers")
-    return url, False
+        raise PlanError(f"base_url must not hold credentials ({place}); use api_key or headers")
+    return url, url.rstrip("/") == DIALECTS[provider].default_base_url
 
 
 def _api_key(node: Node, variable: str | None, public: bool, provider: str) -> Secret | None:
@@ -288,11 +307,15 @@ def _api_key(node: Node, variable: str | None, public: bool, provider: str) -> S
         return _secret(key.text(), key)
     if ways == ["api_key_env"]:
         name = node.child("api_key_env")
-        value = node.environ.get(name.text(empty=False))
+        if not _variable_name(name.text(empty=False)):  # not shown: it may be the key itself
+            raise PlanError(
+                f"api_key_env must be the name of an environment variable, not the key ({name.source.place(name.path)})"
+            )
+        value = node.environ.get(name.text())
         if not value:
             state = "not set" if value is None else "empty"
             raise PlanError(
-                f"environment variable {name.value} is {state} ({name.source.place(name.path)}); put the key in it"
+                f"environment variable {name.text()} is {state} ({name.source.place(name.path)}); put the key in it"
             )
         return _secret(value, name)
     if ways == ["api_key_file"]:
@@ -307,8 +330,8 @@ def _api_key(node: Node, variable: str | None, public: bool, provider: str) -> S
         return _secret(value, node)
     if public:
         raise PlanError(
-            f"no API key for {provider}: set {variable}, or give --api-key-env NAME or --api-key-file FILE "
-            "(with an explicit base_url a key is optional)"
+            f"no API key for {provider} ({node.source.place(node.path)}): set {variable}, or give --api-key-env NAME "
+            "or --api-key-file FILE; only a base_url other than the provider's own works without one"
         )
     return None
 
@@ -328,10 +351,14 @@ def _headers(node: Node) -> dict[str, str | Secret]:
         return {}
     headers: dict[str, str | Secret] = {}
     for name, value in node.entries().items():
-        text = value.text()
-        if "\r" in text or "\n" in text or not name.strip():
-            raise PlanError(f"header {name!r} must be one line with a name ({node.source.place(value.path)})")
-        secret = "${" in str(value.value) or name.lower() in SECRET_HEADERS
+        text, place = value.text(), node.source.place(value.path)
+        if not _header_name(name):  # not shown: it may be a whole header with its key
+            raise PlanError(f"a header's name is letters, digits and -, without spaces or colon ({place})")
+        if not _header_value(text):
+            raise PlanError(f"header {name} must be one line of characters that a header can carry ({place})")
+        if name.lower() in map(str.lower, headers):
+            raise PlanError(f"header {name} is given twice ({place})")
+        secret = "${" in str(value.value) or _secret_header(name)
         headers[name] = Secret(text) if secret else text
     return headers
 
@@ -341,17 +368,17 @@ def _proxy(node: Node) -> Secret | None:
         return None
     text = node.text()
     if text:
-        parse_url(text, what="proxy")
+        try:
+            parse_url(text, what="proxy")
+        except PlanError as error:
+            raise PlanError(f"{error} ({node.source.place(node.path)})") from error
     return Secret(text)
 
 
 def _generic(node: Node) -> Generic:
-    fields = [name.replace("_", "_") for name in Generic.__struct_fields__]
-    node.mapping(fields)
+    node.mapping(Generic.__struct_fields__)
     try:
-        generic = msgspec.convert(
-            {**node.value, "body": node.child("body").plain() if node.child("body").given else None}, Generic
-        )
+        generic = msgspec.convert(node.plain(), Generic)
         pointers_of(generic)
     except (msgspec.ValidationError, PlanError) as error:
         raise PlanError(f"http: {error} ({node.source.place(node.path)})") from error
@@ -386,6 +413,8 @@ def _workload(node: Node) -> Workload:
         prompt = ""
     if len(kinds) > 1:
         raise holder.fail(f"has {' and '.join(kinds)}, one source of prompts is wanted")
+    if prompts.given and (doubled := [key for key in SOURCES if node.child(key).given]):
+        raise node.child(doubled[0]).fail("and prompts cannot both be given; one source of prompts is wanted")
     kind = kinds[0] if kinds else "prompt"
     source = holder.child(kind)
     if kind == "prompt" and source.given:
@@ -405,10 +434,11 @@ def _workload(node: Node) -> Workload:
         kind=kind,  # type: ignore[arg-type]  # one of SOURCES
         prompt=prompt or Workload().prompt,
         path=_file(source) or "" if kind in ("file", "sharegpt", "trace", "sessions") else "",
-        template=option("template").value if option("template").given else None,
+        template=_template(option("template")),
         input_tokens=input_tokens,
         output_tokens=output_tokens,
         tokenizer=option("tokenizer").text(empty=False) if option("tokenizer").given else None,
+        calibration=option("calibration").number(above=0) if option("calibration").given else 1.0,
         count_tokens=_flag(option("count_tokens"), False),
         prefix=option("prefix").choice(["none", "unique", "shared"]) if option("prefix").given else "none",  # type: ignore[arg-type]  # checked
         prefix_tokens=option("prefix_tokens").integer(low=0) if option("prefix_tokens").given else 0,
@@ -419,13 +449,26 @@ def _workload(node: Node) -> Workload:
     )
 
 
+def _template(node: Node) -> str | None:
+    """As it stands: ${...} in a template is text."""
+    if node.given and not isinstance(node.value, str):
+        raise node.fail("must be text with {{column}} in it")
+    return node.value if node.given else None
+
+
 def _length(node: Node) -> Length | None:
     """150 | {mean, stddev, distribution: normal|lognormal, min, max} | {uniform: [low, high]} | {values, weights}."""
     if not node.given:
         return None
     if not isinstance(node.value, dict):
         return Length(mean=node.integer(low=1))
-    node.mapping(["mean", "stddev", "distribution", "min", "max", "uniform", "values", "weights"])
+    node.mapping([key for keys in LENGTHS.values() for key in keys])
+    kinds = [key for key in LENGTHS if node.child(key).given]
+    if len(kinds) != 1:
+        raise node.fail("needs one of mean, uniform and values")
+    for key in node.value:
+        if key not in LENGTHS[kinds[0]]:
+            raise node.child(key).fail(f"means nothing beside {kinds[0]}")
     low = node.child("min").integer(low=1) if node.child("min").given else 1
     high = node.child("max").integer(low=low) if node.child("max").given else None
     if node.child("uniform").given:
@@ -439,8 +482,6 @@ def _length(node: Node) -> Length | None:
         if not values or (weights and (len(weights) != len(values) or not sum(weights))):
             raise node.child("values").fail("must not be empty, and have one weight each or none")
         return Length(kind="empirical", values=values, weights=weights)
-    if not node.child("mean").given:
-        raise node.fail("needs mean, uniform or values")
     mean = node.child("mean").number(above=0)
     stddev = node.child("stddev").number(low=0) if node.child("stddev").given else 0.0
     word = node.child("distribution")
@@ -454,44 +495,55 @@ def _length(node: Node) -> Length | None:
 def _phases(root: Node, workload: Workload) -> tuple[Phase, ...]:
     listed = root.child("phases")
     if listed.given:
-        for key in ("load", "duration", "requests", "warmup"):
+        for key in ("load", "duration", "requests"):
             if root.child(key).given:
                 raise root.child(key).fail("and phases cannot both be given; put it into a phase")
         phases = tuple(_phase(node, i, workload) for i, node in enumerate(listed.items()))
         if not phases:
             raise listed.fail("must not be empty")
     else:
-        phases = _single(root, workload)
+        phases = (_single(root, workload),)
+    measured = next((phase for phase in phases if phase.measure), None)
+    if measured is None:
+        place = root.source.place(listed.path)
+        raise PlanError(f"no phase is measured ({place}); leave out `measure: false` for at least one")
     names = [phase.name for phase in phases]
     for i, name in enumerate(names):
         if name in names[:i]:
-            raise PlanError(f"two phases have the name {name!r} (phases[{names.index(name)}] and phases[{i}])")
-    if not any(phase.measure for phase in phases):
-        raise PlanError("no phase is measured; leave out `measure: false` for at least one")
-    return phases
+            place = root.source.place((*listed.path, i))
+            raise PlanError(f"phases[{names.index(name)}] has the name {name!r} already ({place}); names must differ")
+    warmup = root.child("warmup")
+    if not warmup.given:
+        return phases
+    if "warmup" in names:
+        raise warmup.fail("would be a second phase of that name; change the plan's own")
+    return (_warmup(measured.load, warmup.duration()), *phases)
 
 
-def _single(root: Node, workload: Workload) -> tuple[Phase, ...]:
+def _warmup(load: Load, duration: int) -> Phase:
+    """The same load, flat at the level it begins with."""
+    first = load.shapes[0]
+    steady = msgspec.structs.replace(load, shapes=(_flat(first.start or first.end, duration),))
+    return Phase(name="warmup", load=steady, duration_ns=duration, measure=False)
+
+
+def _single(root: Node, workload: Workload) -> Phase:
     duration, requests = _duration(root.child("duration")), _count(root.child("requests"))
-    load = _load(root.child("load"), duration, workload, requests)
-    if duration is None and requests is None and load.model != "replay":
+    load = _load(root.child("load"), duration, workload)
+    duration = _shaped(load, duration)
+    if duration is None and requests is None:
         if load.model == "closed":
             requests = DEFAULT_REQUESTS
-        else:
+        elif load.model != "replay":
             duration = DEFAULT_DURATION_NS
-            load = _load(root.child("load"), duration, workload, requests)
-    main = Phase(name="main", load=load, duration_ns=_shaped(load, duration), requests=requests)
-    warmup = _duration(root.child("warmup"))
-    if warmup is None:
-        return (main,)
-    steady = msgspec.structs.replace(load, shapes=(_flat(load.shapes[0].start or load.shapes[0].end, warmup),))
-    return (Phase(name="warmup", load=steady, duration_ns=warmup, measure=False), main)
+            load = _load(root.child("load"), duration, workload)
+    return Phase(name="main", load=load, duration_ns=duration, requests=requests)
 
 
 def _phase(node: Node, index: int, workload: Workload) -> Phase:
     node.mapping(PHASE, "a mapping with load and duration or requests")
     duration, requests = _duration(node.child("duration")), _count(node.child("requests"))
-    load = _load(node.child("load"), duration, workload, requests)
+    load = _load(node.child("load"), duration, workload)
     duration = _shaped(load, duration)
     if duration is None and requests is None and load.model != "replay":
         raise PlanError(f"the phase never ends: give duration or requests ({node.source.place(node.path)})")
@@ -506,12 +558,11 @@ def _phase(node: Node, index: int, workload: Workload) -> Phase:
 
 
 def _shaped(load: Load, duration: int | None) -> int | None:
-    """The phase's duration: as given, or as its steps make it."""
-    total = sum(shape.duration_ns for shape in load.shapes)
-    return duration if duration is not None or len(load.shapes) == 1 else total
+    """The phase's duration: as given, or as its steps make it; None where nothing says."""
+    return duration if duration is not None else sum(shape.duration_ns for shape in load.shapes) or None
 
 
-def _load(node: Node, duration: int | None, workload: Workload, requests: int | None) -> Load:
+def _load(node: Node, duration: int | None, workload: Workload) -> Load:
     if not node.given:
         if workload.kind == "trace":
             return Load(model="replay", shapes=(_flat(0, duration or 0),))
@@ -519,8 +570,11 @@ def _load(node: Node, duration: int | None, workload: Workload, requests: int | 
     node.mapping(LOAD, "a mapping with concurrency, rate or replay")
     kinds = [key for key in ("concurrency", "rate", "replay") if node.child(key).given]
     if len(kinds) != 1:
-        problem = f"has {' and '.join(kinds)}, one of them is wanted" if kinds else "needs concurrency, rate or replay"
-        raise node.fail(problem)
+        if kinds:
+            raise node.fail(f"has {' and '.join(kinds)}, one of them is wanted")
+        for key in node.value:  # the flag or line that has nothing to hold on to
+            raise node.child(key).fail("needs rate, concurrency or replay beside it")
+        raise node.fail("needs concurrency, rate or replay")
     if kinds == ["concurrency"]:
         for key in ("arrivals", "max_in_flight", "overflow"):
             if node.child(key).given:
@@ -555,11 +609,11 @@ def _load(node: Node, duration: int | None, workload: Workload, requests: int | 
 def _arrivals(node: Node) -> tuple[Any, float]:
     if not node.given:
         return "constant", 1.0
-    kind, _, shape = str(node.value).partition(":")
-    if kind not in ("constant", "poisson", "gamma") or (shape and kind != "gamma"):
-        raise node.fail("must be constant, poisson or gamma:SHAPE")
+    kind, colon, shape = node.text().partition(":")
+    if kind not in ("constant", "poisson", "gamma") or bool(colon) != (kind == "gamma"):
+        raise node.fail("must be constant, poisson or gamma:SHAPE, such as gamma:0.5")
     try:
-        value = float(shape) if shape else 1.0
+        value = float(shape) if colon else 1.0
     except ValueError as error:
         raise node.fail("must be gamma:SHAPE with a number > 0") from error
     if not 0 < value < float("inf"):
@@ -576,11 +630,14 @@ def _shapes(node: Node, duration: int | None, *, whole: bool) -> tuple[Shape, ..
     if not isinstance(node.value, dict):
         return (_flat(_level(node, whole, zero=False), duration or 0),)
     node.mapping(["from", "to", "curve", "steps", "base", "spike"])
+    ways = [keys for keys in WAYS if any(node.child(key).given for key in keys)]
+    if len(ways) > 1:
+        raise node.fail("needs from and to, or steps, or base and spike")
     if node.child("steps").given:
         return _steps(node.child("steps"), duration, whole)
     if duration is None:
         raise node.fail("changes over time: the phase needs a duration")
-    if node.child("base").given:
+    if node.child("base").given and node.child("spike").given:
         return _spike(node, duration, whole)
     if not (node.child("from").given and node.child("to").given):
         raise node.fail("needs from and to, steps, or base and spike")
@@ -597,6 +654,13 @@ def _steps(node: Node, duration: int | None, whole: bool) -> tuple[Shape, ...]:
     steps = node.items()
     if not steps:
         raise node.fail("must not be empty")
+    shapes = _stepped(node, steps, duration, whole)
+    if not any(shape.start for shape in shapes):
+        raise node.fail("are 0 from beginning to end")
+    return shapes
+
+
+def _stepped(node: Node, steps: list[Node], duration: int | None, whole: bool) -> tuple[Shape, ...]:
     if all(isinstance(step.value, list) for step in steps):
         shapes: list[Shape] = []
         for step in steps:
@@ -610,6 +674,8 @@ def _steps(node: Node, duration: int | None, whole: bool) -> tuple[Shape, ...]:
         return tuple(shapes)
     if duration is None:
         raise node.fail("without durations of their own need a phase with a duration")
+    if len(steps) > duration:
+        raise node.fail("are more than the phase has ns")
     ends = [duration * (i + 1) // len(steps) for i in range(len(steps))]
     spans = [end - begin for begin, end in zip([0, *ends], ends, strict=False)]
     return tuple(_flat(_level(step, whole, zero=True), span) for step, span in zip(steps, spans, strict=True))
@@ -733,22 +799,30 @@ def _export_url(node: Node) -> Export:
     kind = url.partition(":")[0].partition("+")[0]
     if kind not in EXPORTERS or ":" not in url:
         raise PlanError(
-            f"export must begin with {', '.join(f'{each}://' for each in EXPORTERS)}, got {kind!r} "
-            f"({node.source.place(node.path)})"
+            f"export must begin with {', '.join(f'{each}://' for each in EXPORTERS)} ({node.source.place(node.path)})"
         )
     return Export(kind=kind, url=Secret(url))
 
 
 def _export(kind: str, node: Node) -> Export:
     options: dict[str, Any] = {}
-    for key, value in node.mapping(None).entries().items():
-        secret = key in ("token", "password", "headers") or (isinstance(value.value, str) and "${" in value.value)
+    for key, value in _flat_headers(node.mapping(None, "a mapping with url")).items():
+        secret = key.startswith(("token", "password", "header.")) or "${" in str(value.value)
         plain = value.plain()
         if not isinstance(plain, str | int | float | bool):
             raise value.fail("must be text, a number, or true or false")
         options[key] = Secret(str(plain)) if secret else plain
     url = options.pop("url", "")
     return Export(kind=kind, url=url if isinstance(url, Secret) else Secret(str(url)), options=options)
+
+
+def _flat_headers(node: Node) -> dict[str, Node]:
+    """The options of an export, with `headers: {NAME: VALUE}` as `header.NAME`."""
+    entries = node.entries()
+    headers = entries.pop("headers", None)
+    if headers is not None:
+        entries |= {f"header.{name}": value for name, value in headers.mapping(None).entries().items()}
+    return entries
 
 
 def _output(node: Node) -> Output:
@@ -796,8 +870,13 @@ def _positive(node: Node) -> float | None:
 def _url(node: Node) -> str | None:
     if not node.given:
         return None
-    text = node.text(empty=False)
-    parse_url(text, what="metrics_url")
+    text, place = node.text(empty=False), node.source.place(node.path)
+    try:
+        address = parse_url(text, what="metrics_url")
+    except PlanError as error:
+        raise PlanError(f"{error} ({place})") from error
+    if address.user is not None:
+        raise PlanError(f"metrics_url must not hold credentials ({place})")
     return text
 
 

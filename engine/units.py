@@ -21,9 +21,10 @@ BYTES: Final = {
 }
 PER: Final = {"": 1, "/s": 1, "/m": 60, "/min": 60, "/h": 3600}
 
-_quantity = re.compile(r"\s*([0-9]+(?:\.[0-9]*)?|\.[0-9]+)\s*([A-Za-z/]*)\s*").fullmatch
-_durations = re.compile(r"\s*(?:[0-9.]+\s*(?:ns|us|ms|s|m|h|d)\s*)+").fullmatch
-_part = re.compile(r"([0-9.]+)\s*(ns|us|ms|s|m|h|d)").findall
+_NUMBER: Final = r"((?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][-+]?[0-9]{1,3})?)"  # 1e3 is text to YAML
+_quantity = re.compile(rf"\s*{_NUMBER}\s*([A-Za-z/]*)\s*").fullmatch
+_durations = re.compile(rf"\s*(?:{_NUMBER}\s*(?:ns|us|ms|s|m|h|d)\s*)+").fullmatch
+_part = re.compile(rf"{_NUMBER}\s*(ns|us|ms|s|m|h|d)").findall
 
 
 def duration_ns(text: str | int | float) -> int:
