@@ -111,9 +111,9 @@ class Supervisor:
         try:
             if self.spare:
                 psutil.Process().cpu_affinity(self.spare)
-            self._spawn_collector()
             for worker in self.workers:
                 self._spawn(worker)
+            self._spawn_collector()
             self._until(lambda: all(worker.ready for worker in self.workers), READY_TIMEOUT_S, "start")
             self._start()
             while self.failure is None and not all(self._finished(worker) for worker in self.workers):
