@@ -34,7 +34,17 @@ Render = Callable[[int, Prompt], bytes]
 class Feed:
     """One worker's share of one phase: its slots in order, each joined with its item and rendered."""
 
-    def __init__(self, slots: Iterator[tuple[int, int]], items: Iterator[Item], render: Render) -> None:
+    def __init__(
+        self,
+        slots: Iterator[tuple[int, int]],
+        items: Iterator[Item],
+        render: Render,
+        *,
+        planned: int | None = None,
+        workers: int = 1,
+    ) -> None:
+        self._planned = planned  # slots of the phase over all workers, None where only walking them tells
+        self._workers = workers
         self._slots = slots
         self._items = items
         self._render = render
@@ -75,7 +85,10 @@ class Feed:
 
     def rest(self) -> int:
         """How many slots are left; uses them up."""
-        left = len(self._ready) + sum(1 for _ in self._slots)
+        if self._ready and self._planned is not None:  # a week at 1000/s is 600 million slots: not to be walked
+            left = -(-(self._planned - self._ready[0].slot) // self._workers)
+        else:
+            left = len(self._ready) + sum(1 for _ in self._slots)
         self._ready.clear()
         self.exhausted = True
         return left

@@ -30,6 +30,9 @@ class Dispatcher(Protocol):
     def dispatch(self, run: PhaseRun, prepared: Prepared, intended_ns: int) -> None:
         """Starts the request of one slot, at once or when its token bucket lets it."""
 
+    def hush(self, run: PhaseRun) -> None:
+        """Ends the think times of the phase's sessions: their next turns are told as unsent."""
+
     def unsent(self, run: PhaseRun, slot: int, slots: int, intended_ns: int, reason: Unsent) -> None:
         """Tells that `slots` slots from `slot` on are not sent."""
 
@@ -45,6 +48,7 @@ class PhaseRun:
         self.end_ns = start_ns + phase.duration_ns if phase.duration_ns is not None else NEVER
         self.in_flight = 0  # requests and thinking sessions of this phase
         self.issued = False  # nothing more will be taken from the feed
+        self.stopped: Unsent | None = None  # why the issuing ended before its time
         self.blocked = False  # the next slot is due but has to wait for money in flight
 
     def stop(self, worker: Dispatcher, now: int, reason: Unsent) -> None:
@@ -52,6 +56,8 @@ class PhaseRun:
         if self.issued:
             return
         self.issued = True
+        self.stopped = reason
+        worker.hush(self)
         head = self.feed.peek()
         if head is not None and self.bounded:
             worker.unsent(self, head.slot, self.feed.rest(), now, reason)

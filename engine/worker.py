@@ -196,6 +196,8 @@ class Worker:
             schedule.share(share.worker, share.workers, first),
             iter(self.source.items(share.worker, share.workers, first, phase=index)),
             self.render,
+            planned=schedule.planned,
+            workers=share.workers,
         )
         run: OpenRun | ClosedRun
         if isinstance(schedule, Closed):
@@ -373,10 +375,20 @@ class Worker:
         )
         exchange.session = session
         exchange.estimate_tokens = session.estimate_tokens
-        if self.stopping is None:
+        reason = self.stopping or run.stopped
+        if reason is None:
             self._enter(run, exchange)
         else:
-            self.unsent(run, exchange.request, 1, intended_ns, self.stopping)
+            self.unsent(run, exchange.request, 1, intended_ns, reason)
+
+    def hush(self, run: PhaseRun) -> None:
+        """Ends the think times of the phase's sessions: their next turns are told as unsent."""
+        thinking = [entry for entry in self.timers if entry[2] == self._next_turn and entry[3][0] is run]
+        for entry in thinking:
+            self.timers.remove(entry)
+        heapq.heapify(self.timers)
+        for _, _, call, args in thinking:
+            call(*args)
 
     def _record(self, run: PhaseRun, exchange: Exchange) -> None:
         """Writes the books of one request: detail first, then the record that commits it, then the place is free."""
