@@ -500,8 +500,11 @@ class Connection:
         self.fail(Outcome.STREAM_TRUNCATED if self.reply_bytes else Outcome.CONNECT_RESET, message)
 
     def _request_was_taken(self) -> bool:
-        """After an end of file: had the server acknowledged the request when it closed? Then the connection was not
-        stale. A reset, or an unacknowledged request, tells of a server that closed before it knew of the request."""
+        """After an end of file without a reply: did the server read the request and close on it, or was it about to
+        close anyhow? A reset or an unacknowledged request tells of the latter; so does, while no reuse has worked yet,
+        a connection whose end was on its way already."""
+        if self.reused and not self.pool.reuse_works:
+            return False
         info = self.socket.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, TCP_INFO_BYTES)
         return info[0] != TCP_CLOSE and not int.from_bytes(info[TCPI_UNACKED], "little")
 

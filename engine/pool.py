@@ -25,6 +25,7 @@ from llm_latency_lens.engine.reactor import Reactor
 from llm_latency_lens.engine.record import Outcome
 
 STALE_LIMIT: Final = 3  # in a row, without one reuse that worked
+PROMPT_CLOSE_NS: Final = 100_000_000  # a connection closed this soon after its reply was never meant to be reused
 
 
 class Owner(Protocol):
@@ -41,7 +42,7 @@ class Owner(Protocol):
 
 
 class Pool:
-    """All connections to one target. `idle` is ordered, youngest last."""
+    """All connections to one target. `idle` is ordered, youngest last, with the time since which each is idle."""
 
     def __init__(self, reactor: Reactor, target: Target, dialect: Dialect, endpoint: Endpoint, owner: Owner) -> None:
         self.reactor = reactor
@@ -52,10 +53,11 @@ class Pool:
         self.done: Callable[[Exchange], None] = owner.done
         self.suspect = owner.suspect
         self.framing: Callable[[Reply, str], str] = framing_for
-        self.idle: dict[Connection, None] = {}
+        self.idle: dict[Connection, int] = {}
         self.unresolved: list[Exchange] = []
         self.lookup: asyncio.Task[None] | None = None
         self.stale_in_a_row = 0
+        self.reuse_works = False  # since the last stale connection
         self.stale_resends = 0
         self.opened = 0
         self.secrets = tuple(secrets(target))
@@ -73,7 +75,7 @@ class Pool:
 
     def resend(self, exchange: Exchange) -> None:
         """Sends a request again whose reused connection had died; all its marks start anew, `intended` stays."""
-        self.stale_in_a_row += 1
+        self._found_stale()
         self.stale_resends += 1
         exchange.flags = exchange.flags & ~record.REUSED | record.STALE_RESENT
         exchange.send_ns = exchange.end_ns = 0
@@ -86,13 +88,20 @@ class Pool:
         """Takes a connection back whose reply is complete."""
         if connection.reused:
             self.stale_in_a_row = 0
+            self.reuse_works = True
         if self.target.fresh_connections or self.stale_in_a_row >= STALE_LIMIT:
             connection.close()
         else:
-            self.idle[connection] = None
+            self.idle[connection] = monotonic_ns()
 
     def discard(self, connection: Connection) -> None:
-        self.idle.pop(connection, None)
+        """The server closed an idle connection."""
+        if monotonic_ns() - self.idle.pop(connection) < PROMPT_CLOSE_NS:
+            self._found_stale()
+
+    def _found_stale(self) -> None:
+        self.stale_in_a_row += 1
+        self.reuse_works = False
 
     def refusal(self, status: int, body: bytes) -> tuple[Outcome, str]:
         """What a reply that is not 2xx means, and its message with no secret in it."""

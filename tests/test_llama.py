@@ -36,9 +36,9 @@ def overheard(url: str) -> Iterator[tuple[str, list[bytes]]]:
     def pump(source: socket.socket, sink: socket.socket, heard: list[bytes] | None) -> None:
         try:
             while piece := source.recv(1 << 16):
-                sink.sendall(piece)
                 if heard is not None:
                     heard.append(piece)
+                sink.sendall(piece)
             sink.shutdown(socket.SHUT_WR)
         except OSError:
             pass
@@ -100,6 +100,7 @@ def test_the_lens_agrees_with_the_timings_of_llama_cpp(server: str, tmp_path: Pa
             "--base-url", f"{url}/v1", "--model", "m", "--requests", "40", "--concurrency", "1",
             "--output-tokens", str(tokens), "--prompt", "How fast is light?", cwd=tmp_path,
         )  # fmt: skip
+    assert summary["requests"]["ok"] == 40, (summary["requests"], summary["errors"])
     truth = timings(said)
     assert len(truth) == 40
     assert summary["tokens"]["output"] == sum(each["predicted_n"] for each in truth) == 40 * tokens
