@@ -266,7 +266,7 @@ def _open_lateness(phases: Sequence[Phase], by_phase: Mapping[int, Series]) -> f
     total = Series()
     for index, series in by_phase.items():
         phase = phases[index]
-        if phase.measure and phase.load.model in ("open", "replay"):
+        if phase.measure and phase.load.model in ("open", "replay", "probe"):
             total.add(series)
     values = total.metrics["lateness_ms"].percentiles([99.0]) if "lateness_ms" in total.metrics else None
     return None if values is None else values[0] / SCALES["lateness_ms"]

@@ -126,7 +126,7 @@ class TargetReport(Slice, kw_only=True):
 
 class PhaseReport(Slice, kw_only=True):
     name: str
-    load: str  # closed | open | partly_open | replay
+    load: str  # closed | open | partly_open | replay | probe
     measured: bool
     start_s: float  # since the start of the run
     duration_s: float

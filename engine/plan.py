@@ -122,19 +122,35 @@ class Shape(Frozen, frozen=True):
     curve: Literal["linear", "exponential"] = "linear"
 
 
-class Load(Frozen, frozen=True):
-    """Closed (`concurrency`), open (`rate`), partly open (`rate` of sessions) or replayed (`timestamps`).
+class Timetable(Frozen, frozen=True):
+    """When a target is probed: once in every `every_ns` of wall time, up to `jitter_ns` into it, not in quiet hours.
 
-    `shapes` is the value over the phase, at least one; a constant load is one flat shape.
+    `quiet` are stretches [from, to) in minutes of the local day; one that ends before it begins goes over midnight.
     """
 
-    model: Literal["closed", "open", "partly_open", "replay"]
+    target: str
+    every_ns: int
+    jitter_ns: int = 0
+    quiet: tuple[tuple[int, int], ...] = ()
+
+
+class Load(Frozen, frozen=True):
+    """Closed (`concurrency`), open (`rate`), partly open (`rate` of sessions), replayed (`timestamps`) or a probe.
+
+    `shapes` is the value over the phase, at least one; a constant load is one flat shape. A probe follows `timetables`,
+    one per target, from `origin_wall_ns` (Unix epoch) on; with `at_once` each target is also asked at the start.
+    """
+
+    model: Literal["closed", "open", "partly_open", "replay", "probe"]
     shapes: tuple[Shape, ...]
     arrivals: Literal["constant", "poisson", "gamma"] = "constant"
     gamma_shape: float = 1.0  # 1 is Poisson, below 1 burstier
     max_in_flight: int | None = None
     overflow: Literal["wait", "drop"] = "wait"
     stagger_ns: int = 0  # closed loop: spread the first requests over this long
+    timetables: tuple[Timetable, ...] = ()
+    origin_wall_ns: int = 0
+    at_once: bool = False
 
 
 class Phase(Frozen, frozen=True):
@@ -194,6 +210,27 @@ class Output(Frozen, frozen=True):
     tick_ns: int = SECOND
 
 
+class Alert(Frozen, frozen=True):
+    """Fires while `when` (an SLO expression) holds over the last `over_ns`, with at least `samples` requests in them."""
+
+    name: str
+    when: str
+    over_ns: int = 300 * SECOND
+    target: str | None = None  # None: all targets together
+    samples: int = 1
+    webhook: Secret | None = None  # URL
+
+
+class Probe(Frozen, frozen=True):
+    """What `lens probe` does beside the plan's load. Without `timetables` the load is the plan's first measured phase."""
+
+    timetables: tuple[Timetable, ...] = ()
+    daily_budget_usd: float | None = None  # per local day
+    rotate_ns: int = 3600 * SECOND  # each stretch of this long is a run of its own in the history
+    retention_ns: int = 30 * 86_400 * SECOND
+    alerts: tuple[Alert, ...] = ()
+
+
 class Plan(Frozen, frozen=True):
     name: str
     targets: tuple[Target, ...]
@@ -207,6 +244,7 @@ class Plan(Frozen, frozen=True):
     output: Output = Output()
     seed: int = 0
     price_table: str | None = None
+    probe: Probe = Probe()
 
     def series(self, phase: int, target: int) -> int:
         """The id under which gaps and drops of (phase, target) are counted."""

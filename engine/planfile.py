@@ -40,6 +40,7 @@ from llm_latency_lens.engine.plan import (
     Workload,
     masked,
 )
+from llm_latency_lens.engine.probefile import probe_of
 from llm_latency_lens.engine.record import NO_TARGET, SERIES_MAX
 from llm_latency_lens.engine.slo import check_slo
 
@@ -49,7 +50,7 @@ DEFAULT_DURATION_NS: Final = 30 * SECOND  # of an open-loop run that says neithe
 SIMULATED_MODEL: Final = "simulated"
 EXPORTERS: Final = ("influxdb", "prometheus", "otlp")
 PRICE_KINDS: Final = ("input", "cached_input", "cache_write", "output", "reasoning")
-HIDDEN: Final = frozenset({"api_key", "headers", "proxy", "export"})  # keys whose values no error may show
+HIDDEN: Final = frozenset({"api_key", "headers", "proxy", "export", "webhook"})  # keys whose values no error may show
 
 _secret_header = re.compile(r"key|token|auth|secret|cookie|password|credential", re.IGNORECASE).search
 _header_name = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+").fullmatch  # RFC 9110 5.6.2
@@ -74,6 +75,7 @@ TOP: Final = [
     "output",
     "seed",
     "price_table",
+    "probe",
 ]
 TARGET: Final = [
     "name",
@@ -101,6 +103,7 @@ TARGET: Final = [
     "burst",
     "metrics_url",
     "price",
+    "probe",
 ]
 SOURCES: Final = ("prompt", "file", "synthetic", "sharegpt", "trace", "sessions")
 WORKLOAD: Final = (
@@ -174,6 +177,7 @@ def make_plan(
         output=_output(root.child("output")),
         seed=root.child("seed").integer(low=0) if root.child("seed").given else 0,
         price_table=_file(root.child("price_table")),
+        probe=probe_of(root, _target_nodes(root), targets),
     )
     _fits_together(plan, root)
     return plan
@@ -205,17 +209,21 @@ def _strip(part: Any) -> Any:
 # --- targets ------------------------------------------------------------------------------------------------------
 
 
-def _targets(root: Node) -> tuple[Target, ...]:
+def _target_nodes(root: Node) -> list[Node]:
     one, many = root.child("target"), root.child("targets")
     if one.given and many.given:
         raise one.fail("and targets cannot both be given")
-    nodes = [one] if one.given else many.items() if many.given else []
+    return [one] if one.given else many.items() if many.given else []
+
+
+def _targets(root: Node) -> tuple[Target, ...]:
+    nodes = _target_nodes(root)
     if not nodes:
         raise PlanError(
             "the plan has no target; give --base-url URL --model NAME, --simulate, or targets in a plan file"
         )
     if len(nodes) >= NO_TARGET:
-        raise many.fail(f"must be fewer than {NO_TARGET}")
+        raise root.child("targets").fail(f"must be fewer than {NO_TARGET}")
     targets: list[Target] = []
     for node in nodes:
         target = _target(node, {each.name for each in targets})

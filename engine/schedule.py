@@ -6,6 +6,7 @@ shares is the same schedule for every N. Offsets count in ns from the start of t
     constant        slot i at the time where the integral of the rate is exactly i: i/rate, without drift
     poisson, gamma  operational arrivals (engine.arrivals) mapped through the integral of the rate (engine.rate)
     replay          the i-th time stamp of the trace
+    probe           each target's own grid of wall time (engine.timetable)
     closed          no times: how many may be in flight at a moment, and one slot after the other
 """
 
@@ -23,6 +24,7 @@ import msgspec
 from llm_latency_lens.engine.arrivals import LEAF, Arrivals
 from llm_latency_lens.engine.plan import Phase, Plan, Shape
 from llm_latency_lens.engine.rate import FRACTION, NEVER, ONE, Rate, exact
+from llm_latency_lens.engine.timetable import Timetables, first_of_share
 
 TRACE_COUNTED_BYTES: Final = 256 << 20  # a larger trace is not read through only to know how many requests it holds
 
@@ -88,7 +90,7 @@ class Replay(Open):
         self.planned = None
 
     def share(self, worker: int, workers: int, first: int = 0) -> Slots:
-        begin = _from(worker, workers, first)
+        begin = first_of_share(worker, workers, first)
         for place, offset_ns in enumerate(islice(self._due(), begin, None, workers)):
             yield begin + place * workers, offset_ns
 
@@ -167,13 +169,15 @@ class Closed:
             self._until = NEVER
 
 
-def schedule_of(phase: Phase, *, seed: int, index: int, timestamps: Times | None = None) -> Open | Closed:
+def schedule_of(phase: Phase, *, seed: int, index: int, timestamps: Times | None = None) -> Open | Closed | Timetables:
     """The schedule of phase `index`. `timestamps` gives the times of a trace from the beginning, for a replay."""
     load = phase.load
     if load.model == "closed":
         return Closed(phase)
     if load.model == "replay":
         return Replay(phase, timestamps)
+    if load.model == "probe":
+        return Timetables(phase, seed)
     return Constant(phase) if load.arrivals == "constant" else Chance(phase, seed, index)
 
 
@@ -199,13 +203,8 @@ def planned_slots(plan: Plan, index: int) -> int | None:
     return Replay(phase, source.timestamps).counted()
 
 
-def _from(worker: int, workers: int, first: int) -> int:
-    """The first slot of a share that is not before `first`."""
-    return worker if first <= worker else first + (worker - first) % workers
-
-
 def _slots(worker: int, workers: int, first: int, end: int | None) -> Iterator[int]:
-    begin = _from(worker, workers, first)
+    begin = first_of_share(worker, workers, first)
     return iter(count(begin, workers) if end is None else range(begin, end, workers))
 
 

@@ -77,6 +77,7 @@ class Supervisor:
         *,
         prices: Sequence[tuple[int, int]] = (),
         on_tick: Callable[[], str | None] = lambda: None,
+        starts_wall_ns: int = 0,
     ) -> None:
         self.plan = plan
         self.manifest = manifest
@@ -84,6 +85,7 @@ class Supervisor:
         self.collector_command = list(collector)
         self.prices = list(prices)
         self.on_tick = on_tick
+        self.starts_wall_ns = starts_wall_ns  # of the first phase, Unix epoch; 0: as soon as all are ready
         self.selector = selectors.DefaultSelector()
         cores = core_plan(manifest.workers) if plan.workers.pin else None
         self.workers = [WorkerProcess(i, [cores.workers[i]] if cores else []) for i in range(manifest.workers)]
@@ -192,7 +194,9 @@ class Supervisor:
         manifest = self.manifest
         manifest.anchor_mono_ns, manifest.anchor_wall_ns = monotonic_ns(), time_ns()
         manifest.state = "running"
-        self._begin_phases(monotonic_ns() + START_DELAY_NS)
+        soon = manifest.anchor_mono_ns + START_DELAY_NS
+        timed = self.starts_wall_ns - manifest.anchor_wall_ns + manifest.anchor_mono_ns
+        self._begin_phases(timed if self.starts_wall_ns else soon)
 
     def _begin_phases(self, at_ns: int) -> None:
         """Orders the next phase, and those after it whose start is known by the clock alone."""

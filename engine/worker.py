@@ -44,6 +44,7 @@ from llm_latency_lens.engine.record import Outcome, Unsent
 from llm_latency_lens.engine.retry import retry_delay_ns
 from llm_latency_lens.engine.ring import PHASE_SHIFT, SLOT_MASK, TURN_SHIFT, Counter, Geometry, SegmentWriter, State
 from llm_latency_lens.engine.schedule import Closed, schedule_of
+from llm_latency_lens.engine.timetable import Timetables
 from llm_latency_lens.engine.workload import source_of
 
 HEARTBEAT_NS: Final = 100_000_000
@@ -192,9 +193,12 @@ class Worker:
         share, plan = self.share, self.plan
         phase = plan.phases[index]
         schedule = schedule_of(phase, seed=plan.seed, index=index, timestamps=self.source.timestamps)
+        items = iter(self.source.items(share.worker, share.workers, first, phase=index))
+        if isinstance(schedule, Timetables):
+            items = schedule.aim(items, share.worker, share.workers, first)
         feed = Feed(
             schedule.share(share.worker, share.workers, first),
-            iter(self.source.items(share.worker, share.workers, first, phase=index)),
+            items,
             self.render,
             planned=schedule.planned,
             workers=share.workers,
