@@ -76,12 +76,8 @@ def check_exports(plan: Plan, run_id: str) -> list[str]:
     return warnings
 
 
-@contextlib.contextmanager
-def exported(plan: Plan, run_dir: Path) -> Iterator[None]:
-    """Runs the exporter process beside the block and waits, after it, until it has delivered or given up."""
-    if not network_exports(plan):
-        yield
-        return
+def exporter_of(plan: Plan, run_dir: Path) -> subprocess.Popen[bytes]:
+    """Starts the exporter process of one run and hands it the plan."""
     command = [sys.executable, "-m", "llm_latency_lens.cli.export", "--run-dir", str(run_dir)]
     with (run_dir / "export.log").open("ab") as log:
         process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=log, stderr=log, start_new_session=True)
@@ -89,6 +85,16 @@ def exported(plan: Plan, run_dir: Path) -> Iterator[None]:
     assert process.stdin is not None
     with contextlib.suppress(BrokenPipeError), process.stdin:
         process.stdin.write(len(body).to_bytes(HEAD_BYTES, "little") + body)
+    return process
+
+
+@contextlib.contextmanager
+def exported(plan: Plan, run_dir: Path) -> Iterator[None]:
+    """Runs the exporter process beside the block and waits, after it, until it has delivered or given up."""
+    if not network_exports(plan):
+        yield
+        return
+    process = exporter_of(plan, run_dir)
     try:
         yield
     finally:

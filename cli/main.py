@@ -20,6 +20,7 @@ class Entry(NamedTuple):
 
 COMMANDS: Final = {
     "run": Entry("llm_latency_lens.cli.run", "run", "Run a plan, or a load given by flags, and report."),
+    "probe": Entry("llm_latency_lens.cli.probe", "probe", "Measure continuously at a low rate, as a service."),
     "validate": Entry("llm_latency_lens.cli.validate", "validate", "Check a plan and show what it will do."),
     "simulate": Entry("llm_latency_lens.cli.simulate", "simulate", "Start the built-in provider with a known truth."),
     "report": Entry("llm_latency_lens.cli.report", "report", "Tell a run again, in another format or place."),

@@ -20,6 +20,7 @@ ROTATE_MIN_NS: Final = 10 * SECOND
 TIMETABLE: Final = ("every", "jitter", "quiet_hours")
 PROBE: Final = (*TIMETABLE, "daily_budget_usd", "rotate", "retention", "alerts", "webhook")
 ALERT: Final = ("name", "when", "over", "target", "samples", "webhook")
+TOTALS: Final = ("error_rate", "requests_per_s", "output_tokens_per_s", "cost_total_usd")
 LOAD_KEYS: Final = ("load", "phases", "duration", "requests", "warmup")
 
 _hours = re.compile(r"\s*([01]?\d|2[0-4]):([0-5]\d)\s*-\s*([01]?\d|2[0-4]):([0-5]\d)\s*").fullmatch
@@ -102,9 +103,11 @@ def _alert(node: Node, index: int, targets: list[str], general: Secret | None) -
         raise node.fail("needs `when`, such as 'ttft_ms.p95 > 2000'")
     when = node.child("when").text(empty=False)
     try:
-        objective_of(when)
+        objective = objective_of(when)
     except PlanError as error:
         raise PlanError(f"{str(error).replace('SLO', 'alert', 1)} ({node.source.place(node.path)})") from error
+    if objective.statistic is None and objective.metric not in TOTALS:
+        raise node.child("when").fail(f"cannot be judged over a window; totals that can: {', '.join(TOTALS)}")
     if target.given and target.text() not in targets:
         near = difflib.get_close_matches(target.text(), targets, 1, 0.5)
         raise target.fail(f"is none of the plan's{f' (did you mean {near[0]!r}?)' if near else ''}")
