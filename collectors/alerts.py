@@ -1,0 +1,178 @@
+"""Alert rules over a moving window: what `lens probe` tells people about. Sans-IO: numbers in, changes out.
+
+A rule fires when its expression holds over the last `over_ns` with enough requests in it, and is resolved when it no
+longer holds. With too few requests nothing changes: silence proves neither.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
+from itertools import chain
+from typing import Any, Final
+
+import msgspec
+
+from llm_latency_lens.collectors.snapshot import SCALES, Snapshot
+from llm_latency_lens.engine.plan import SECOND, Alert
+from llm_latency_lens.engine.slo import Objective, objective_of
+
+PERCENTILES: Final = {"p50": 50.0, "p90": 90.0, "p95": 95.0, "p99": 99.0, "p99_9": 99.9}
+
+Filled = Sequence[tuple[float, int]]  # values in histogram units, and how often each came
+
+
+class Counts(msgspec.Struct):
+    """What happened to one target in one tick, all phases together."""
+
+    end_ns: int  # Unix epoch
+    target: str
+    ok: int
+    failed: int
+    output_tokens: int
+    usd: float
+
+
+class Values(msgspec.Struct):
+    """One metric's values of one target in one tick."""
+
+    end_ns: int
+    target: str
+    metric: str
+    filled: Filled
+
+
+class Change(msgspec.Struct, frozen=True):
+    """An alert that began to fire, or was resolved."""
+
+    alert: Alert
+    firing: bool
+    value: float
+    samples: int
+
+
+class Window:
+    """The ticks of the last `keep_ns`, in order of time."""
+
+    def __init__(self, keep_ns: int) -> None:
+        self._keep_ns = keep_ns
+        self._counts: deque[Counts] = deque()
+        self._values: deque[Values] = deque()
+
+    def tick(self, snapshot: Snapshot) -> None:
+        """Takes the counts of one tick."""
+        for part in snapshot.intervals:
+            if part.measured and (part.requests.ok or part.requests.failed or part.cost.usd):
+                self._counts.append(
+                    Counts(
+                        snapshot.wall_time_ns,
+                        part.target,
+                        part.requests.ok,
+                        sum(part.requests.failed.values()),
+                        part.tokens.output or 0,
+                        part.cost.usd or 0.0,
+                    )
+                )
+
+    def values(self, values: Values) -> None:
+        """Takes the values of one metric in one tick."""
+        self._values.append(values)
+
+    def forget(self, now_ns: int) -> None:
+        """Lets go of what is older than the window."""
+        for kept in (self._counts, self._values):
+            while kept and kept[0].end_ns <= now_ns - self._keep_ns:
+                kept.popleft()
+
+    def value(self, objective: Objective, target: str | None, since_ns: int) -> tuple[float | None, int]:
+        """The objective's metric since `since_ns`, of one target or of all, and how many requests it is of."""
+        counts = [each for each in self._counts if each.end_ns > since_ns and target in (None, each.target)]
+        if objective.statistic is None:
+            return _total(objective.metric, counts, since_ns)
+        parts = (
+            each.filled
+            for each in self._values
+            if each.metric == objective.metric and each.end_ns > since_ns and target in (None, each.target)
+        )
+        found = statistic(sorted(chain.from_iterable(parts)), objective.statistic)
+        return (None if found is None else found / SCALES[objective.metric]), sum(each.ok for each in counts)
+
+
+def _total(name: str, counts: list[Counts], since_ns: int) -> tuple[float | None, int]:
+    ok, failed = sum(each.ok for each in counts), sum(each.failed for each in counts)
+    if not ok + failed:
+        return None, 0
+    seconds = max(1.0, (counts[-1].end_ns - since_ns) / SECOND)
+    value = {
+        "error_rate": failed / (ok + failed),
+        "requests_per_s": ok / seconds,
+        "output_tokens_per_s": sum(each.output_tokens for each in counts) / seconds,
+        "cost_total_usd": math.fsum(each.usd for each in counts),
+    }[name]
+    return value, ok + failed
+
+
+def statistic(filled: Filled, name: str) -> float | None:
+    """p50 .. p99_9 (nearest rank), mean, stddev, min or max of counted values in rising order; None without any."""
+    total = sum(count for _, count in filled)
+    if not total:
+        return None
+    if name in PERCENTILES:
+        rank, seen = math.ceil(PERCENTILES[name] / 100 * total), 0
+        for value, count in filled:
+            seen += count
+            if seen >= rank:
+                return value
+    mean = math.fsum(value * count for value, count in filled) / total
+    spread = math.fsum((value - mean) ** 2 * count for value, count in filled) / total
+    return {"mean": mean, "stddev": math.sqrt(spread), "min": filled[0][0], "max": filled[-1][0]}[name]
+
+
+class AlertBook:
+    """Which alerts fire. `firing` (name -> Unix epoch ns since when) is what has to survive a restart."""
+
+    def __init__(self, alerts: Iterable[Alert], firing: dict[str, int] | None = None) -> None:
+        self.alerts = [(alert, objective_of(alert.when)) for alert in alerts]
+        names = {alert.name for alert, _ in self.alerts}
+        self.firing = {name: since for name, since in (firing or {}).items() if name in names}
+
+    @property
+    def keep_ns(self) -> int:
+        """How much of the past the rules look at."""
+        return max((alert.over_ns for alert, _ in self.alerts), default=0)
+
+    def judge(
+        self, value: Callable[[Objective, str | None, int], tuple[float | None, int]], now_ns: int
+    ) -> list[Change]:
+        """Looks at every rule once; gives what changed."""
+        changes: list[Change] = []
+        for alert, objective in self.alerts:
+            found, samples = value(objective, alert.target, now_ns - alert.over_ns)
+            if found is None or samples < alert.samples:
+                continue
+            firing = objective.holds(found)
+            if firing == (alert.name in self.firing):
+                continue
+            if firing:
+                self.firing[alert.name] = now_ns
+            else:
+                del self.firing[alert.name]
+            changes.append(Change(alert, firing, found, samples))
+        return changes
+
+
+def told(change: Change, now: str, plan: str) -> dict[str, Any]:
+    """A change as a webhook hears it."""
+    alert = change.alert
+    return {
+        "alert": alert.name,
+        "state": "firing" if change.firing else "resolved",
+        "when": alert.when,
+        "value": change.value,
+        "target": alert.target,
+        "over_s": alert.over_ns / SECOND,
+        "samples": change.samples,
+        "plan": plan,
+        "at": now,
+    }
