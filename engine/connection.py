@@ -501,8 +501,8 @@ class Connection:
 
     def _request_was_taken(self) -> bool:
         """After an end of file without a reply: did the server read the request and close on it, or was it about to
-        close anyhow? A reset or an unacknowledged request tells of the latter; so does, while no reuse has worked yet,
-        a connection whose end was on its way already."""
+        close anyhow? A reset or an unacknowledged request tells of the latter; so does
+        a server that has not once kept a connection for a second request."""
         if self.reused and not self.pool.reuse_works:
             return False
         info = self.socket.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, TCP_INFO_BYTES)

@@ -57,7 +57,7 @@ class Pool:
         self.unresolved: list[Exchange] = []
         self.lookup: asyncio.Task[None] | None = None
         self.stale_in_a_row = 0
-        self.reuse_works = False  # since the last stale connection
+        self.reuse_works = False  # it did at least once
         self.stale_resends = 0
         self.opened = 0
         self.secrets = tuple(secrets(target))
@@ -75,7 +75,7 @@ class Pool:
 
     def resend(self, exchange: Exchange) -> None:
         """Sends a request again whose reused connection had died; all its marks start anew, `intended` stays."""
-        self._found_stale()
+        self.stale_in_a_row += 1
         self.stale_resends += 1
         exchange.flags = exchange.flags & ~record.REUSED | record.STALE_RESENT
         exchange.send_ns = exchange.end_ns = 0
@@ -97,11 +97,7 @@ class Pool:
     def discard(self, connection: Connection) -> None:
         """The server closed an idle connection."""
         if monotonic_ns() - self.idle.pop(connection) < PROMPT_CLOSE_NS:
-            self._found_stale()
-
-    def _found_stale(self) -> None:
-        self.stale_in_a_row += 1
-        self.reuse_works = False
+            self.stale_in_a_row += 1
 
     def refusal(self, status: int, body: bytes) -> tuple[Outcome, str]:
         """What a reply that is not 2xx means, and its message with no secret in it."""
