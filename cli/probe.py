@@ -43,6 +43,7 @@ from llm_latency_lens.exporters.tail import LOG
 from llm_latency_lens.exporters.webhook import Webhooks
 
 LEAD_NS: Final = 5 * SECOND  # a stretch is started this long before it begins, so that it is ready
+SPIN_UP_NS: Final = 3 * SECOND // 2  # the same where there is nothing to wait for
 START_NS: Final = 40 * SECOND  # a stretch that is not ready by then hangs
 BACKOFF_NS: Final = 60 * SECOND  # at most, between the starts of stretches that fail
 STOP_NS: Final = 45 * SECOND  # for everything to end, within the unit's TimeoutStopSec
@@ -280,7 +281,7 @@ class Prober:
         if wall < self.not_before_ns:
             return
         if current is None:
-            self._start(wall)
+            self._start(wall + SPIN_UP_NS)
         elif wall >= current.ends_ns - LEAD_NS:
             self._start(current.ends_ns)
 

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from datetime import datetime
 from pathlib import Path
+from time import time_ns
 from typing import Final
 
 import click
 
 from llm_latency_lens.engine.errors import PlanError
-from llm_latency_lens.engine.plan import Export, Secret
+from llm_latency_lens.engine.plan import SECOND, Export, Secret
+from llm_latency_lens.engine.units import duration_ns
 
 
 @click.command()
@@ -23,14 +26,27 @@ from llm_latency_lens.engine.plan import Export, Secret
     metavar="FORMAT|URL",
     help="console, json, html, csv, parquet, hdr, or influxdb://…, prometheus://…, otlp://…",
 )
+@click.option("--since", metavar="WHEN", help="Only from then on: 24h ago as `24h`, or a moment, `2026-11-01T08:00`.")
+@click.option("--until", metavar="WHEN", help="Only until then.")
 @click.option("--out", type=click.Path(path_type=Path), help="Where files go: a folder, or for html the file itself.")
-def report(run_dirs: tuple[Path, ...], target: str, out: Path | None) -> int:
+def report(run_dirs: tuple[Path, ...], target: str, since: str | None, until: str | None, out: Path | None) -> int:
     """Tell runs again, in another format or place.
 
     json goes to stdout; files go into each run's directory unless --out says otherwise. Several runs stand side by side
-    in html.
+    in html. The state directory of a probe stands for all its runs: console and json tell them as one, whole or from
+    --since to --until; so they do a part of a single run.
     """
+    from llm_latency_lens.exporters.history import HISTORY, runs_of
+
     kind = target.partition(":")[0]
+    histories = [folder for folder in run_dirs if (folder / HISTORY).is_dir()]
+    if (since or until or histories) and target in ("console", "json"):
+        for folder in run_dirs:
+            _tell_between(folder, target, _moment(since, 0), _moment(until, time_ns()))
+        return 0
+    if since or until:
+        raise PlanError("--since and --until are for --to console and --to json")
+    run_dirs = tuple(run for folder in run_dirs for run in (runs_of(folder) if folder in histories else [folder]))
     if "://" in target:
         for run_dir in run_dirs:
             _send(run_dir, target, kind)
@@ -47,6 +63,35 @@ def report(run_dirs: tuple[Path, ...], target: str, out: Path | None) -> int:
             out.mkdir(parents=True, exist_ok=True)
         FORMATS[target](run_dir, out or run_dir)
     return 0
+
+
+def _moment(text: str | None, default_ns: int) -> int:
+    """Unix epoch ns of `24h` ago or of a moment in ISO 8601, local time where it names no zone."""
+    if text is None:
+        return default_ns
+    try:
+        return time_ns() - duration_ns(text)
+    except ValueError:
+        pass
+    try:
+        return round(datetime.fromisoformat(text).timestamp() * SECOND)
+    except ValueError:
+        raise PlanError(
+            f"{text!r} is neither a time ago, such as 24h, nor a moment, such as 2026-11-01T08:00"
+        ) from None
+
+
+def _tell_between(folder: Path, target: str, since_ns: int, until_ns: int) -> None:
+    from llm_latency_lens.collectors.snapshot import ENCODER
+    from llm_latency_lens.exporters.console import print_final
+    from llm_latency_lens.exporters.history import told_between
+
+    told = told_between(folder, since_ns, until_ns)
+    if target == "console":
+        print_final(told)
+    else:
+        sys.stdout.buffer.write(ENCODER.encode(told) + b"\n")
+        sys.stdout.buffer.flush()
 
 
 def _console(run_dir: Path, _: Path) -> None:

@@ -3,17 +3,33 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
 
 import msgspec
 
 from llm_latency_lens.collectors.alerts import Values, Window
-from llm_latency_lens.collectors.snapshot import SNAPSHOT_DECODER
+from llm_latency_lens.collectors.snapshot import (
+    METRICS,
+    SCALES,
+    SNAPSHOT_DECODER,
+    Distribution,
+    Reason,
+    Report,
+    Slice,
+    TargetReport,
+    Verdict,
+)
+from llm_latency_lens.engine.errors import OutputError
+from llm_latency_lens.engine.plan import SECOND
 from llm_latency_lens.exporters.hdrlog import INTERVALS, tag
+from llm_latency_lens.exporters.hdrread import DIGITS, HIGHEST, LOWEST
+from llm_latency_lens.exporters.rundir import read_report, ticks
 from llm_latency_lens.exporters.tail import LOG
 
 HISTORY: Final = "history"  # folder of the state directory
+N_EFF_P999: Final = 3688  # METRICS: below it there is no p99.9
 
 
 class Lines:
@@ -77,3 +93,155 @@ def filled(encoded: str) -> list[tuple[float, int]]:
     total: Any = HdrHistogram.decode(encoded)
     found = [(v.value_iterated_to, v.count_added_in_this_iter_step) for v in total.get_recorded_iterator()]
     return [((total.get_lowest_equivalent_value(v) + v) / 2, n) for v, n in found]
+
+
+def runs_of(folder: Path) -> list[Path]:
+    """The runs in `folder`, oldest first: a run directory itself, or the history of a probe's state directory."""
+    history = folder / HISTORY if (folder / HISTORY).is_dir() else folder
+    if (history / LOG).exists() or (history / "plan.json").exists():
+        return [history]
+    runs = sorted(each for each in history.iterdir() if (each / LOG).exists() and not each.is_symlink())
+    if not runs:
+        raise OutputError(f"{folder} holds no runs; give a run's directory, or a probe's --state-dir")
+    return runs
+
+
+def told_between(folder: Path, since_ns: int, until_ns: int) -> Report:
+    """All runs of `folder` as one report, of the ticks that end in (since, until], Unix epoch ns.
+
+    Exact: counts are sums of ticks, percentiles are of the sum of the ticks' histograms. Raises OutputError.
+    """
+    total, targets = Slice(), dict[str, TargetReport]()
+    sums: dict[tuple[str, str], Any] = {}
+    began, ended, seen = until_ns, since_ns, list[Path]()
+    for run_dir in runs_of(folder):
+        models = _models(run_dir)
+        found = False
+        for snapshot in ticks(run_dir):
+            if not since_ns < snapshot.wall_time_ns <= until_ns:
+                continue
+            found = True
+            began = min(began, snapshot.wall_time_ns - round(snapshot.seconds * SECOND))
+            ended = max(ended, snapshot.wall_time_ns)
+            for interval in snapshot.intervals:
+                if interval.measured:
+                    _count(total, interval)
+                if interval.measured and interval.target:  # what was not sent may have none
+                    provider, model = models.get(interval.target, ("", ""))
+                    plain = TargetReport(name=interval.target, provider=provider, model=model)
+                    _count(targets.setdefault(interval.target, plain), interval)
+        if found:
+            seen.append(run_dir)
+            _sum(run_dir / INTERVALS, since_ns, until_ns, sums)
+    if not seen:
+        raise OutputError(f"{folder} has no ticks in that stretch of time")
+    seconds = (ended - began) / SECOND
+    for part in (total, *targets.values()):
+        name = tag("", part.name)[1:] if isinstance(part, TargetReport) else ""
+        part.metrics = {metric: _distribution(sums.get((metric, name)), SCALES[metric]) for metric in METRICS}
+        _rates(part, seconds)
+    last = read_report(seen[-1])
+    run = msgspec.structs.replace(
+        last.run,
+        id=f"{folder.name}: {len(seen)} runs" if len(seen) > 1 else last.run.id,
+        started_at=datetime.fromtimestamp(began / SECOND, UTC).isoformat(timespec="milliseconds"),
+        duration_s=seconds,
+        phases=[],
+    )
+    return Report(
+        run=run,
+        verdict=_verdict(seen),
+        requests=total.requests,
+        throughput=total.throughput,
+        tokens=total.tokens,
+        cost=total.cost,
+        metrics=total.metrics,
+        targets=list(targets.values()),
+        client=last.client,
+    )
+
+
+def _models(run_dir: Path) -> dict[str, tuple[str, str]]:
+    try:
+        return {target.name: (target.provider, target.model) for target in read_report(run_dir).targets}
+    except OutputError:
+        return {}
+
+
+def _count(total: Slice, part: Slice) -> None:
+    """Adds a tick's counts."""
+    mine, its = total.requests, part.requests
+    for name in ("planned", "sent", "ok", "cancelled", "in_flight_at_end", "attempts"):
+        setattr(mine, name, getattr(mine, name) + getattr(its, name))
+    for counts, added in ((mine.failed, its.failed), (mine.unsent, its.unsent)):
+        for reason, count in added.items():
+            counts[reason] = counts.get(reason, 0) + count
+    for name in ("input", "output", "cached", "reasoning"):
+        value = getattr(part.tokens, name)
+        if value is not None:
+            setattr(total.tokens, name, (getattr(total.tokens, name) or 0) + value)
+    sources = {total.tokens.source, part.tokens.source} - {None}
+    total.tokens.source = "mixed" if len(sources) > 1 else next(iter(sources), None)
+    if part.cost.usd is not None:
+        total.cost.usd = (total.cost.usd or 0.0) + part.cost.usd
+    total.cost.priced_requests += part.cost.priced_requests
+    total.cost.unpriced_requests += part.cost.unpriced_requests
+    total.cost.price_table_date = part.cost.price_table_date or total.cost.price_table_date
+
+
+def _sum(log: Path, since_ns: int, until_ns: int, sums: dict[tuple[str, str], Any]) -> None:
+    """Adds the intervals of one log that end in (since, until] to (metric, target) and (metric, "")."""
+    from hdrh.histogram import HdrHistogram
+
+    base_s = 0.0
+    for line in Lines(log).new():
+        if line.startswith("#[BaseTime: "):
+            base_s = float(line.split()[1])
+        elif line.startswith("Tag="):
+            name, start_s, length_s, _, encoded = line.removeprefix("Tag=").rstrip("\n").split(",", 4)
+            end_ns = round((base_s + float(start_s) + float(length_s)) * SECOND)
+            if since_ns < end_ns <= until_ns:
+                metric, _, target = name.partition("/")
+                for key in ((metric, target), (metric, "")):
+                    total = sums.get(key) or sums.setdefault(key, HdrHistogram(LOWEST, HIGHEST, DIGITS))
+                    total.decode_and_add(encoded)
+
+
+def _distribution(total: Any, scale: float) -> Distribution:
+    if total is None or not total.get_total_count():
+        return Distribution()
+    count = total.get_total_count()
+    ranks = {"p50": 50.0, "p90": 90.0, "p95": 95.0, "p99": 99.0} | ({"p99_9": 99.9} if count >= N_EFF_P999 else {})
+    return Distribution(
+        count=count,
+        mean=total.get_mean_value() / scale,
+        stddev=total.get_stddev() / scale,
+        min=total.get_min_value() / scale,
+        max=total.get_max_value() / scale,
+        **{name: total.get_value_at_percentile(rank) / scale for name, rank in ranks.items()},
+    )
+
+
+def _rates(part: Slice, seconds: float) -> None:
+    if seconds > 0:
+        tokens = part.tokens
+        part.throughput.requests_per_s = part.requests.ok / seconds
+        if tokens.output is not None:
+            part.throughput.output_tokens_per_s = tokens.output / seconds
+            part.throughput.total_tokens_per_s = (tokens.output + (tokens.input or 0)) / seconds
+
+
+def _verdict(run_dirs: list[Path]) -> Verdict:
+    """INVALID if one of the runs is, with the reasons of all by their run; a few probes alone are no reason."""
+    reasons: list[Reason] = []
+    states: set[str] = set()
+    for run_dir in run_dirs:
+        try:
+            verdict = read_report(run_dir).verdict
+        except OutputError as error:
+            verdict = Verdict(state="INVALID", reasons=[Reason("unfinished", str(error))])
+        states.add(verdict.state)
+        if verdict.state == "INVALID":
+            reasons += [Reason(each.code, f"{run_dir.name}: {each.detail}") for each in verdict.reasons]
+    state = "INVALID" if "INVALID" in states else "VALID" if "VALID" in states else "INSUFFICIENT"
+    return Verdict(state=state, reasons=reasons)
