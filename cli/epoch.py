@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import select
-import shutil
 import sys
 from time import time_ns
 from typing import Any, Final
@@ -60,7 +59,7 @@ class Reins:
 def carry_out(stretch: Stretch, fd: int) -> None:
     """Runs the stretch to its end and closes its books. Raises LensError."""
     from llm_latency_lens.cli.run import budget_prices, manifest_of
-    from llm_latency_lens.engine.rundir import make_run_dir, make_segment_dir
+    from llm_latency_lens.engine.rundir import make_run_dir, make_segment_dir, remove_segments
     from llm_latency_lens.engine.supervisor import Supervisor, geometry_of, worker_count
 
     plan = stretch.plan
@@ -68,7 +67,7 @@ def carry_out(stretch: Stretch, fd: int) -> None:
     workers = worker_count(plan)
     geometry = geometry_of(plan, workers)
     run_dir = make_run_dir(plan, stretch.run_id)
-    segment_dir = make_segment_dir(stretch.run_id)
+    segment_dir = make_segment_dir(run_dir)
     manifest = manifest_of(plan, stretch.run_id, run_dir, workers)
     try:
         manifest.write(segment_dir)
@@ -86,7 +85,7 @@ def carry_out(stretch: Stretch, fd: int) -> None:
         supervisor.run()
     finally:
         if (run_dir / "summary.json").exists() or manifest.state == "starting":  # else the probe recovers it
-            shutil.rmtree(segment_dir, ignore_errors=True)
+            remove_segments(run_dir, segment_dir)
 
 
 def main() -> Any:

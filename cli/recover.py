@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import time
 from pathlib import Path
 from typing import Final
@@ -15,6 +14,7 @@ from llm_latency_lens.collectors.snapshot import Report
 from llm_latency_lens.engine import ring
 from llm_latency_lens.engine.errors import LensError, SegmentError
 from llm_latency_lens.engine.manifest import FILE, SEGMENTS, Manifest, read_manifest
+from llm_latency_lens.engine.rundir import LIVE, remove_segments
 from llm_latency_lens.exporters.json import SUMMARY, summary
 
 GONE_WITHIN_S: Final = 10.0
@@ -46,12 +46,15 @@ def recover_run(run_dir: Path, *, segments: Path | None = None) -> Report:
     _wait_until_gone(manifest)
     _close(directory, manifest)
     report = collect(directory)
-    shutil.rmtree(directory)
+    remove_segments(run_dir, directory)
     return report
 
 
 def find(run_dir: Path, *, segments: Path = SEGMENTS) -> tuple[Path, Manifest]:
     """The segment directory of a run, by the run directory that its manifest names."""
+    live = run_dir / LIVE
+    if (live / FILE).exists():
+        return live.resolve(), read_manifest(live)
     wanted = run_dir.resolve()
     for manifest_file in sorted(segments.glob(f"*/{FILE}")):
         manifest = read_manifest(manifest_file.parent)

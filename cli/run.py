@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import datetime
 import os
-import shutil
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -20,7 +19,7 @@ from llm_latency_lens.engine.errors import LensError, PlanError
 from llm_latency_lens.engine.manifest import Manifest, PhaseTimes
 from llm_latency_lens.engine.plan import Plan
 from llm_latency_lens.engine.planfile import plan_sha256, stripped
-from llm_latency_lens.engine.rundir import make_run_dir, make_segment_dir, run_id_of
+from llm_latency_lens.engine.rundir import make_run_dir, make_segment_dir, remove_segments, run_id_of
 
 
 @click.command(short_help="Run a plan, or a load given by flags, and report.")
@@ -54,7 +53,7 @@ def carry_out(plan: Plan, *, as_json: bool, quiet: bool, strict: bool, beside: S
     workers = worker_count(plan)
     geometry = geometry_of(plan, workers)
     run_dir = make_run_dir(plan, run_id)
-    segment_dir = make_segment_dir(run_id)
+    segment_dir = make_segment_dir(run_dir)
     manifest = manifest_of(plan, run_id, run_dir, workers)
     try:
         manifest.write(segment_dir)
@@ -66,7 +65,7 @@ def carry_out(plan: Plan, *, as_json: bool, quiet: bool, strict: bool, beside: S
             supervisor.run()
     finally:
         if (run_dir / "summary.json").exists() or manifest.state == "starting":  # else `lens recover` needs it
-            shutil.rmtree(segment_dir, ignore_errors=True)
+            remove_segments(run_dir, segment_dir)
     write_report(run_dir)
     return tell(run_dir, manifest, as_json=as_json, quiet=quiet, strict=strict)
 

@@ -15,7 +15,8 @@ import msgspec
 from llm_latency_lens.engine.plan import Plan
 
 FILE: Final = "run.json"
-SEGMENTS: Final = Path("/dev/shm/llm-latency-lens")
+# A service gets a tmpfs of its own that outlives its crash; /dev/shm is emptied of a dynamic user's files (systemd.exec).
+SEGMENTS: Final = Path(os.environ.get("RUNTIME_DIRECTORY", "").partition(":")[0] or "/dev/shm") / "llm-latency-lens"
 
 
 class PhaseTimes(msgspec.Struct, kw_only=True):

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import json
 import os
 import re
 import secrets
+import shutil
 from pathlib import Path
 from time import time
+from typing import Final
 
 from llm_latency_lens.engine.errors import OutputError
 from llm_latency_lens.engine.manifest import SEGMENTS
 from llm_latency_lens.engine.plan import Plan, masked
+
+LIVE: Final = ".live"  # in the run directory, a link to its segment directory
 
 
 def run_id_of(name: str) -> str:
@@ -43,14 +48,23 @@ def make_run_dir(plan: Plan, run_id: str) -> Path:
     return path
 
 
-def make_segment_dir(run_id: str, root: Path = SEGMENTS) -> Path:
-    """Creates the run's private directory in tmpfs. Raises OutputError."""
-    path = root / run_id
+def make_segment_dir(run_dir: Path, root: Path = SEGMENTS) -> Path:
+    """Creates the run's private directory in tmpfs, with a link to it in the run directory. Raises OutputError."""
+    path = root / run_dir.name
     try:
-        root.mkdir(mode=0o1777, parents=True, exist_ok=True)
+        if not root.exists():
+            root.mkdir(parents=True)
+            root.chmod(0o1777)  # everybody's, whatever the umask is
         path.mkdir(mode=0o700)
     except OSError as error:
-        raise OutputError(
-            f"cannot make the segment directory {path}: {error.strerror}; is /dev/shm mounted?"
-        ) from error
+        raise OutputError(f"cannot make the segment directory {path}: {error.strerror}; is it on a tmpfs?") from error
+    with contextlib.suppress(OSError):
+        (run_dir / LIVE).symlink_to(path)
     return path
+
+
+def remove_segments(run_dir: Path, segment_dir: Path) -> None:
+    """Removes what a finished run needs no longer."""
+    shutil.rmtree(segment_dir, ignore_errors=True)
+    with contextlib.suppress(OSError):
+        (run_dir / LIVE).unlink(missing_ok=True)

@@ -10,7 +10,7 @@ import msgspec
 
 from llm_latency_lens.collectors.snapshot import REPORT_DECODER, SNAPSHOT_DECODER, Report, Snapshot
 from llm_latency_lens.engine.errors import OutputError
-from llm_latency_lens.engine.manifest import SEGMENTS
+from llm_latency_lens.engine.rundir import LIVE
 
 READ_BYTES = 1 << 20
 
@@ -21,8 +21,7 @@ def finished(run_dir: Path) -> bool:
 
 def read_report(run_dir: Path) -> Report:
     """summary.json, or what is known so far of a run that is still going. Raises OutputError."""
-    live = SEGMENTS / run_dir.absolute().name / "report.json"
-    for path in (run_dir / "summary.json", live):
+    for path in (run_dir / "summary.json", run_dir / LIVE / "report.json"):
         try:
             return REPORT_DECODER.decode(path.read_bytes())
         except FileNotFoundError:

@@ -7,7 +7,6 @@ import json
 import signal
 import threading
 from pathlib import Path
-from time import monotonic
 
 import psutil
 import pytest
