@@ -15,6 +15,7 @@ from llm_latency_lens.engine import ring
 from llm_latency_lens.engine.errors import LensError, SegmentError
 from llm_latency_lens.engine.manifest import FILE, SEGMENTS, Manifest, read_manifest
 from llm_latency_lens.engine.rundir import LIVE, remove_segments
+from llm_latency_lens.engine.runlog import note
 from llm_latency_lens.exporters.json import SUMMARY, summary
 
 GONE_WITHIN_S: Final = 10.0
@@ -45,6 +46,7 @@ def recover_run(run_dir: Path, *, segments: Path | None = None) -> Report:
         raise LensError(f"{run_dir} is still running: {', '.join(running)}; stop it with Ctrl-C or SIGTERM")
     _wait_until_gone(manifest)
     _close(directory, manifest)
+    note(run_dir, "recovered", was=manifest.stop_reason)
     report = collect(directory)
     remove_segments(run_dir, directory)
     return report

@@ -12,7 +12,6 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections import deque
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from time import monotonic_ns, time_ns
@@ -27,6 +26,7 @@ from llm_latency_lens.engine.errors import LensError, PlanError, SegmentError
 from llm_latency_lens.engine.manifest import SEGMENTS, Manifest
 from llm_latency_lens.engine.plan import Phase, Plan
 from llm_latency_lens.engine.ring import Geometry, mark_dead, resume_point
+from llm_latency_lens.engine.runlog import note
 
 READY_TIMEOUT_S: Final = 30.0
 START_DELAY_NS: Final = 20_000_000  # between the last "ready" and the first slot
@@ -97,7 +97,7 @@ class Supervisor:
         self.deadline_ns = 0  # of the drain
         self.next_phase = 0
         self.failure: LensError | None = None
-        self.words: deque[str] = deque()
+        self.run_dir = Path(manifest.run_dir)
         self._wake = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
 
     def keep_aside(self, pids: Sequence[int]) -> None:
@@ -194,6 +194,7 @@ class Supervisor:
         manifest = self.manifest
         manifest.anchor_mono_ns, manifest.anchor_wall_ns = monotonic_ns(), time_ns()
         manifest.state = "running"
+        note(self.run_dir, "started", pids=manifest.pids, cores=manifest.cores)
         soon = manifest.anchor_mono_ns + START_DELAY_NS
         timed = self.starts_wall_ns - manifest.anchor_wall_ns + manifest.anchor_mono_ns
         self._begin_phases(timed if self.starts_wall_ns else soon)
@@ -207,6 +208,7 @@ class Supervisor:
             times = self.manifest.phases[index]
             times.start_ns = at_ns
             times.end_ns = at_ns + phase.duration_ns if phase.duration_ns is not None else 0
+            note(self.run_dir, "phase", name=phase.name, starts_in_s=round((at_ns - monotonic_ns()) / 1e9, 6))
             order = Order(do="phase", phase=index, at_ns=at_ns)
             for worker in self.workers:
                 if not worker.gone:
@@ -258,6 +260,12 @@ class Supervisor:
         self.deadline_ns = since_ns + self.plan.limits.drain_ns
         self.manifest.state = "draining"
         self.manifest.write(self.segment_dir)
+        note(
+            self.run_dir,
+            "draining",
+            reason=self.manifest.stop_reason or "planned",
+            limit_s=self.plan.limits.drain_ns / 1e9,
+        )
 
     def stop(self, reason: str) -> None:
         """Sends nothing more and drains; the reason stands in the report."""
@@ -351,7 +359,7 @@ class Supervisor:
         self.manifest.restarts += 1
         young = monotonic_ns() - worker.born_ns < LIFE_MIN_NS
         worker.young_deaths = worker.young_deaths + 1 if young else 0
-        self.words.append(f"worker {worker.index} ended with {ended(code)}; restarted")
+        note(self.run_dir, "worker_died", worker=worker.index, how=ended(code), phase=phase, resumes_at=slot)
         if worker.young_deaths >= YOUNG_DEATHS:
             worker.gone = True
             self.failure = LensError(
@@ -369,7 +377,7 @@ class Supervisor:
         if code == 0 and self.manifest.state == "finished":
             return
         self.manifest.collector_restarts += 1
-        self.words.append(f"the collector ended with {ended(code)}; restarted")
+        note(self.run_dir, "collector_died", how=ended(code))
         if self.manifest.collector_restarts > YOUNG_DEATHS and code > 0:
             self.failure = LensError(f"the collector keeps failing: {log_tail(self.segment_dir / 'collector.log')}")
             return
@@ -413,6 +421,7 @@ class Supervisor:
                 times.end_ns = now
         self.manifest.state = "finished"
         self.manifest.write(self.segment_dir)
+        note(self.run_dir, "finished", restarts=self.manifest.restarts, failure=str(self.failure or ""))
         end = now + int(COLLECTOR_TIMEOUT_S * 1e9)
         while self.collector_pidfd >= 0:
             if monotonic_ns() > end:
