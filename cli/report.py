@@ -30,8 +30,16 @@ FOREVER: Final = 1 << 63  # the last tick of a run ends a moment after it
 )
 @click.option("--since", metavar="WHEN", help="Only from then on: 24h ago as `24h`, or a moment, `2026-11-01T08:00`.")
 @click.option("--until", metavar="WHEN", help="Only until then.")
+@click.option("--across-models", is_flag=True, help="Put runs of different load models side by side all the same.")
 @click.option("--out", type=click.Path(path_type=Path), help="Where files go: a folder, or for html the file itself.")
-def report(run_dirs: tuple[Path, ...], target: str, since: str | None, until: str | None, out: Path | None) -> int:
+def report(
+    run_dirs: tuple[Path, ...],
+    target: str,
+    since: str | None,
+    until: str | None,
+    across_models: bool,
+    out: Path | None,
+) -> int:
     """Tell runs again, in another format or place.
 
     json goes to stdout; files go into each run's directory unless --out says otherwise. Several runs stand side by side
@@ -58,6 +66,8 @@ def report(run_dirs: tuple[Path, ...], target: str, since: str | None, until: st
             f"--to {target!r} does not exist; there are {', '.join(FORMATS)} and influxdb://, prometheus://, otlp://"
         )
     if target == "html":
+        if not across_models:
+            _of_one_model(run_dirs)
         _html(run_dirs, out)
         return 0
     for run_dir in run_dirs:
@@ -65,6 +75,16 @@ def report(run_dirs: tuple[Path, ...], target: str, since: str | None, until: st
             out.mkdir(parents=True, exist_ok=True)
         FORMATS[target](run_dir, out or run_dir)
     return 0
+
+
+def _of_one_model(run_dirs: tuple[Path, ...]) -> None:
+    """A closed loop slows down with its server, an open one does not: their latencies answer different questions."""
+    from llm_latency_lens.exporters.rundir import read_report
+
+    models = {run_dir: read_report(run_dir).run.load for run_dir in run_dirs} if len(run_dirs) > 1 else {}
+    if len(set(models.values())) > 1:
+        told = ", ".join(f"{run_dir.name} is {model.replace('_', ' ')} loop" for run_dir, model in models.items())
+        raise PlanError(f"the runs have different load models and cannot be compared ({told}); --across-models does it")
 
 
 def _moment(text: str | None, default_ns: int) -> int:

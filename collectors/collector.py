@@ -248,7 +248,11 @@ class Collector:
             measured_ns=self._measured_ns(moment.now_ns),
             restarts=(self.manifest.restarts, self.manifest.collector_restarts),
         )
-        losses = Losses(gap_drops=moment.sum(Counter.GAP_DROPS), detail_drops=moment.sum(Counter.DETAIL_DROPS))
+        losses = Losses(
+            gap_drops=moment.sum(Counter.GAP_DROPS),
+            detail_drops=moment.sum(Counter.DETAIL_DROPS),
+            clock_bracket_ns=max((c[Counter.CLOCK_BRACKET_NS] for c in moment.counters.values()), default=0) or None,
+        )
         return self.teller.report(
             self.manifest,
             self.books,

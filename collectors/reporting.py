@@ -48,6 +48,7 @@ class Losses(NamedTuple):
 
     gap_drops: int = 0
     detail_drops: int = 0
+    clock_bracket_ns: int | None = None  # the widest of the workers': how well they know kernel stamps on their clock
 
 
 class Teller:
@@ -253,6 +254,7 @@ class Teller:
             mean_interval_ms=None if interval is None else interval / SCALES["lateness_ms"],
             lateness_p99_ms=lateness,
             ttft_coalesced_share=share(tally[Tally.STREAMS_COALESCED], tally[Tally.STREAMS]),
+            clock_bracket_ns=losses.clock_bracket_ns,
             died=manifest.stop_reason if manifest.stop_reason.startswith("died") else "",
         )
 

@@ -89,7 +89,7 @@ class Counter(IntEnum):
     GAPS_SATURATED = 20
     DETAIL_DROPS = 21
     LATE_RENDERS = 22
-    RSS_BYTES = 23
+    CLOCK_BRACKET_NS = 23  # width of the mapping of kernel stamps to CLOCK_MONOTONIC, now
 
 
 class Geometry(NamedTuple):

@@ -574,6 +574,7 @@ class Worker:
             Counter.CPU_MEASURED_NS: self.measured_cpu_ns,
             Counter.EVENTS_MEASURED: self.measured_events,
             Counter.LATE_RENDERS: sum(run.feed.late for run in self.runs),
+            Counter.CLOCK_BRACKET_NS: self.clock.width_ns,
             Counter.HEARTBEAT_NS: monotonic_ns(),
         }
         for counter, value in values.items():

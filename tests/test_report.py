@@ -1,0 +1,104 @@
+"""`lens report` on real runs: every format, side by side, a stretch of time, and what it refuses."""
+
+from __future__ import annotations
+
+import json
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.support_lens import lens, measured
+from tests.support_simulator import FAST, simulator
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any], dict[str, Any]]:
+    """A folder with an open and a closed run in it, and their summaries."""
+    folder = tmp_path_factory.mktemp("report")
+    with simulator(**FAST) as sim:
+        where = ("--base-url", f"{sim.base_url}/v1", "--model", "m")
+        opened = measured(*where, "--rate", "50", "--duration", "3s", "--out", "open", cwd=folder)
+        closed = measured(*where, "--requests", "50", "--out", "closed", cwd=folder)
+    return folder, opened, closed
+
+
+def test_the_console_tells_the_run_again(runs: tuple[Path, dict[str, Any], dict[str, Any]]) -> None:
+    ended = lens("report", "open/latest", cwd=runs[0])
+    assert ended.code == 0
+    assert "TTFT ms" in ended.stdout
+    assert "150 planned = 150 sent" in ended.stdout
+
+
+@pytest.mark.parametrize(
+    ("target", "files"),
+    [
+        ("html", {"report.html"}),
+        ("csv", {"intervals.csv", "requests.csv"}),
+        ("parquet", {"requests.parquet"}),
+        ("hdr", {"ttft_ms-127.0.0.1.hgrm"}),
+    ],
+)
+def test_files_go_where_they_are_told(
+    target: str, files: set[str], runs: tuple[Path, dict[str, Any], dict[str, Any]], tmp_path: Path
+) -> None:
+    ended = lens("report", "open/latest", "--to", target, "--out", str(tmp_path), cwd=runs[0])
+    assert ended.code == 0, ended.stderr
+    assert files <= {path.name for path in tmp_path.iterdir()}
+
+
+def test_json_is_the_summary(runs: tuple[Path, dict[str, Any], dict[str, Any]]) -> None:
+    folder, opened, _ = runs
+    assert lens("report", "open/latest", "--to", "json", cwd=folder).summary == opened
+
+
+def test_runs_of_different_load_models_are_compared_only_if_asked(
+    runs: tuple[Path, dict[str, Any], dict[str, Any]], tmp_path: Path
+) -> None:
+    arguments = ("report", "open/latest", "closed/latest", "--to", "html", "--out", str(tmp_path / "both.html"))
+    refused = lens(*arguments, cwd=runs[0])
+    assert refused.code == 2
+    assert "different load models" in refused.stderr
+    assert not (tmp_path / "both.html").exists()
+    assert lens(*arguments, "--across-models", cwd=runs[0]).code == 0
+
+
+def test_a_stretch_of_a_run_counts_its_ticks_and_no_others(runs: tuple[Path, dict[str, Any], dict[str, Any]]) -> None:
+    folder, opened, _ = runs
+    began = datetime.fromisoformat(opened["run"]["started_at"])
+    turn = (began + timedelta(seconds=1.5)).isoformat()
+    before = lens("report", "open/latest", "--to", "json", "--until", turn, cwd=folder).summary
+    after = lens("report", "open/latest", "--to", "json", "--since", turn, cwd=folder).summary
+    whole = lens("report", "open/latest", "--to", "json", "--since", "1h", cwd=folder).summary
+    assert 0 < before["requests"]["ok"] < opened["requests"]["ok"]
+    for key in ("planned", "sent", "ok"):
+        assert before["requests"][key] + after["requests"][key] == whole["requests"][key] == opened["requests"][key]
+    assert (
+        before["metrics"]["itl_ms"]["count"] + after["metrics"]["itl_ms"]["count"]
+        == opened["metrics"]["itl_ms"]["count"]
+    )
+    for name in ("count", "min", "max", "p50", "p99"):
+        assert whole["metrics"]["ttft_ms"][name] == pytest.approx(opened["metrics"]["ttft_ms"][name], rel=0.002)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("nowhere",), "nowhere is not a directory"),
+        (("open/latest", "--to", "pdf"), "--to 'pdf' does not exist; there are console"),
+        (("open/latest", "--since", "yesterday"), "'yesterday' is neither a time ago, such as 24h, nor a moment"),
+        (("open/latest", "--to", "csv", "--since", "1h"), "--since and --until are for --to console and --to json"),
+    ],
+)
+def test_a_wrong_wish_is_one_line(
+    arguments: tuple[str, ...], message: str, runs: tuple[Path, dict[str, Any], dict[str, Any]]
+) -> None:
+    ended = lens("report", *arguments, cwd=runs[0])
+    assert ended.code in (1, 2)
+    assert message in ended.stderr
+    assert ended.stderr.count("\n") == 1
+
+
+def test_the_summary_says_how_well_the_stamps_are_known(runs: tuple[Path, dict[str, Any], dict[str, Any]]) -> None:
+    assert 0 < json.loads(json.dumps(runs[1]))["verdict"]["error_budget"]["clock_bracket_ns"] < 1_000_000
