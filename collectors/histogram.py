@@ -177,19 +177,33 @@ class Histogram:
 
     @classmethod
     def from_hdr(cls, histogram: HdrHistogram) -> Histogram:
-        """The counts of an hdrh histogram; the moments are those of its cells' middles, as it does not know better."""
-        made = cls()
+        """The counts of an hdrh histogram; see from_cells."""
         counts = np.frombuffer(histogram.counts, np.uint64).astype(np.int64)
         touched = np.flatnonzero(counts)
-        if len(touched):
-            made._cover(int(touched[0]), int(touched[-1]))
-            made.counts[:] = counts[made.first : made.first + len(made.counts)]
-            middles = np.array([(lowest_equivalent(int(i)) + highest_equivalent(int(i)) + 1) // 2 for i in touched])
-            each = counts[touched]
-            made.count, made.sum = int(each.sum()), int(np.dot(each, middles))
-            made.m2 = float(np.dot(each, (middles - made.sum / made.count) ** 2))
-            made.min, made.max = int(histogram.get_min_value()), int(histogram.get_max_value())
+        return cls.from_cells(touched, counts[touched])
+
+    @classmethod
+    def from_cells(cls, cells: Values, counts: Values) -> Histogram:
+        """From filled cells and their counts, in any order. The moments are those of the cells' middles, the extremes
+        the ends of the outer cells, as nothing better is known."""
+        made = cls()
+        if len(cells):
+            bottom, top = int(cells.min()), int(cells.max())
+            made._cover(bottom, top)
+            np.add.at(made.counts, cells - made.first, counts)
+            middles = cls.middles(cells)
+            made.count, made.sum = int(counts.sum()), int(np.dot(counts, middles))
+            made.m2 = float(np.dot(counts, (middles - made.sum / made.count) ** 2))
+            made.min, made.max = max(LOWEST, lowest_equivalent(bottom)), highest_equivalent(top)
         return made
+
+    @staticmethod
+    def middles(cells: Values) -> npt.NDArray[np.float64]:
+        """The middle value of each cell."""
+        octaves = np.maximum(cells >> HALF_BITS, 1) - 1 + UNIT_BITS
+        lowest = np.where(cells < BLOCK, cells, BLOCK + (cells & (BLOCK - 1))).astype(np.float64) * 2.0**octaves
+        middles: npt.NDArray[np.float64] = lowest + 2.0 ** (octaves - 1)
+        return middles
 
     def packed(self) -> list[Any]:
         """Everything as plain data for a checkpoint; `unpacked` is the way back."""

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import msgspec
 
 from llm_latency_lens.collectors.alerts import Values, Window
+from llm_latency_lens.collectors.histogram import Histogram
 from llm_latency_lens.collectors.snapshot import (
     METRICS,
     SCALES,
@@ -24,7 +25,7 @@ from llm_latency_lens.collectors.snapshot import (
 from llm_latency_lens.engine.errors import OutputError
 from llm_latency_lens.engine.plan import SECOND
 from llm_latency_lens.exporters.hdrlog import INTERVALS, tag
-from llm_latency_lens.exporters.hdrread import DIGITS, HIGHEST, LOWEST
+from llm_latency_lens.exporters.hdrread import Line, Sums, filled, line_of
 from llm_latency_lens.exporters.rundir import read_report, ticks
 from llm_latency_lens.exporters.tail import LOG
 
@@ -75,24 +76,14 @@ class Follower:
         for line in self._histograms.new() if self._metrics else ():
             if line.startswith("#[BaseTime: "):
                 self._base_s = float(line.split()[1])
-            elif line.startswith("Tag="):
-                self._histogram(line)
+            elif interval := line_of(line):
+                self._histogram(interval)
 
-    def _histogram(self, line: str) -> None:
-        name, start_s, length_s, _, encoded = line.removeprefix("Tag=").rstrip("\n").split(",", 4)
-        metric, _, target = name.partition("/")
+    def _histogram(self, line: Line) -> None:
+        metric, _, target = line.tag.partition("/")
         if metric in self._metrics:
-            end_ns = int((self._base_s + float(start_s) + float(length_s)) * 1e9)
-            self._window.values(Values(end_ns, self._names.get(target, target), metric, filled(encoded)))
-
-
-def filled(encoded: str) -> list[tuple[float, int]]:
-    """The filled buckets of an encoded histogram: the middle value of each, in histogram units, and its count."""
-    from hdrh.histogram import HdrHistogram
-
-    total: Any = HdrHistogram.decode(encoded)
-    found = [(v.value_iterated_to, v.count_added_in_this_iter_step) for v in total.get_recorded_iterator()]
-    return [((total.get_lowest_equivalent_value(v) + v) / 2, n) for v, n in found]
+            end_ns = round((self._base_s + line.end_s) * SECOND)
+            self._window.values(Values(end_ns, self._names.get(target, target), metric, filled(line.encoded)))
 
 
 def runs_of(folder: Path) -> list[Path]:
@@ -112,7 +103,7 @@ def told_between(folder: Path, since_ns: int, until_ns: int) -> Report:
     Exact: counts are sums of ticks, percentiles are of the sum of the ticks' histograms. Raises OutputError.
     """
     total, targets = Slice(), dict[str, TargetReport]()
-    sums: dict[tuple[str, str], Any] = {}
+    sums = Sums()
     began, ended, seen = until_ns, since_ns, list[Path]()
     for run_dir in runs_of(folder):
         models = _models(run_dir)
@@ -138,7 +129,7 @@ def told_between(folder: Path, since_ns: int, until_ns: int) -> Report:
     seconds = (ended - began) / SECOND
     for part in (total, *targets.values()):
         name = tag("", part.name)[1:] if isinstance(part, TargetReport) else ""
-        part.metrics = {metric: _distribution(sums.get((metric, name)), SCALES[metric]) for metric in METRICS}
+        part.metrics = {metric: _distribution(sums.histogram((metric, name)), SCALES[metric]) for metric in METRICS}
         _rates(part, seconds)
     last = read_report(seen[-1])
     run = msgspec.structs.replace(
@@ -189,37 +180,35 @@ def _count(total: Slice, part: Slice) -> None:
     total.cost.price_table_date = part.cost.price_table_date or total.cost.price_table_date
 
 
-def _sum(log: Path, since_ns: int, until_ns: int, sums: dict[tuple[str, str], Any]) -> None:
+def _sum(log: Path, since_ns: int, until_ns: int, sums: Sums) -> None:
     """Adds the intervals of one log that end in (since, until] to (metric, target) and (metric, "")."""
-    from hdrh.histogram import HdrHistogram
-
     base_s = 0.0
-    for line in Lines(log).new():
-        if line.startswith("#[BaseTime: "):
-            base_s = float(line.split()[1])
-        elif line.startswith("Tag="):
-            name, start_s, length_s, _, encoded = line.removeprefix("Tag=").rstrip("\n").split(",", 4)
-            end_ns = round((base_s + float(start_s) + float(length_s)) * SECOND)
-            if since_ns < end_ns <= until_ns:
-                metric, _, target = name.partition("/")
-                for key in ((metric, target), (metric, "")):
-                    total = sums.get(key) or sums.setdefault(key, HdrHistogram(LOWEST, HIGHEST, DIGITS))
-                    total.decode_and_add(encoded)
+    for text in Lines(log).new():
+        if text.startswith("#[BaseTime: "):
+            base_s = float(text.split()[1])
+        elif (line := line_of(text)) and since_ns < round((base_s + line.end_s) * SECOND) <= until_ns:
+            metric, _, target = line.tag.partition("/")
+            sums.add((metric, target), line.encoded)
+            sums.add((metric, ""), line.encoded)
 
 
-def _distribution(total: Any, scale: float) -> Distribution:
-    if total is None or not total.get_total_count():
-        return Distribution()
-    count = total.get_total_count()
-    ranks = {"p50": 50.0, "p90": 90.0, "p95": 95.0, "p99": 99.0} | ({"p99_9": 99.9} if count >= N_EFF_P999 else {})
-    return Distribution(
-        count=count,
-        mean=total.get_mean_value() / scale,
-        stddev=total.get_stddev() / scale,
-        min=total.get_min_value() / scale,
-        max=total.get_max_value() / scale,
-        **{name: total.get_value_at_percentile(rank) / scale for name, rank in ranks.items()},
+def _distribution(total: Histogram, scale: float) -> Distribution:
+    ranks = {"p50": 50.0, "p90": 90.0, "p95": 95.0, "p99": 99.0} | (
+        {"p99_9": 99.9} if total.count >= N_EFF_P999 else {}
     )
+    values = total.percentiles(list(ranks.values()))
+    if values is None or total.mean is None or total.min is None or total.max is None or total.stddev is None:
+        return Distribution()
+    told = Distribution(
+        count=total.count,
+        mean=total.mean / scale,
+        stddev=total.stddev / scale,
+        min=total.min / scale,
+        max=total.max / scale,
+    )
+    for name, value in zip(ranks, values, strict=True):
+        setattr(told, name, value / scale)
+    return told
 
 
 def _rates(part: Slice, seconds: float) -> None:

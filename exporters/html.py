@@ -20,6 +20,7 @@ from typing import Any, Final
 import msgspec
 import numpy as np
 
+from llm_latency_lens.collectors.histogram import Histogram
 from llm_latency_lens.collectors.snapshot import (
     BUCKETS,
     METRICS,
@@ -278,7 +279,7 @@ def _curves(run_dir: Path, run: Run) -> tuple[dict[tuple[str, str], tuple[list[f
     tags = {tag.replace(",", "_").replace(" ", "_"): key for tag, key in wanted.items()}
     log = run_dir / "intervals.hlog"
     if log.exists():
-        totals = {tag: total for tag, total in hdrread.sums(log, tags).items() if total.get_total_count()}
+        totals = {tag: total for tag, total in hdrread.sums(log, tags).items() if total.count}
         if totals:
             return {tags[tag]: _exact(tags[tag][1], total) for tag, total in totals.items()}, True
     curves = {}
@@ -289,7 +290,7 @@ def _curves(run_dir: Path, run: Run) -> tuple[dict[tuple[str, str], tuple[list[f
     return curves, False
 
 
-def _exact(metric: str, total: Any) -> tuple[list[float], list[float]]:
+def _exact(metric: str, total: Histogram) -> tuple[list[float], list[float]]:
     values, counts = hdrread.values_and_counts(total)
     return _spectrum(values / SCALES[metric], counts)
 
