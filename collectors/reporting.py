@@ -98,7 +98,7 @@ class Teller:
             failed_total=everything.failed,
             unsent_total=everything.unsent,
             planned_total=planned_slots(manifest, range(len(self.plan.phases))),
-            cost_usd_total=cost(everything, date=None).usd,
+            cost_usd_total=cost(everything, 0.0, date=None).usd,
             intervals=[
                 self._interval(key, slab.series.get(key) or Series(), books.tick_ns, in_flight.get(key, 0))
                 for key in sorted(keys)
@@ -146,7 +146,7 @@ class Teller:
             requests=requests(series, planned=planned),
             throughput=throughput(series, seconds, conditions=self.conditions),
             tokens=tokens(series),
-            cost=cost(series, date=self.price_date),
+            cost=cost(series, seconds, date=self.price_date),
             metrics=distributions(series),
             failure_e2e_ms=failure_distributions(series),
             targets=[self._target(i, totals, seconds) for i in range(len(self.plan.targets))],

@@ -98,7 +98,11 @@ class Tokens(msgspec.Struct, kw_only=True):
 
 
 class Cost(msgspec.Struct, kw_only=True):
+    """Of the requests whose price is known. `usd_per_day` is at the rate that was achieved."""
+
     usd: float | None = None
+    usd_per_1k_requests: float | None = None
+    usd_per_day: float | None = None
     priced_requests: int = 0
     unpriced_requests: int = 0
     price_table_date: str | None = None

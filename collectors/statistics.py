@@ -26,6 +26,7 @@ PERCENTILES: Final = (50.0, 90.0, 95.0, 99.0, 99.9)
 P99_9_NEEDS: Final = 3688
 SECOND: Final = 1e9
 PICO_PER_USD: Final = 1e12
+DAY_S: Final = 86_400
 
 
 def effective_size(metric: str, histogram: Histogram, series: Series) -> int:
@@ -142,10 +143,13 @@ def _known(series: Series, place: Tally) -> int | None:
     return int(series.tally[place]) if answered else None
 
 
-def cost(series: Series, *, date: str | None) -> Cost:
-    priced = int(series.tally[Tally.PRICED])
+def cost(series: Series, seconds: float, *, date: str | None) -> Cost:
+    """What the requests with a known price cost, and what they would at this mix in a thousand, at this rate in a day."""
+    priced, pico = int(series.tally[Tally.PRICED]), int(series.tally[Tally.PICO_USD])
     return Cost(
-        usd=int(series.tally[Tally.PICO_USD]) / PICO_PER_USD if priced else None,
+        usd=pico / PICO_PER_USD if priced else None,
+        usd_per_1k_requests=pico * 1000 / priced / PICO_PER_USD if priced else None,
+        usd_per_day=pico / PICO_PER_USD * DAY_S / seconds if priced and seconds > 0 else None,
         priced_requests=priced,
         unpriced_requests=int(series.tally[Tally.UNPRICED]),
         price_table_date=date,
@@ -161,7 +165,7 @@ def slice_of(
         "requests": requests(series, planned=planned),
         "throughput": throughput(series, seconds, conditions=conditions),
         "tokens": tokens(series),
-        "cost": cost(series, date=date),
+        "cost": cost(series, seconds, date=date),
         "metrics": distributions(series),
         "failure_e2e_ms": failure_distributions(series),
         "itl_coalesced_share": share(tally[Tally.GAPS_COALESCED], tally[Tally.GAPS]),

@@ -475,6 +475,8 @@ def _columns(targets: list[TargetReport], column: int) -> Table:
                 table.add_row(f"{figures.label(metric)} {level}", *cells)
     if any(t.cost.usd is not None for t in targets):
         table.add_row("cost", *(figures.money(t.cost.usd) for t in targets))
+        table.add_row("cost per 1k requests", *(figures.money(t.cost.usd_per_1k_requests) for t in targets))
+        table.add_row("cost per day", *(figures.money(t.cost.usd_per_day) for t in targets))
     return table
 
 
@@ -539,7 +541,9 @@ def _cost(r: Report) -> str:
     c = r.cost
     if c.usd is None:
         return f"unknown: no price for {c.unpriced_requests:,} requests" if c.unpriced_requests else "unknown"
-    line = figures.money(c.usd)
+    line = f"{figures.money(c.usd)}, {figures.money(c.usd_per_1k_requests)} per 1k requests"
+    if c.usd_per_day is not None:
+        line += f", {figures.money(c.usd_per_day)} a day at this rate"
     if c.unpriced_requests:
         line += f" for {c.priced_requests:,} requests, {c.unpriced_requests:,} more have no known price"
     return line + (f" (prices of {c.price_table_date})" if c.price_table_date else "")

@@ -22,6 +22,7 @@ from llm_latency_lens.collectors.snapshot import (
     TargetReport,
     Verdict,
 )
+from llm_latency_lens.collectors.statistics import P99_9_NEEDS
 from llm_latency_lens.engine.errors import OutputError
 from llm_latency_lens.engine.plan import SECOND
 from llm_latency_lens.exporters.hdrlog import INTERVALS, tag
@@ -30,7 +31,6 @@ from llm_latency_lens.exporters.rundir import read_report, ticks
 from llm_latency_lens.exporters.tail import LOG
 
 HISTORY: Final = "history"  # folder of the state directory
-N_EFF_P999: Final = 3688  # METRICS: below it there is no p99.9
 
 
 class Lines:
@@ -194,7 +194,7 @@ def _sum(log: Path, since_ns: int, until_ns: int, sums: Sums) -> None:
 
 def _distribution(total: Histogram, scale: float) -> Distribution:
     ranks = {"p50": 50.0, "p90": 90.0, "p95": 95.0, "p99": 99.0} | (
-        {"p99_9": 99.9} if total.count >= N_EFF_P999 else {}
+        {"p99_9": 99.9} if total.count >= P99_9_NEEDS else {}
     )
     values = total.percentiles(list(ranks.values()))
     if values is None or total.mean is None or total.min is None or total.max is None or total.stddev is None:
@@ -215,6 +215,9 @@ def _rates(part: Slice, seconds: float) -> None:
     if seconds > 0:
         tokens = part.tokens
         part.throughput.requests_per_s = part.requests.ok / seconds
+        if part.cost.usd is not None:
+            part.cost.usd_per_day = part.cost.usd * 86_400 / seconds
+            part.cost.usd_per_1k_requests = part.cost.usd * 1000 / max(1, part.cost.priced_requests)
         if tokens.output is not None:
             part.throughput.output_tokens_per_s = tokens.output / seconds
             part.throughput.total_tokens_per_s = (tokens.output + (tokens.input or 0)) / seconds

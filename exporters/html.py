@@ -469,6 +469,8 @@ def _facts(r: Report) -> str:
         (figures.rate(t.output_tokens_per_s), "output tokens/s"),
         (figures.share(t.goodput_share), "goodput"),
         (figures.money(r.cost.usd), "cost"),
+        (figures.money(r.cost.usd_per_1k_requests), "per 1k requests"),
+        (figures.money(r.cost.usd_per_day), "a day at this rate"),
     ]
     return (
         '<div class="facts">'

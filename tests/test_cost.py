@@ -17,6 +17,8 @@ from llm_latency_lens.engine.errors import PlanError
 from llm_latency_lens.engine.plan import Plan
 from llm_latency_lens.engine.record import LOCAL_TOKENS, UNKNOWN
 from tests.support_collector import fields, plan, records
+from tests.support_lens import measured
+from tests.support_simulator import FAST, simulator
 
 USD = st.decimals(0, 1000, places=4)
 COUNT = st.integers(0, 2_000_000)
@@ -141,3 +143,21 @@ def test_a_public_endpoints_cost_is_what_the_price_library_calculates(base_url: 
         assert known[0]
         assert Decimal(int(pico[0])) / 10**12 == expected
     assert made.date is not None
+
+
+def test_a_run_tells_its_cost_per_thousand_requests_and_per_day(tmp_path: Path) -> None:
+    with simulator(**FAST) as sim:
+        plan_file = tmp_path / "plan.yaml"
+        plan_file.write_text(
+            f"target: {{base_url: '{sim.base_url}/v1', model: m, price: {{input: 3, output: 15}}}}\n"
+            "load: {rate: 50}\nduration: 2s\n"
+        )
+        summary = measured(str(plan_file), cwd=tmp_path)
+    cost, tokens = summary["cost"], summary["tokens"]
+    exact = (Decimal(3) * tokens["input"] + Decimal(15) * tokens["output"]) / 1_000_000
+    assert cost["priced_requests"] == summary["requests"]["ok"] == 100
+    assert cost["usd"] == pytest.approx(float(exact), rel=1e-12)
+    assert cost["usd_per_1k_requests"] == pytest.approx(float(exact * 10), rel=1e-12)
+    per_second = summary["throughput"]["requests_per_s"] * float(exact) / 100
+    assert cost["usd_per_day"] == pytest.approx(per_second * 86_400, rel=1e-9)
+    assert summary["targets"][0]["cost"] == cost

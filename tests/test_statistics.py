@@ -216,14 +216,16 @@ def test_metrics_without_a_sample_are_there_and_empty() -> None:
 def test_costs_are_of_everything_with_usage_and_the_unpriced_are_counted() -> None:
     prices = Prices([[price({"input": 2, "output": 10})]], "plan")
     made = series(fields(), fields(outcome=Outcome.STREAM_ERROR), fields(output_tokens=UNKNOWN), prices=prices)
-    told = cost(made, date="plan")
+    told = cost(made, 60, date="plan")
     assert told.usd == pytest.approx(2 * (100 * 2 + 11 * 10) / 1e6, rel=1e-12)
     assert (told.priced_requests, told.unpriced_requests) == (2, 1)
+    assert told.usd_per_1k_requests == pytest.approx(told.usd * 500, rel=1e-12)
+    assert told.usd_per_day == pytest.approx(told.usd * 1440, rel=1e-12)
     assert made.metrics["cost_usd"].count == 1
 
 
 def test_an_unknown_price_is_no_cost() -> None:
-    told = cost(series(fields(), prices=Prices([[]], None)), date=None)
+    told = cost(series(fields(), prices=Prices([[]], None)), 60, date=None)
     assert (told.usd, told.priced_requests, told.unpriced_requests) == (None, 0, 1)
 
 
