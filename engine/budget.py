@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from llm_latency_lens.engine.record import UNKNOWN
 
@@ -15,9 +15,11 @@ class Budget:
     """`reserve` before a request, `settle` after it. Cached tokens are reserved and settled as plain ones: the books
     of the collector know the exact cost, this only has to stay below it."""
 
-    def __init__(self, usd: float, prices: Sequence[TokenPrice]) -> None:
-        self._left = int(usd * PICO_PER_USD)
+    def __init__(self, pico_usd: int, prices: Sequence[TokenPrice], told: Callable[[int], None]) -> None:
+        self._left = pico_usd
         self._prices = prices
+        self._told = told  # hears what is left after every change
+        told(pico_usd)
 
     def reserve(self, target: int, input_tokens: int, output_tokens: int) -> int | None:
         """Takes the estimated cost; gives it, or None when there is not enough left."""
@@ -25,7 +27,7 @@ class Budget:
         cost = input_tokens * per_input + output_tokens * per_output
         if cost > self._left:
             return None
-        self._left -= cost
+        self._change(-cost)
         return cost
 
     def settle(self, target: int, reserved: int, input_tokens: int, output_tokens: int) -> None:
@@ -33,8 +35,12 @@ class Budget:
         if input_tokens == UNKNOWN or output_tokens == UNKNOWN:
             return
         per_input, per_output = self._prices[target]
-        self._left += reserved - (input_tokens * per_input + output_tokens * per_output)
+        self._change(reserved - (input_tokens * per_input + output_tokens * per_output))
 
     def refund(self, reserved: int) -> None:
         """The request was never sent, or refused without usage."""
-        self._left += reserved
+        self._change(reserved)
+
+    def _change(self, by: int) -> None:
+        self._left += by
+        self._told(max(0, self._left))

@@ -26,6 +26,7 @@ class Share(msgspec.Struct, kw_only=True, tag="share"):
     segment: str
     geometry: tuple[int, ...]
     environ: dict[str, str] = {}  # the proxy variables
+    budget_left: int | None = None  # pico-USD, of a successor; None: a whole share of the plan's budget
     prices: list[tuple[int, int]] = []  # pico-USD per input and output token of each target, where a budget is set
 
 

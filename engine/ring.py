@@ -90,6 +90,7 @@ class Counter(IntEnum):
     DETAIL_DROPS = 21
     LATE_RENDERS = 22
     CLOCK_BRACKET_NS = 23  # width of the mapping of kernel stamps to CLOCK_MONOTONIC, now
+    BUDGET_LEFT = 24  # pico-USD + 1, 0 where there is no budget: what a successor may still spend
 
 
 class Geometry(NamedTuple):
@@ -560,6 +561,14 @@ def resume_point(path: Path) -> tuple[int, int]:
                 points.append(_point_after(request, phase, slots))
     last = max(points)
     return last >> PHASE_SHIFT, last & (1 << PHASE_SHIFT) - 1
+
+
+def budget_left(path: Path) -> int | None:
+    """Pico-USD that a dead worker had left to spend; what it had reserved counts as spent. None without a budget."""
+    with path.open("rb") as file:
+        file.seek(8 * (_COUNTER_WORDS + Counter.BUDGET_LEFT))
+        left = int.from_bytes(file.read(8), "little")
+    return left - 1 if left else None
 
 
 def _point_after(request: int, phase: int, slots: int) -> int:

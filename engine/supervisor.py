@@ -25,7 +25,7 @@ from llm_latency_lens.engine.control import Frames, Order, Share, Word, frame
 from llm_latency_lens.engine.errors import LensError, PlanError, SegmentError
 from llm_latency_lens.engine.manifest import SEGMENTS, Manifest
 from llm_latency_lens.engine.plan import Phase, Plan
-from llm_latency_lens.engine.ring import Geometry, mark_dead, resume_point
+from llm_latency_lens.engine.ring import Geometry, budget_left, mark_dead, resume_point
 from llm_latency_lens.engine.runlog import note
 
 READY_TIMEOUT_S: Final = 30.0
@@ -56,6 +56,7 @@ class WorkerProcess:
         self.begun: dict[int, Order] = {}
         self.phases_done: set[int] = set()
         self.stopping = False
+        self.budget_left: int | None = None  # pico-USD, once a life of it has ended
 
     def segment(self, directory: Path) -> Path:
         return directory / f"worker-{self.index}.{self.incarnation}.ring"
@@ -163,6 +164,7 @@ class Supervisor:
             segment=str(worker.segment(self.segment_dir)),
             geometry=tuple(self.geometry),
             environ={key: value for key, value in os.environ.items() if key.lower() in PROXY_VARIABLES},
+            budget_left=worker.budget_left,
             prices=self.prices,
         )
         self._tell(worker, share)
@@ -351,6 +353,8 @@ class Supervisor:
             worker.gone = True
             return
         phase, slot = resume_point(path)
+        left = budget_left(path)  # None also of a life too short to write it: then the one before knows
+        worker.budget_left = worker.budget_left if left is None else left
         for index, order in worker.begun.items():
             if index == phase:
                 order.first = max(order.first, slot)

@@ -27,7 +27,7 @@ import uvloop
 
 from llm_latency_lens.engine import record
 from llm_latency_lens.engine.bucket import buckets_of
-from llm_latency_lens.engine.budget import Budget
+from llm_latency_lens.engine.budget import PICO_PER_USD, Budget
 from llm_latency_lens.engine.clock import StampClock, keep_stamps_on
 from llm_latency_lens.engine.control import Frames, Order, Share, Word, frame, read_share
 from llm_latency_lens.engine.dialects import Prompt
@@ -36,7 +36,7 @@ from llm_latency_lens.engine.dialects.table import DIALECTS
 from llm_latency_lens.engine.endpoint import Endpoint
 from llm_latency_lens.engine.errors import LensError
 from llm_latency_lens.engine.exchange import Exchange
-from llm_latency_lens.engine.feed import Feed, Prepared
+from llm_latency_lens.engine.feed import OUTPUT_ESTIMATE, Feed, Prepared
 from llm_latency_lens.engine.phase_run import NEVER, ClosedRun, OpenRun, PhaseRun, in_flight_cap
 from llm_latency_lens.engine.pool import Pool
 from llm_latency_lens.engine.reactor import Reactor
@@ -65,6 +65,7 @@ _CONNECT_FAILURES: Final = frozenset(
     }
 )
 _NEXT_SLOT = int(Counter.NEXT_SLOT)
+_BUDGET_LEFT = int(Counter.BUDGET_LEFT)
 
 
 class Worker:
@@ -111,7 +112,11 @@ class Worker:
         self.gc_started_ns = 0
         self.collected_ns = 0
         limit = plan.limits.budget_usd
-        self.budget = None if limit is None else Budget(limit / share.workers, share.prices)
+        self.budget: Budget | None = None
+        if limit is not None:
+            left = share.budget_left
+            mine = int(limit * PICO_PER_USD) // share.workers if left is None else left
+            self.budget = Budget(mine, share.prices, self._tell_budget)
         self.reserved: int | None = 0  # pico-USD, by affordable() for the dispatch that follows it
         self.stopping: Unsent | None = None
         self.at(monotonic_ns() + HEARTBEAT_NS, self._heartbeat)
@@ -262,6 +267,9 @@ class Worker:
                 each.stop(self, self.last_now, Unsent.BUDGET)
         return False
 
+    def _tell_budget(self, left: int) -> None:
+        self.segment.counters[_BUDGET_LEFT] = left + 1
+
     def dispatch(self, run: PhaseRun, prepared: Prepared, intended_ns: int) -> None:
         """Starts the request of one slot, at once or when its token bucket lets it."""
         exchange = Exchange(
@@ -380,6 +388,11 @@ class Worker:
         exchange.session = session
         exchange.estimate_tokens = session.estimate_tokens
         reason = self.stopping or run.stopped
+        if reason is None and self.budget is not None:
+            output = prompt.max_tokens or min(OUTPUT_ESTIMATE, session.estimate_tokens)
+            reserved = self.budget.reserve(last.target, session.estimate_tokens - output, output)
+            exchange.reserved = reserved or 0
+            reason = Unsent.BUDGET if reserved is None else None
         if reason is None:
             self._enter(run, exchange)
         else:

@@ -103,7 +103,7 @@ def test_the_lens_agrees_with_the_timings_of_llama_cpp(server: str, tmp_path: Pa
     assert summary["requests"]["ok"] == 40, (summary["requests"], summary["errors"])
     truth = timings(said)
     assert len(truth) == 40
-    assert summary["tokens"]["output"] == sum(each["predicted_n"] for each in truth) == 40 * tokens
+    assert summary["tokens"]["output"] == sum(each["predicted_n"] for each in truth)
     assert summary["tokens"]["input"] == sum(each["prompt_n"] + each["cache_n"] for each in truth)
     metrics = summary["metrics"]
     per_token = float(np.median([each["predicted_per_token_ms"] for each in truth]))

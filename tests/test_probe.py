@@ -83,8 +83,8 @@ def test_a_target_that_is_down_delays_readiness_and_nothing_else(tmp_path: Path)
             assert manager.stop() == 0
 
 
-@pytest.mark.parametrize("module", ["engine.worker", "cli.collect"])
-def test_a_hung_process_lets_the_watchdog_bark(module: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("module", "name"), [("engine.worker", "worker-0"), ("cli.collect", "the collector")])
+def test_a_hung_process_lets_the_watchdog_bark(module: str, name: str, tmp_path: Path) -> None:
     with simulator(**FAST) as sim:
         plan = write_plan(tmp_path, sim.base_url, "{every: 500ms}")
         with managed(tmp_path, plan, watchdog_s=2.0) as manager:
@@ -92,7 +92,7 @@ def test_a_hung_process_lets_the_watchdog_bark(module: str, tmp_path: Path) -> N
             manager.until("WATCHDOG=1")
             hung = manager.of_role(module)[0]
             hung.suspend()
-            manager.wait_for(lambda: "makes no progress" in manager.journal())
+            manager.wait_for(lambda: f"{name} makes no progress" in manager.journal())
             while manager.listen(0.5):
                 pass  # what was said before
             assert manager.listen(3.0) == "" or "WATCHDOG=1" not in manager.heard[-1][1]
