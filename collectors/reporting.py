@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from llm_latency_lens.collectors.books import Books
 from llm_latency_lens.collectors.series import NOBODY, Key, Series, Slab, Tally
@@ -38,6 +38,8 @@ from llm_latency_lens.collectors.verdict import Facts, judge
 from llm_latency_lens.engine.manifest import Manifest
 from llm_latency_lens.engine.plan import Phase
 from llm_latency_lens.engine.record import Outcome
+
+RANGES_TOLD: Final = 10
 
 Slos = Callable[[Report], list[Slo]]
 Errors = Mapping[tuple[int, int], tuple[str, int | None]]  # (target, outcome) -> latest message, HTTP status
@@ -255,8 +257,23 @@ class Teller:
             lateness_p99_ms=lateness,
             ttft_coalesced_share=share(tally[Tally.STREAMS_COALESCED], tally[Tally.STREAMS]),
             clock_bracket_ns=losses.clock_bracket_ns,
+            outages=ticks_told(manifest.outages, manifest.phases[0].start_ns, plan.output.tick_ns),
             died=manifest.stop_reason if manifest.stop_reason.startswith("died") else "",
         )
+
+
+def ticks_told(spans: Sequence[tuple[int, int]], start_ns: int, tick_ns: int) -> str:
+    """The ticks that these spans of time touch, in words: `ticks 3, 7-9`; the first RANGES_TOLD ranges, then the last."""
+    ranges: list[list[int]] = []
+    for first, last in sorted((max(0, a - start_ns) // tick_ns, max(0, b - start_ns) // tick_ns) for a, b in spans):
+        if ranges and first <= ranges[-1][1] + 1:
+            ranges[-1][1] = max(ranges[-1][1], last)
+        else:
+            ranges.append([first, last])
+    told = [f"{first}-{last}" if last > first else f"{first}" for first, last in ranges]
+    if len(told) > RANGES_TOLD:
+        told[RANGES_TOLD:] = [f"... {len(told) - RANGES_TOLD - 1} more ..., {told[-1]}"]
+    return f"ticks {', '.join(told)}" if told else ""
 
 
 def _in_phase(phase: int, key: Key) -> bool:

@@ -60,6 +60,7 @@ class Facts(NamedTuple):
     lateness_p99_ms: float | None = None
     ttft_coalesced_share: float | None = None
     clock_bracket_ns: int | None = None
+    outages: str = ""  # the ticks in which a worker was dead
     died: str = ""  # why the run did not end by itself
 
 
@@ -109,7 +110,8 @@ def _against(facts: Facts) -> Any:
     if client.steal_share is not None and client.steal_share > STEAL_BOUND:
         yield Reason("steal", f"the hypervisor took {client.steal_share:.1%} of the CPU time > {STEAL_BOUND:.0%}")
     if client.restarts:
-        yield Reason("worker_restarts", f"{client.restarts} workers died and were started again, 0 allowed")
+        when = f"; affected: {facts.outages}" if facts.outages else ""
+        yield Reason("worker_restarts", f"{client.restarts} workers died and were started again, 0 allowed{when}")
     if facts.sent and facts.in_flight_at_end / facts.sent > CENSORED_BOUND:
         running = facts.in_flight_at_end / facts.sent
         yield Reason(

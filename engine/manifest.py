@@ -15,6 +15,7 @@ import msgspec
 from llm_latency_lens.engine.plan import Plan
 
 FILE: Final = "run.json"
+OUTAGES_KEPT: Final = 1000
 # A service gets a tmpfs of its own that outlives its crash; /dev/shm is emptied of a dynamic user's files (systemd.exec).
 SEGMENTS: Final = Path(os.environ.get("RUNTIME_DIRECTORY", "").partition(":")[0] or "/dev/shm") / "llm-latency-lens"
 
@@ -45,8 +46,18 @@ class Manifest(msgspec.Struct, kw_only=True):
     pids: dict[str, int] = msgspec.field(default_factory=dict)  # supervisor, collector, worker-0, ...
     cores: dict[str, list[int]] = msgspec.field(default_factory=dict)
     restarts: int = 0
+    outages: list[tuple[int, int]] = msgspec.field(
+        default_factory=list
+    )  # a worker was dead from, to: CLOCK_MONOTONIC ns
     collector_restarts: int = 0
     host: dict[str, Any] = msgspec.field(default_factory=dict)
+
+    def add_outage(self, start_ns: int, end_ns: int) -> None:
+        """Notes that a worker was dead. Those that touch become one; at most OUTAGES_KEPT, the last one then grows."""
+        if self.outages and (start_ns <= self.outages[-1][1] or len(self.outages) >= OUTAGES_KEPT):
+            first, last = self.outages.pop()
+            start_ns, end_ns = min(first, start_ns), max(last, end_ns)
+        self.outages.append((start_ns, end_ns))
 
     def write(self, segment_dir: Path) -> None:
         """Replaces run.json atomically."""

@@ -32,9 +32,10 @@ READY_TIMEOUT_S: Final = 30.0
 START_DELAY_NS: Final = 20_000_000  # between the last "ready" and the first slot
 PHASE_GAP_NS: Final = 20_000_000  # between two phases when the first is not bounded by time
 COLLECTOR_TIMEOUT_S: Final = 60.0
-LIFE_MIN_NS: Final = 1_000_000_000  # a worker that dies younger than this ...
-YOUNG_DEATHS: Final = 5  # ... so often in a row is given up
+LIFE_MIN_NS: Final = 1_000_000_000  # a worker that dies younger than this without having sent anything ...
+LIVES_IN_VAIN: Final = 5  # ... so often in a row is given up; so is a collector that fails so often in a row
 DESCRIPTORS_SPARE: Final = 64
+LIMIT_PASSED_NS: Final = 1 << 62  # the drain limit is over, and everything in flight was ended
 RING_SECONDS: Final = 12  # what the lanes hold at the expected peak
 PROXY_VARIABLES: Final = ("http_proxy", "https_proxy", "all_proxy", "no_proxy")
 
@@ -51,8 +52,10 @@ class WorkerProcess:
         self.frames = Frames()
         self.ready = False
         self.gone = False
-        self.young_deaths = 0
+        self.lives_in_vain = 0  # in a row
+        self.reached = (0, 0)  # (phase, slot) at which the next life goes on
         self.born_ns = 0
+        self.died_ns = 0  # 0 while it works
         self.begun: dict[int, Order] = {}
         self.phases_done: set[int] = set()
         self.stopping = False
@@ -94,6 +97,7 @@ class Supervisor:
         self.geometry = geometry
         self.collector: subprocess.Popen[bytes] | None = None
         self.collector_pidfd = -1
+        self.collector_failures = 0  # in a row; a SIGKILL is none
         self.interrupts = 0
         self.deadline_ns = 0  # of the drain
         self.next_phase = 0
@@ -222,7 +226,8 @@ class Supervisor:
 
     def _order_phase(self, worker: WorkerProcess, order: Order) -> None:
         worker.begun[order.phase] = order
-        self._tell(worker, order)
+        if worker.ready:  # else it is told as soon as it is
+            self._tell(worker, order)
 
     # --- running --------------------------------------------------------------------------------------------------
 
@@ -252,7 +257,7 @@ class Supervisor:
         if self.next_phase == len(self.plan.phases) and last.end_ns and now > last.end_ns and not self.deadline_ns:
             self._draining(last.end_ns)
         if self.deadline_ns and now > self.deadline_ns:
-            self.deadline_ns = 1 << 62
+            self.deadline_ns = LIMIT_PASSED_NS
             self._tell_all(Order(do="cancel", reason="in_flight"))
         reason = self.on_tick()
         if reason and not self.manifest.stop_reason:
@@ -307,11 +312,23 @@ class Supervisor:
 
     def _ready(self, worker: WorkerProcess) -> None:
         worker.ready = True
+        self._back(worker)
         for order in worker.begun.values():  # after a restart: its share goes on where it stopped
             if order.phase not in worker.phases_done:
                 self._tell(worker, order)
         if worker.begun and self.manifest.stop_reason:
             self._tell(worker, Order(do="drain"))
+        if self.deadline_ns == LIMIT_PASSED_NS:
+            self._tell(worker, Order(do="cancel", reason="in_flight"))
+        if worker.stopping:
+            self._tell(worker, Order(do="stop"))
+
+    def _back(self, worker: WorkerProcess) -> None:
+        """Its share went on, or the run is over: the books are told how long it did not."""
+        if worker.died_ns:
+            self.manifest.add_outage(worker.died_ns, monotonic_ns())
+            worker.died_ns = 0
+            self.manifest.write(self.segment_dir)
 
     # --- deaths ---------------------------------------------------------------------------------------------------
 
@@ -339,20 +356,42 @@ class Supervisor:
 
     def _died(self, worker: WorkerProcess) -> None:
         code = self._reap(worker)
+        worker.died_ns = worker.died_ns or monotonic_ns()
         if worker.stopping and code == 0:
+            worker.died_ns = 0
             worker.gone = True
             return
         path = worker.segment(self.segment_dir)
-        if not path.exists():  # it never came to make one
-            worker.gone = True
-            if self.failure is None:
-                self.failure = LensError(f"worker {worker.index} ended with {ended(code)} before it was ready")
-            return
-        mark_dead(path)
-        if self.failure is not None:
+        if path.exists():
+            mark_dead(path)
+        elif code > 0 and self.failure is None:
+            self.failure = LensError(f"worker {worker.index} ended with {ended(code)} before it was ready")
+        if worker.stopping or self.failure is not None:
             worker.gone = True
             return
-        phase, slot = resume_point(path)
+        moved = self._take_over(worker, path)
+        self.manifest.restarts += 1
+        young = monotonic_ns() - worker.born_ns < LIFE_MIN_NS
+        worker.lives_in_vain = worker.lives_in_vain + 1 if young and not moved else 0
+        phase, slot = worker.reached
+        note(self.run_dir, "worker_died", worker=worker.index, how=ended(code), phase=phase, resumes_at=slot)
+        if worker.lives_in_vain >= LIVES_IN_VAIN:
+            worker.gone = True
+            self.failure = LensError(
+                f"worker {worker.index} died {LIVES_IN_VAIN} times right after its start ({ended(code)})"
+            )
+            return
+        self._spawn(worker)
+
+    def _take_over(self, worker: WorkerProcess, path: Path) -> bool:
+        """Where the next life goes on, from the segment of the last; False if that one did not get further."""
+        for unfinished in path.parent.glob(f".{path.name}.*"):
+            unfinished.unlink(missing_ok=True)  # it died while it made its segment
+        if not path.exists():
+            return False
+        point = resume_point(path)
+        moved = point > worker.reached
+        worker.reached = phase, slot = max(point, worker.reached)
         left = budget_left(path)  # None also of a life too short to write it: then the one before knows
         worker.budget_left = worker.budget_left if left is None else left
         for index, order in worker.begun.items():
@@ -360,17 +399,7 @@ class Supervisor:
                 order.first = max(order.first, slot)
             elif index < phase:
                 worker.phases_done.add(index)
-        self.manifest.restarts += 1
-        young = monotonic_ns() - worker.born_ns < LIFE_MIN_NS
-        worker.young_deaths = worker.young_deaths + 1 if young else 0
-        note(self.run_dir, "worker_died", worker=worker.index, how=ended(code), phase=phase, resumes_at=slot)
-        if worker.young_deaths >= YOUNG_DEATHS:
-            worker.gone = True
-            self.failure = LensError(
-                f"worker {worker.index} died {YOUNG_DEATHS} times right after its start ({ended(code)})"
-            )
-            return
-        self._spawn(worker)
+        return moved
 
     def _collector_died(self) -> None:
         assert self.collector is not None
@@ -382,7 +411,8 @@ class Supervisor:
             return
         self.manifest.collector_restarts += 1
         note(self.run_dir, "collector_died", how=ended(code))
-        if self.manifest.collector_restarts > YOUNG_DEATHS and code > 0:
+        self.collector_failures = self.collector_failures + 1 if code > 0 else 0
+        if self.collector_failures > LIVES_IN_VAIN:
             self.failure = LensError(f"the collector keeps failing: {log_tail(self.segment_dir / 'collector.log')}")
             return
         self._spawn_collector()
@@ -419,6 +449,8 @@ class Supervisor:
             self._turn(0.1)
 
     def _close_books(self) -> None:
+        for worker in self.workers:
+            self._back(worker)
         now = monotonic_ns()
         for times in self.manifest.phases:
             if times.start_ns and not times.end_ns:
