@@ -46,9 +46,7 @@ class Manifest(msgspec.Struct, kw_only=True):
     pids: dict[str, int] = msgspec.field(default_factory=dict)  # supervisor, collector, worker-0, ...
     cores: dict[str, list[int]] = msgspec.field(default_factory=dict)
     restarts: int = 0
-    outages: list[tuple[int, int]] = msgspec.field(
-        default_factory=list
-    )  # a worker was dead from, to: CLOCK_MONOTONIC ns
+    outages: list[tuple[int, int]] = []  # a worker was dead from, to: CLOCK_MONOTONIC ns
     collector_restarts: int = 0
     host: dict[str, Any] = msgspec.field(default_factory=dict)
 

@@ -6,23 +6,60 @@
 from __future__ import annotations
 
 import os
+import random
+import signal
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
+from time import monotonic, sleep
 
 import pytest
 
 from llm_latency_lens.collectors.reporting import RANGES_TOLD, ticks_told
 from llm_latency_lens.engine.manifest import OUTAGES_KEPT, Manifest
-from tests.chaos import storm
+from tests.chaos import RATE, REPLIES, WORKERS, load, reconcile, storm
 from tests.support_collector import SECOND
 from tests.support_collector import plan as small_plan
+from tests.support_lens import lens, manifest_of, running
+from tests.support_simulator import simulator
 
+DEADLINE_S = 30.0
 KILLS = int(os.environ.get("LENS_CHAOS_KILLS", "30"))
+
+
+def until(condition: Callable[[], object], what: str = "what was waited for") -> None:
+    end = monotonic() + DEADLINE_S
+    while not condition():
+        assert monotonic() < end, f"{what} did not come"
+        sleep(0.02)
 
 
 @pytest.mark.timeout(120 + KILLS * 2)
 def test_random_kills_of_workers_and_collector_lose_nothing_and_count_nothing_twice(tmp_path: Path) -> None:
     killed = storm(KILLS, 6, tmp_path)
     assert set(killed) == {"worker", "collector"}
+
+
+@pytest.mark.parametrize("victims", ["everything", "supervisor"])
+def test_a_run_that_was_killed_whole_is_recovered_to_the_request(victims: str, tmp_path: Path) -> None:
+    """`lens recover` tells what the server logged: those in flight are lost, the others ended as they ended."""
+    with simulator(**REPLIES) as server:
+        with running(*load(server, "--duration", "1h"), cwd=tmp_path) as process:
+            _, manifest = manifest_of(tmp_path)
+            until(lambda: server.stats()["requests"] > RATE)
+            pids = manifest["pids"] if victims == "everything" else {"supervisor": process.pid}
+            for pid in random.Random(victims).sample(sorted(pids.values()), len(pids)):
+                with suppress(ProcessLookupError):  # dead already, with its supervisor
+                    os.kill(pid, signal.SIGKILL)
+            process.wait(10)
+        recovered = lens("recover", "runs/latest", "--json", cwd=tmp_path)
+        log = server.log(server.stats()["requests"])
+    assert recovered.code == 0, recovered.stderr
+    requests = recovered.summary["requests"]
+    reconcile(tmp_path / "runs" / "latest", recovered, len(log), {"worker": WORKERS, "collector": 1})
+    assert requests["ok"] <= sum(row["completed"] for row in log) <= requests["ok"] + requests["failed"].get("lost", 0)
+    assert recovered.summary["verdict"]["state"] == "INVALID"
+    assert "stopped" in [reason["code"] for reason in recovered.summary["verdict"]["reasons"]]
 
 
 OUTAGES = [
