@@ -45,11 +45,14 @@ class Traced(Exchange):
 
     def take(self, events: list[tuple[bytes, bytes]], stamp_ns: int, kernel: bool, whole: bool) -> int:
         Traced.total += len(events)
-        if len(events) == 1 and whole and events[0][1] != b"[DONE]":
-            Traced.errors.append(stamp_ns - _sent(events[0][1]).sent_ns)
-        else:
-            Traced.shared += len(events)
+        Traced.shared += len(events)
         return super().take(events, stamp_ns, kernel, whole)
+
+    def take_one(self, event: tuple[bytes, bytes], stamp_ns: int, kernel: bool) -> int:
+        Traced.total += 1
+        if event[1] != b"[DONE]":
+            Traced.errors.append(stamp_ns - _sent(event[1]).sent_ns)
+        return super().take_one(event, stamp_ns, kernel)
 
 
 class Driver:

@@ -7,7 +7,14 @@ from typing import TYPE_CHECKING, Final
 
 from llm_latency_lens.engine import record
 from llm_latency_lens.engine.dialects import FAILED, TOKEN, VISIBLE, Reply
-from llm_latency_lens.engine.record import GAP_COALESCED, GAP_MAX, GAP_REASONING, GAP_USER_CLOCK, Outcome
+from llm_latency_lens.engine.record import (
+    GAP_COALESCED,
+    GAP_MAX,
+    GAP_REASONING,
+    GAP_USER_CLOCK,
+    UNKNOWN,
+    Outcome,
+)
 
 OUTPUT: Final = TOKEN | VISIBLE
 
@@ -204,17 +211,17 @@ class Exchange:
             self.itl_max_ns,
             0,
             1,
-            min(self.sent_bytes, record.UNKNOWN),
-            min(self.received_bytes, record.UNKNOWN),
+            self.sent_bytes if self.sent_bytes < UNKNOWN else UNKNOWN,
+            self.received_bytes if self.received_bytes < UNKNOWN else UNKNOWN,
             reply.input_tokens,
             reply.cached_tokens,
             reply.cache_write_tokens,
             reply.output_tokens,
             reply.reasoning_tokens,
             self.events,
-            self.token_events,
+            len(self.gaps) + (self.first_token_ns > 0),
             self.coalesced,
-            session.id & record.UNKNOWN if session else 0,
+            session.id & UNKNOWN if session else 0,
             self.inflight_slot,
             self.flags,
             self.target,

@@ -42,7 +42,16 @@ from llm_latency_lens.engine.pool import Pool
 from llm_latency_lens.engine.reactor import Reactor
 from llm_latency_lens.engine.record import Outcome, Unsent
 from llm_latency_lens.engine.retry import retry_delay_ns
-from llm_latency_lens.engine.ring import PHASE_SHIFT, SLOT_MASK, TURN_SHIFT, Counter, Geometry, SegmentWriter, State
+from llm_latency_lens.engine.ring import (
+    DETAIL_MAX,
+    PHASE_SHIFT,
+    SLOT_MASK,
+    TURN_SHIFT,
+    Counter,
+    Geometry,
+    SegmentWriter,
+    State,
+)
 from llm_latency_lens.engine.schedule import Closed, schedule_of
 from llm_latency_lens.engine.timetable import Timetables
 from llm_latency_lens.engine.workload import source_of
@@ -64,6 +73,7 @@ _CONNECT_FAILURES: Final = frozenset(
         Outcome.CONNECT_RESET,
     }
 )
+_packed = msgspec.msgpack.Encoder().encode
 _NEXT_SLOT = int(Counter.NEXT_SLOT)
 _BUDGET_LEFT = int(Counter.BUDGET_LEFT)
 
@@ -427,18 +437,24 @@ class Worker:
         self.in_flight -= 1
 
     def _detail(self, run: PhaseRun, exchange: Exchange) -> None:
+        reply = exchange.reply
         detail: dict[str, Any] = {"request": exchange.request, "phase": run.index}
         hidden = self.pools[exchange.target].secrets
         if exchange.error:
             detail["message"] = masked_text(exchange.error, hidden)
-        if exchange.reply.request_id:
-            detail["request_id"] = masked_text(exchange.reply.request_id, hidden)[:80]
-        if exchange.reply.finish:
-            detail["finish"] = exchange.reply.finish[:40]
-        headers = {name: masked_text(value, hidden) for name, value in exchange.kept_headers.items()}
-        blob = msgspec.msgpack.encode(detail | {"headers": headers} if headers else detail)
-        if len(blob) > 496:
-            blob = msgspec.msgpack.encode({**detail, "message": detail.get("message", "")[:120]})
+        if reply.request_id:
+            detail["request_id"] = masked_text(reply.request_id, hidden)[:80]
+        if reply.finish:
+            detail["finish"] = reply.finish[:40]
+        headers = exchange.kept_headers
+        if headers:
+            detail["headers"] = (
+                {name: masked_text(value, hidden) for name, value in headers.items()} if hidden else headers
+            )
+        blob = _packed(detail)
+        if len(blob) > DETAIL_MAX:
+            detail.pop("headers", None)
+            blob = _packed({**detail, "message": detail.get("message", "")[:120]})
         self.segment.push_detail(blob)
 
     def unsent(self, run: PhaseRun, slot: int, slots: int, intended_ns: int, reason: Unsent) -> None:
