@@ -149,6 +149,16 @@ def ticks_sum(ticks: list[dict[str, Any]]) -> Counter[str]:
     return +total
 
 
+def lens_with_small_rings() -> None:
+    """`lens` with room for 128 records a worker, 1.7 s of the load."""
+    from llm_latency_lens.cli.main import main as program
+    from llm_latency_lens.engine import supervisor
+
+    whole = supervisor.geometry_of
+    supervisor.geometry_of = lambda plan, workers: whole(plan, workers)._replace(requests=128)
+    sys.exit(program())
+
+
 def _text(path: Path) -> str:
     try:
         return path.read_text()

@@ -6,7 +6,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from time import monotonic, sleep
@@ -50,10 +50,10 @@ def measured(*arguments: str, cwd: Path, env: Mapping[str, str] | None = None) -
 
 
 @contextmanager
-def running(*arguments: str, cwd: Path) -> Iterator[subprocess.Popen[str]]:
-    """`lens run --json ARGUMENTS` while it runs."""
+def running(*arguments: str, cwd: Path, program: Sequence[str] = LENS) -> Iterator[subprocess.Popen[str]]:
+    """`lens run --json ARGUMENTS` while it runs; `program` stands for `lens`."""
     process = subprocess.Popen(
-        [*LENS, "run", "--json", *arguments],
+        [*program, "run", "--json", *arguments],
         cwd=cwd,
         env=environment(),
         stdout=subprocess.PIPE,

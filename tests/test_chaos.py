@@ -8,8 +8,9 @@ from __future__ import annotations
 import os
 import random
 import signal
-from collections.abc import Callable
-from contextlib import suppress
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from time import monotonic, sleep
 
@@ -17,13 +18,20 @@ import pytest
 
 from llm_latency_lens.collectors.reporting import RANGES_TOLD, ticks_told
 from llm_latency_lens.engine.manifest import OUTAGES_KEPT, Manifest
-from tests.chaos import RATE, REPLIES, WORKERS, load, reconcile, storm
+from tests.chaos import RATE, REPLIES, WORKERS, load, reconcile, rows_of, storm
 from tests.support_collector import SECOND
 from tests.support_collector import plan as small_plan
-from tests.support_lens import lens, manifest_of, running
+from tests.support_lens import Ended, accounts, finish, lens, manifest_of, running
 from tests.support_simulator import simulator
 
 DEADLINE_S = 30.0
+STOP_S = 1.5
+HERE = Path(__file__).parents[1]
+SMALL_RINGS = [
+    sys.executable,
+    "-c",
+    f"import sys; sys.path.append({str(HERE)!r}); import tests.chaos; tests.chaos.lens_with_small_rings()",
+]
 KILLS = int(os.environ.get("LENS_CHAOS_KILLS", "30"))
 
 
@@ -32,6 +40,19 @@ def until(condition: Callable[[], object], what: str = "what was waited for") ->
     while not condition():
         assert monotonic() < end, f"{what} did not come"
         sleep(0.02)
+
+
+@contextmanager
+def stopped(pid: int) -> Iterator[None]:
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        os.kill(pid, signal.SIGCONT)
+
+
+def reasons(ended: Ended) -> dict[str, str]:
+    return {reason["code"]: reason["detail"] for reason in ended.summary["verdict"]["reasons"]}
 
 
 @pytest.mark.timeout(120 + KILLS * 2)
@@ -60,6 +81,57 @@ def test_a_run_that_was_killed_whole_is_recovered_to_the_request(victims: str, t
     assert requests["ok"] <= sum(row["completed"] for row in log) <= requests["ok"] + requests["failed"].get("lost", 0)
     assert recovered.summary["verdict"]["state"] == "INVALID"
     assert "stopped" in [reason["code"] for reason in recovered.summary["verdict"]["reasons"]]
+
+
+def test_a_collector_stopped_for_8_s_costs_nothing_nor_does_a_stopped_supervisor(tmp_path: Path) -> None:
+    with simulator(**REPLIES) as server:
+        with running(*load(server, "--duration", "9s"), cwd=tmp_path) as process:
+            _, manifest = manifest_of(tmp_path)
+            with stopped(manifest["pids"]["collector"]):
+                sleep(6)
+                with stopped(process.pid):
+                    sleep(2)
+            ended = finish(process)
+        received = server.stats()["requests"]
+    assert ended.code == 0, ended.stderr
+    reconcile(tmp_path / "runs" / "latest", ended, received, {"worker": 0, "collector": 0})
+    assert ended.summary["requests"]["ok"] == ended.summary["requests"]["planned"] == received == 9 * RATE
+    assert "ring_drops" not in reasons(ended)
+
+
+def test_a_collector_stopped_past_the_rings_room_drops_are_exact_and_make_the_run_invalid(tmp_path: Path) -> None:
+    with simulator(**REPLIES) as server:
+        with running(*load(server, "--duration", "4s"), cwd=tmp_path, program=SMALL_RINGS) as process:
+            _, manifest = manifest_of(tmp_path)
+            with stopped(manifest["pids"]["collector"]):
+                until(lambda: server.stats()["requests"] > 3 * RATE)
+            ended = finish(process)
+        received = server.stats()["requests"]
+    assert ended.code == 0, ended.stderr
+    requests, client = ended.summary["requests"], ended.summary["client"]
+    accounts(requests)
+    assert requests["ok"] == requests["planned"] == received == 4 * RATE  # outcomes are known of the dropped too
+    assert client["ring_drops"] == 4 * RATE - len(rows_of(tmp_path / "runs" / "latest")) > 0
+    assert ended.summary["metrics"]["ttft_ms"]["count"] == 4 * RATE - client["ring_drops"]
+    assert ended.summary["verdict"]["state"] == "INVALID"
+    assert f"{client['ring_drops']} records" in reasons(ended)["ring_drops"]
+
+
+def test_a_stopped_worker_sends_late_and_says_so_and_its_latencies_stay_the_kernels(tmp_path: Path) -> None:
+    with simulator(**REPLIES) as server:
+        with running(*load(server, "--duration", "4s"), cwd=tmp_path) as process:
+            _, manifest = manifest_of(tmp_path)
+            until(lambda: server.stats()["requests"] > RATE // 2)
+            with stopped(manifest["pids"]["worker-0"]):
+                sleep(STOP_S)
+            ended = finish(process)
+        received = server.stats()["requests"]
+    assert ended.code == 0, ended.stderr
+    reconcile(tmp_path / "runs" / "latest", ended, received, {"worker": 0, "collector": 0})
+    metrics = ended.summary["metrics"]
+    assert metrics["lateness_ms"]["max"] > STOP_S * 900
+    assert metrics["ttft_ms"]["max"] < STOP_S * 500
+    assert "lateness" in reasons(ended)
 
 
 OUTAGES = [
