@@ -107,7 +107,8 @@ class Checkpoint:
     def save(self, state: State, *, closed: Slab, totals: Slab, opened: dict[int, Slab]) -> None:
         """Makes this moment the one to come back to. `closed` is what came to `totals` since the last save."""
         running = [(tick, slab.packed()) for tick, slab in opened.items()]
-        if not self._base_bytes or self._end - self._base_bytes > max(REBASE_BYTES, 2 * self._base_bytes):
+        removed = self._file >= 0 and not os.fstat(self._file).st_nlink  # by somebody: no later life could find it
+        if removed or not self._base_bytes or self._end - self._base_bytes > max(REBASE_BYTES, 2 * self._base_bytes):
             self._rebase(_framed(Frame(state=state, closed=totals.packed(), open=running)))
         else:
             self._append(_framed(Frame(state=state, closed=closed.packed(), open=running)))

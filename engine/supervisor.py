@@ -13,6 +13,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from time import monotonic_ns, time_ns
 from typing import Any, Final
@@ -23,6 +24,7 @@ import psutil
 from llm_latency_lens.engine.bucket import most_workers
 from llm_latency_lens.engine.control import Frames, Order, Share, Word, frame
 from llm_latency_lens.engine.errors import LensError, PlanError, SegmentError
+from llm_latency_lens.engine.manifest import FILE as MANIFEST
 from llm_latency_lens.engine.manifest import SEGMENTS, Manifest
 from llm_latency_lens.engine.plan import Phase, Plan
 from llm_latency_lens.engine.ring import Geometry, budget_left, mark_dead, resume_point
@@ -49,6 +51,9 @@ class WorkerProcess:
         self.incarnation = -1
         self.process: subprocess.Popen[bytes] | None = None
         self.pidfd = -1
+        self.segment_fd = (
+            -1
+        )  # once it is ready: a segment that somebody deletes still tells where the next life goes on
         self.frames = Frames()
         self.ready = False
         self.gone = False
@@ -63,6 +68,15 @@ class WorkerProcess:
 
     def segment(self, directory: Path) -> Path:
         return directory / f"worker-{self.index}.{self.incarnation}.ring"
+
+    def keep_segment(self, directory: Path) -> None:
+        with suppress(FileNotFoundError):
+            self.segment_fd = os.open(self.segment(directory), os.O_RDWR | os.O_CLOEXEC)
+
+    def let_segment_go(self) -> None:
+        if self.segment_fd >= 0:
+            os.close(self.segment_fd)
+            self.segment_fd = -1
 
 
 class Supervisor:
@@ -102,6 +116,7 @@ class Supervisor:
         self.deadline_ns = 0  # of the drain
         self.next_phase = 0
         self.failure: LensError | None = None
+        self.unpublished = False
         self.run_dir = Path(manifest.run_dir)
         self._wake = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
 
@@ -146,6 +161,7 @@ class Supervisor:
     # --- starting -------------------------------------------------------------------------------------------------
 
     def _spawn(self, worker: WorkerProcess) -> None:
+        self._publish()  # also makes a segment directory anew that was removed
         worker.incarnation += 1
         worker.ready = False
         worker.born_ns = monotonic_ns()
@@ -180,6 +196,7 @@ class Supervisor:
         self._note(f"worker-{worker.index}", process.pid, worker.cores)
 
     def _spawn_collector(self) -> None:
+        self._publish()
         log = (self.segment_dir / "collector.log").open("ab")
         self.collector = subprocess.Popen(
             [*self.collector_command], stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
@@ -194,7 +211,16 @@ class Supervisor:
     def _note(self, role: str, pid: int, cores: list[int]) -> None:
         self.manifest.pids[role] = pid
         self.manifest.cores[role] = cores
-        self.manifest.write(self.segment_dir)
+        self._publish()
+
+    def _publish(self) -> None:
+        """Writes run.json, also into a segment directory that was removed; a full tmpfs is asked again every turn."""
+        try:
+            self.segment_dir.mkdir(mode=0o700, exist_ok=True)
+            self.manifest.write(self.segment_dir)
+            self.unpublished = False
+        except OSError:
+            self.unpublished = True
 
     def _start(self) -> None:
         manifest = self.manifest
@@ -222,7 +248,7 @@ class Supervisor:
             if not times.end_ns or phase.requests is not None:
                 break
             at_ns = times.end_ns
-        self.manifest.write(self.segment_dir)
+        self._publish()
 
     def _order_phase(self, worker: WorkerProcess, order: Order) -> None:
         worker.begun[order.phase] = order
@@ -234,6 +260,8 @@ class Supervisor:
     def _turn(self, timeout_s: float) -> None:
         for key, _ in self.selector.select(timeout_s):
             key.data()
+        if self.unpublished or not (self.segment_dir / MANIFEST).exists():
+            self._publish()
 
     def _until(self, condition: Callable[[], bool], timeout_s: float, what: str) -> None:
         end = monotonic_ns() + int(timeout_s * 1e9)
@@ -266,7 +294,7 @@ class Supervisor:
     def _draining(self, since_ns: int) -> None:
         self.deadline_ns = since_ns + self.plan.limits.drain_ns
         self.manifest.state = "draining"
-        self.manifest.write(self.segment_dir)
+        self._publish()
         note(
             self.run_dir,
             "draining",
@@ -312,6 +340,7 @@ class Supervisor:
 
     def _ready(self, worker: WorkerProcess) -> None:
         worker.ready = True
+        worker.keep_segment(self.segment_dir)
         self._back(worker)
         for order in worker.begun.values():  # after a restart: its share goes on where it stopped
             if order.phase not in worker.phases_done:
@@ -328,7 +357,7 @@ class Supervisor:
         if worker.died_ns:
             self.manifest.add_outage(worker.died_ns, monotonic_ns())
             worker.died_ns = 0
-            self.manifest.write(self.segment_dir)
+            self._publish()
 
     # --- deaths ---------------------------------------------------------------------------------------------------
 
@@ -360,8 +389,13 @@ class Supervisor:
         if worker.stopping and code == 0:
             worker.died_ns = 0
             worker.gone = True
+            worker.let_segment_go()
             return
         path = worker.segment(self.segment_dir)
+        for unfinished in path.parent.glob(f".{path.name}.*"):
+            unfinished.unlink(missing_ok=True)  # it died while it made its segment
+        if worker.segment_fd >= 0:
+            path = Path(f"/proc/self/fd/{worker.segment_fd}")
         if path.exists():
             mark_dead(path)
         elif code > 0 and self.failure is None:
@@ -370,6 +404,7 @@ class Supervisor:
             worker.gone = True
             return
         moved = self._take_over(worker, path)
+        worker.let_segment_go()
         self.manifest.restarts += 1
         young = monotonic_ns() - worker.born_ns < LIFE_MIN_NS
         worker.lives_in_vain = worker.lives_in_vain + 1 if young and not moved else 0
@@ -385,8 +420,6 @@ class Supervisor:
 
     def _take_over(self, worker: WorkerProcess, path: Path) -> bool:
         """Where the next life goes on, from the segment of the last; False if that one did not get further."""
-        for unfinished in path.parent.glob(f".{path.name}.*"):
-            unfinished.unlink(missing_ok=True)  # it died while it made its segment
         if not path.exists():
             return False
         point = resume_point(path)
@@ -456,7 +489,7 @@ class Supervisor:
             if times.start_ns and not times.end_ns:
                 times.end_ns = now
         self.manifest.state = "finished"
-        self.manifest.write(self.segment_dir)
+        self._publish()
         note(self.run_dir, "finished", restarts=self.manifest.restarts, failure=str(self.failure or ""))
         end = now + int(COLLECTOR_TIMEOUT_S * 1e9)
         while self.collector_pidfd >= 0:
@@ -473,6 +506,7 @@ class Supervisor:
             if worker.process is not None:
                 worker.process.kill()
                 self._reap(worker)
+            worker.let_segment_go()
         if self.collector_pidfd >= 0 and self.collector is not None:
             self.collector.kill()
             self.collector.wait()

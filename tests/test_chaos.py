@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import random
+import shutil
 import signal
 import sys
 from collections.abc import Callable, Iterator
@@ -132,6 +133,32 @@ def test_a_stopped_worker_sends_late_and_says_so_and_its_latencies_stay_the_kern
     assert metrics["lateness_ms"]["max"] > STOP_S * 900
     assert metrics["ttft_ms"]["max"] < STOP_S * 500
     assert "lateness" in reasons(ended)
+
+
+REMOVALS = [
+    ("worker-0", True),  # its successor goes on after the last slot in the segment that no name leads to any more
+    ("collector", False),  # the next one cannot find the segments that are still written
+]
+
+
+@pytest.mark.parametrize(("killed", "balanced"), REMOVALS)
+def test_a_removed_segment_directory_costs_nothing_while_the_collector_lives(
+    killed: str, balanced: bool, tmp_path: Path
+) -> None:
+    with simulator(**REPLIES) as server:
+        with running(*load(server, "--duration", "3s"), cwd=tmp_path) as process:
+            segments, manifest = manifest_of(tmp_path)
+            until(lambda: server.stats()["requests"] > RATE)
+            shutil.rmtree(segments)
+            until((segments / "checkpoint").exists)
+            os.kill(manifest["pids"][killed], signal.SIGKILL)
+            ended = finish(process)
+        received = server.stats()["requests"]
+    assert ended.code == 0, ended.stderr
+    if balanced:
+        reconcile(tmp_path / "runs" / "latest", ended, received, {"worker": 1, "collector": 0})
+    else:
+        assert "books_do_not_balance" in reasons(ended)
 
 
 OUTAGES = [
