@@ -446,7 +446,7 @@ class Supervisor:
         note(self.run_dir, "collector_died", how=ended(code))
         self.collector_failures = self.collector_failures + 1 if code > 0 else 0
         if self.collector_failures > LIVES_IN_VAIN:
-            self.failure = LensError(f"the collector keeps failing: {log_tail(self.segment_dir / 'collector.log')}")
+            self.failure = LensError(f"the collector keeps failing: {self._why_and_way_out()}")
             return
         self._spawn_collector()
 
@@ -495,10 +495,13 @@ class Supervisor:
         while self.collector_pidfd >= 0:
             if monotonic_ns() > end:
                 raise LensError(
-                    f"the collector did not finish within {COLLECTOR_TIMEOUT_S:g} s: "
-                    f"{log_tail(self.segment_dir / 'collector.log')}; `lens recover {self.manifest.run_dir}` finishes the books"
+                    f"the collector did not finish within {COLLECTOR_TIMEOUT_S:g} s: {self._why_and_way_out()}"
                 )
             self._turn(0.1)
+
+    def _why_and_way_out(self) -> str:
+        why = log_tail(self.segment_dir / "collector.log").removeprefix("lens: ")
+        return f"{why}; `lens recover {self.manifest.run_dir}` finishes the books"
 
     def _kill_all(self) -> None:
         """Nothing that was spawned stays, whatever happened."""

@@ -9,6 +9,7 @@ import os
 import random
 import shutil
 import signal
+import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -50,6 +51,35 @@ def stopped(pid: int) -> Iterator[None]:
         yield
     finally:
         os.kill(pid, signal.SIGCONT)
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 1 MB."""
+    path = tmp_path / "disk"
+    path.mkdir()
+    mount = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "none", path], capture_output=True, text=True)
+    if mount.returncode:
+        pytest.skip(f"needs to mount a tmpfs: {mount.stderr.strip()}")
+    try:
+        yield path
+    finally:
+        subprocess.run(["umount", "--lazy", path], check=True)
+
+
+def fill(disk: Path) -> Path:
+    """Takes all its room; gives the file to delete."""
+    ballast = disk / "ballast"
+    with ballast.open("wb", buffering=0) as file, suppress(OSError):
+        while file.write(bytes(4096)):
+            pass
+    return ballast
+
+
+def read_only(directory: Path) -> Callable[[], None]:
+    """Lays an empty read-only file system over a directory; gives what takes it away."""
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "ro,size=4k", "none", directory], check=True)
+    return lambda: subprocess.run(["umount", "--lazy", directory], check=True) and None
 
 
 def reasons(ended: Ended) -> dict[str, str]:
@@ -159,6 +189,44 @@ def test_a_removed_segment_directory_costs_nothing_while_the_collector_lives(
         reconcile(tmp_path / "runs" / "latest", ended, received, {"worker": 1, "collector": 0})
     else:
         assert "books_do_not_balance" in reasons(ended)
+
+
+def test_a_disk_that_is_full_for_a_while_costs_nothing(small_disk: Path) -> None:
+    with simulator(**REPLIES) as server:
+        with running(*load(server, "--duration", "4s"), cwd=small_disk) as process:
+            _, manifest = manifest_of(small_disk)
+            ballast = fill(small_disk)
+            until(lambda: server.stats()["requests"] > 3 * RATE)
+            ballast.unlink()
+            ended = finish(process)
+        received = server.stats()["requests"]
+    assert ended.code == 0, ended.stderr
+    reconcile(small_disk / "runs" / "latest", ended, received, {"worker": 0, "collector": 0})
+    assert ended.summary["client"]["export_failures"] > 0
+    assert "export_failures" in reasons(ended)
+
+
+@pytest.mark.parametrize("how", ["full", "read-only"])
+def test_a_disk_that_takes_no_summary_leaves_the_books_to_recover(how: str, small_disk: Path) -> None:
+    """Exit code 1 and the way out; the totals are whole once there is room, only rows may be missing, and are counted."""
+    with simulator(**REPLIES) as server:
+        with running(*load(server, "--duration", "2s"), cwd=small_disk) as process:
+            manifest_of(small_disk)
+            undo = fill(small_disk).unlink if how == "full" else read_only(small_disk / "runs")
+            try:
+                ended = finish(process)
+            finally:
+                undo()
+        received = server.stats()["requests"]
+    assert (ended.code, ended.stdout) == (1, "")
+    assert len(ended.stderr.splitlines()) == 1, ended.stderr
+    assert "lens recover" in ended.stderr
+    recovered = lens("recover", "runs/latest", "--json", cwd=small_disk)
+    requests = recovered.summary["requests"]
+    assert requests["ok"] == requests["sent"] == received == 2 * RATE
+    made = rows_of(small_disk / "runs" / "latest")
+    assert len(made) + recovered.summary["client"]["records_dropped"] >= received
+    assert len({row["request"] for row in made}) == len(made)
 
 
 OUTAGES = [
