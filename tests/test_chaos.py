@@ -34,7 +34,7 @@ SMALL_RINGS = [
     "-c",
     f"import sys; sys.path.append({str(HERE)!r}); import tests.chaos; tests.chaos.lens_with_small_rings()",
 ]
-KILLS = int(os.environ.get("LENS_CHAOS_KILLS", "30"))
+KILLS = int(os.environ.get("LENS_CHAOS_KILLS", "24"))
 
 
 def until(condition: Callable[[], object], what: str = "what was waited for") -> None:
@@ -132,25 +132,25 @@ def test_a_collector_stopped_for_8_s_costs_nothing_nor_does_a_stopped_supervisor
 
 def test_a_collector_stopped_past_the_rings_room_drops_are_exact_and_make_the_run_invalid(tmp_path: Path) -> None:
     with simulator(**REPLIES) as server:
-        with running(*load(server, "--duration", "4s"), cwd=tmp_path, program=SMALL_RINGS) as process:
+        with running(*load(server, "--duration", "3s"), cwd=tmp_path, program=SMALL_RINGS) as process:
             _, manifest = manifest_of(tmp_path)
             with stopped(manifest["pids"]["collector"]):
-                until(lambda: server.stats()["requests"] > 3 * RATE)
+                until(lambda: server.stats()["requests"] > 2.5 * RATE)
             ended = finish(process)
         received = server.stats()["requests"]
     assert ended.code == 0, ended.stderr
     requests, client = ended.summary["requests"], ended.summary["client"]
     accounts(requests)
-    assert requests["ok"] == requests["planned"] == received == 4 * RATE  # outcomes are known of the dropped too
-    assert client["ring_drops"] == 4 * RATE - len(rows_of(tmp_path / "runs" / "latest")) > 0
-    assert ended.summary["metrics"]["ttft_ms"]["count"] == 4 * RATE - client["ring_drops"]
+    assert requests["ok"] == requests["planned"] == received == 3 * RATE  # outcomes are known of the dropped too
+    assert client["ring_drops"] == 3 * RATE - len(rows_of(tmp_path / "runs" / "latest")) > 0
+    assert ended.summary["metrics"]["ttft_ms"]["count"] == 3 * RATE - client["ring_drops"]
     assert ended.summary["verdict"]["state"] == "INVALID"
     assert f"{client['ring_drops']} records" in reasons(ended)["ring_drops"]
 
 
 def test_a_stopped_worker_sends_late_and_says_so_and_its_latencies_stay_the_kernels(tmp_path: Path) -> None:
     with simulator(**REPLIES) as server:
-        with running(*load(server, "--duration", "4s"), cwd=tmp_path) as process:
+        with running(*load(server, "--duration", "3s"), cwd=tmp_path) as process:
             _, manifest = manifest_of(tmp_path)
             until(lambda: server.stats()["requests"] > RATE // 2)
             with stopped(manifest["pids"]["worker-0"]):
@@ -193,10 +193,10 @@ def test_a_removed_segment_directory_costs_nothing_while_the_collector_lives(
 
 def test_a_disk_that_is_full_for_a_while_costs_nothing(small_disk: Path) -> None:
     with simulator(**REPLIES) as server:
-        with running(*load(server, "--duration", "4s"), cwd=small_disk) as process:
-            _, manifest = manifest_of(small_disk)
+        with running(*load(server, "--duration", "3s"), cwd=small_disk) as process:
+            manifest_of(small_disk)
             ballast = fill(small_disk)
-            until(lambda: server.stats()["requests"] > 3 * RATE)
+            until(lambda: server.stats()["requests"] > 2.5 * RATE)
             ballast.unlink()
             ended = finish(process)
         received = server.stats()["requests"]
@@ -210,7 +210,7 @@ def test_a_disk_that_is_full_for_a_while_costs_nothing(small_disk: Path) -> None
 def test_a_disk_that_takes_no_summary_leaves_the_books_to_recover(how: str, small_disk: Path) -> None:
     """Exit code 1 and the way out; the totals are whole once there is room, only rows may be missing, and are counted."""
     with simulator(**REPLIES) as server:
-        with running(*load(server, "--duration", "2s"), cwd=small_disk) as process:
+        with running(*load(server, "--duration", "1s"), cwd=small_disk) as process:
             manifest_of(small_disk)
             undo = fill(small_disk).unlink if how == "full" else read_only(small_disk / "runs")
             try:
@@ -223,7 +223,7 @@ def test_a_disk_that_takes_no_summary_leaves_the_books_to_recover(how: str, smal
     assert "lens recover" in ended.stderr
     recovered = lens("recover", "runs/latest", "--json", cwd=small_disk)
     requests = recovered.summary["requests"]
-    assert requests["ok"] == requests["sent"] == received == 2 * RATE
+    assert requests["ok"] == requests["sent"] == received == RATE
     made = rows_of(small_disk / "runs" / "latest")
     assert len(made) + recovered.summary["client"]["records_dropped"] >= received
     assert len({row["request"] for row in made}) == len(made)
