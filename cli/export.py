@@ -14,7 +14,6 @@ import os
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 from time import monotonic
 from typing import Final
@@ -26,6 +25,7 @@ from llm_latency_lens.exporters.tail import LOG, Destination, Pump, Tail, Unavai
 HEAD_BYTES: Final = 4
 GIVE_UP_S: Final = 60.0
 LINGER_S: Final = 20.0
+PATIENCE_S: Final = 3.0  # before anybody is told that the end waits for an export
 ORPHAN_S: Final = 30.0
 NETWORK: Final = ("influxdb", "prometheus", "otlp")
 
@@ -88,31 +88,49 @@ def exporter_of(plan: Plan, run_dir: Path) -> subprocess.Popen[bytes]:
     return process
 
 
-@contextlib.contextmanager
-def exported(plan: Plan, run_dir: Path) -> Iterator[None]:
-    """Runs the exporter process beside the block and waits, after it, until it has delivered or given up."""
-    if not network_exports(plan):
-        yield
-        return
-    process = exporter_of(plan, run_dir)
-    try:
-        yield
-    finally:
-        if not (run_dir / "summary.json").exists():
-            process.terminate()
-        _wait(process)
-        for name, cursor in cursors(run_dir).items():
+class Exporter:
+    """The exporter process beside a run, if its plan has network exports. Nobody waits for it before `finish`."""
+
+    def __init__(self, plan: Plan, run_dir: Path) -> None:
+        self._plan = plan
+        self._run_dir = run_dir
+        self._process = exporter_of(plan, run_dir) if network_exports(plan) else None
+
+    def finish(self) -> None:
+        """Waits until everything is delivered or the wait for an absent destination is over; says what was not."""
+        process = self._process
+        if process is None:
+            return
+        if process.poll():  # it died on the way: its cursors know where
+            process = exporter_of(self._plan, self._run_dir)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(PATIENCE_S)
+        if process.poll() is None:
+            why = next((cursor.error for cursor in cursors(self._run_dir).values() if cursor.error), "the last scrape")
+            print(f"lens: waiting up to {GIVE_UP_S:g} s for an export: {why}", file=sys.stderr)
+        try:
+            process.wait(GIVE_UP_S + LINGER_S + 10)
+        except (subprocess.TimeoutExpired, KeyboardInterrupt):
+            _end(process)
+        for name, cursor in cursors(self._run_dir).items():
             if cursor.dropped or cursor.rejected or cursor.error:
                 kept = f"{cursor.delivered:,} ticks delivered, {cursor.dropped + cursor.rejected:,} lost"
                 print(
-                    f"lens: {name.strip('.').removesuffix('.json')}: {kept}; last error: {cursor.error}",
+                    f"lens: {name.strip('.').removesuffix('.json')}: {kept}; last error: {cursor.error}; "
+                    f"`lens report {self._run_dir} --to URL` tells all of them again",
                     file=sys.stderr,
                 )
 
+    def abandon(self) -> None:
+        """The run did not come to its end, and its ticks neither."""
+        if self._process is not None:
+            _end(self._process)
 
-def _wait(process: subprocess.Popen[bytes]) -> None:
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    process.terminate()
     try:
-        process.wait(GIVE_UP_S + LINGER_S + 10)
+        process.wait(PATIENCE_S)
     except subprocess.TimeoutExpired:
         process.kill()
         process.wait()

@@ -40,7 +40,7 @@ def run(plan_path: str | None, *, as_json: bool, quiet: bool, strict: bool, **fl
 
 def carry_out(plan: Plan, *, as_json: bool, quiet: bool, strict: bool, beside: Sequence[int] = ()) -> int:
     """Runs a plan and tells the result; gives the exit code of METRICS. Processes `beside` it are kept off its cores."""
-    from llm_latency_lens.cli.export import check_exports, exported
+    from llm_latency_lens.cli.export import Exporter, check_exports
     from llm_latency_lens.cli.stops import StopRules
     from llm_latency_lens.engine.preflight import check_targets
     from llm_latency_lens.engine.supervisor import Supervisor, geometry_of, worker_count
@@ -55,19 +55,25 @@ def carry_out(plan: Plan, *, as_json: bool, quiet: bool, strict: bool, beside: S
     run_dir = make_run_dir(plan, run_id)
     segment_dir = make_segment_dir(run_dir)
     manifest = manifest_of(plan, run_id, run_dir, workers)
+    exporter = Exporter(plan, run_dir)
     try:
         manifest.write(segment_dir)
         collector = [sys.executable, "-m", "llm_latency_lens.cli.collect", "--segment-dir", str(segment_dir)]
         rules = StopRules(plan, segment_dir)
         supervisor = Supervisor(plan, manifest, segment_dir, collector, geometry, prices=prices, on_tick=rules.reason)
         supervisor.keep_aside(beside)
-        with watched(segment_dir, quiet=quiet or as_json), exported(plan, run_dir):
+        with watched(segment_dir, quiet=quiet or as_json):
             supervisor.run()
+    except BaseException:
+        exporter.abandon()
+        raise
     finally:
         if (run_dir / "summary.json").exists() or manifest.state == "starting":  # else `lens recover` needs it
             remove_segments(run_dir, segment_dir)
     write_report(run_dir)
-    return tell(run_dir, manifest, as_json=as_json, quiet=quiet, strict=strict)
+    code = tell(run_dir, manifest, as_json=as_json, quiet=quiet, strict=strict)
+    exporter.finish()
+    return code
 
 
 def budget_prices(plan: Plan) -> list[tuple[int, int]]:
