@@ -23,12 +23,12 @@ from llm_latency_lens.collectors.slos import judge_slos
 from llm_latency_lens.collectors.snapshot import Report
 from llm_latency_lens.engine.errors import LensError
 from llm_latency_lens.engine.manifest import Manifest, read_manifest
+from llm_latency_lens.engine.rundir import LOCK
 from llm_latency_lens.engine.slo import request_conditions
 from llm_latency_lens.exporters.hdrlog import IntervalHistograms
 from llm_latency_lens.exporters.json import IntervalLog, write_summary
 from llm_latency_lens.exporters.msgpack import RequestLog
 
-LOCK: Final = "collector.lock"
 _PR_SET_PDEATHSIG: Final = 1
 
 

@@ -24,7 +24,7 @@ COMMANDS: Final = {
     "validate": Entry("llm_latency_lens.cli.validate", "validate", "Check a plan and show what it will do."),
     "simulate": Entry("llm_latency_lens.cli.simulate", "simulate", "Start the built-in provider with a known truth."),
     "report": Entry("llm_latency_lens.cli.report", "report", "Tell a run again, in another format or place."),
-    "recover": Entry("llm_latency_lens.cli.recover", "recover", "Finish the books of a killed run."),
+    "recover": Entry("llm_latency_lens.cli.recover", "recover", "Find dead runs and finish their books."),
     "providers": Entry("llm_latency_lens.cli.providers", "providers", "List the APIs that can be measured."),
 }
 

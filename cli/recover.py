@@ -1,4 +1,4 @@
-"""`lens recover RUN_DIR`: finishes the books of a run whose supervisor was killed, from what is left in tmpfs."""
+"""`lens recover`: what dead runs left in tmpfs. Their books are finished from it, or it is removed."""
 
 from __future__ import annotations
 
@@ -7,14 +7,13 @@ from pathlib import Path
 from typing import Final
 
 import click
-import psutil
 
 from llm_latency_lens.cli.collect import collect
 from llm_latency_lens.collectors.snapshot import Report
 from llm_latency_lens.engine import ring
 from llm_latency_lens.engine.errors import LensError, SegmentError
 from llm_latency_lens.engine.manifest import FILE, SEGMENTS, Manifest, read_manifest
-from llm_latency_lens.engine.rundir import LIVE, remove_segments
+from llm_latency_lens.engine.rundir import LIVE, Leftover, alive, leftovers, remove_segments
 from llm_latency_lens.engine.runlog import note
 from llm_latency_lens.exporters.json import SUMMARY, summary
 
@@ -23,25 +22,42 @@ DIED: Final = "died: the supervisor was killed"
 
 
 @click.command("recover")
-@click.argument("run_dir", type=click.Path(path_type=Path))
-@click.option("--json", "as_json", is_flag=True, help="Print summary.json on stdout.")
-def recover(run_dir: Path, as_json: bool) -> None:
-    """Finish the books of a killed run: requests in flight are counted as lost, and summary.json is written."""
-    report = recover_run(run_dir)
-    if as_json:
-        click.echo(summary(report), nl=False)
-    else:
-        requests = report.requests
-        click.echo(
-            f"{run_dir}: {requests.sent} sent, {requests.ok} ok, {requests.failed.get('lost', 0)} lost; "
-            f"verdict {report.verdict.state}; {run_dir / SUMMARY}"
-        )
+@click.argument("run_dir", type=click.Path(path_type=Path), required=False)
+@click.option("--all", "every", is_flag=True, help="Finish the books of every dead run.")
+@click.option("--remove", metavar="RUN_ID", help="Throw away what a dead run left in tmpfs; its run directory stays.")
+@click.option("--json", "as_json", is_flag=True, help="Print the summary.json of RUN_DIR on stdout.")
+def recover(run_dir: Path | None, every: bool, remove: str | None, as_json: bool) -> int:
+    """Finish the books of a killed run: requests in flight are counted as lost, and summary.json is written.
+
+    Without an argument it lists what runs, alive and dead, have in tmpfs.
+    """
+    if sum((run_dir is not None, every, remove is not None)) > 1:
+        raise click.UsageError("RUN_DIR, --all and --remove exclude each other")
+    if as_json and run_dir is None:
+        raise click.UsageError("--json needs RUN_DIR")
+    if run_dir is not None:
+        report = recover_run(run_dir, segments=SEGMENTS)
+        click.echo(summary(report) if as_json else told(run_dir, report), nl=not as_json)
+        return 0
+    if every:
+        return recover_all(leftovers(SEGMENTS))
+    if remove is not None:
+        click.echo(remove_run(remove, leftovers(SEGMENTS)))
+        return 0
+    for line in listed(leftovers(SEGMENTS)):
+        click.echo(line)
+    return 0
 
 
 def recover_run(run_dir: Path, *, segments: Path | None = None) -> Report:
     """The final report. Removes the segment directory. Raises LensError if nothing is left or it still runs."""
-    directory, manifest = find(run_dir, segments=segments or SEGMENTS)
-    running = [f"{role} ({pid})" for role, pid in _alive(manifest) if role == "supervisor"]
+    return finish(*find(run_dir, segments=segments or SEGMENTS))
+
+
+def finish(directory: Path, manifest: Manifest) -> Report:
+    """The same of a segment directory."""
+    run_dir = Path(manifest.run_dir)
+    running = [f"{role} ({pid})" for role, pid in alive(manifest) if role == "supervisor"]
     if running:
         raise LensError(f"{run_dir} is still running: {', '.join(running)}; stop it with Ctrl-C or SIGTERM")
     _wait_until_gone(manifest)
@@ -52,39 +68,82 @@ def recover_run(run_dir: Path, *, segments: Path | None = None) -> Report:
     return report
 
 
+def recover_all(found: list[Leftover]) -> int:
+    """Finishes every dead run's books; 1 if any could not be."""
+    code = 0
+    for left in found:
+        if left.alive:
+            continue
+        try:
+            if left.manifest is None:
+                raise LensError(f"it died before it had begun; `lens recover --remove {left.run_id}` clears it away")
+            click.echo(told(Path(left.manifest.run_dir), finish(left.directory, left.manifest)))
+        except LensError as error:
+            click.echo(f"lens: {left.run_id}: {error}", err=True)
+            code = 1
+    return code
+
+
+def remove_run(run_id: str, found: list[Leftover]) -> str:
+    """Removes a dead run's segment directory; says so. Raises LensError if there is none, or if it lives."""
+    left = next((each for each in found if each.run_id == run_id), None)
+    if left is None:
+        raise LensError(f"{run_id!r} is no run in {SEGMENTS}; `lens recover` lists them")
+    if left.alive:
+        raise LensError(f"{run_id} is still running")
+    megabytes = left.bytes() / 1e6
+    remove_segments(Path(left.manifest.run_dir) if left.manifest else left.directory, left.directory)
+    return f"removed {left.directory}, {megabytes:.1f} MB"
+
+
+def listed(found: list[Leftover]) -> list[str]:
+    """The table of what is in tmpfs, and what can be done about the dead."""
+    if not found:
+        return [f"nothing is left in {SEGMENTS}"]
+    rows = [("RUN", "STARTED", "STATE", "MB", "RUN DIRECTORY")]
+    for left in found:
+        started = left.manifest.started_at[:19] + "Z" if left.manifest else "-"
+        state = "alive" if left.alive else "dead"
+        run_dir = left.manifest.run_dir if left.manifest else "-"
+        rows.append((left.run_id, started, state, f"{left.bytes() / 1e6:.1f}", run_dir))
+    widths = [max(len(row[column]) for row in rows) for column in range(4)]
+    lines = [f"{a:{widths[0]}}  {b:{widths[1]}}  {c:{widths[2]}}  {d:>{widths[3]}}  {e}" for a, b, c, d, e in rows]
+    if not all(left.alive for left in found):
+        lines += [
+            "",
+            "lens recover RUN_DIR, or --all       finishes the books of the dead",
+            "lens recover --remove RUN            throws away what is left of it",
+        ]
+    return lines
+
+
+def told(run_dir: Path, report: Report) -> str:
+    """A recovered run in one line."""
+    requests = report.requests
+    return (
+        f"{run_dir}: {requests.sent} sent, {requests.ok} ok, {requests.failed.get('lost', 0)} lost; "
+        f"verdict {report.verdict.state}; {run_dir / SUMMARY}"
+    )
+
+
 def find(run_dir: Path, *, segments: Path = SEGMENTS) -> tuple[Path, Manifest]:
     """The segment directory of a run, by the run directory that its manifest names."""
     live = run_dir / LIVE
     if (live / FILE).exists():
         return live.resolve(), read_manifest(live)
     wanted = run_dir.resolve()
-    for manifest_file in sorted(segments.glob(f"*/{FILE}")):
-        manifest = read_manifest(manifest_file.parent)
-        if Path(manifest.run_dir).resolve() == wanted:
-            return manifest_file.parent, manifest
+    for left in leftovers(segments):
+        if left.manifest is not None and Path(left.manifest.run_dir).resolve() == wanted:
+            return left.directory, left.manifest
     if (run_dir / SUMMARY).exists():
         raise LensError(f"{run_dir} is whole: it has its {SUMMARY} and nothing is left in {segments}")
     raise LensError(f"nothing of {run_dir} is left in {segments}: it was removed, or the machine was restarted since")
 
 
-def _alive(manifest: Manifest) -> list[tuple[str, int]]:
-    """The run's processes that still are. A pid that now belongs to another program does not count."""
-    return [(role, pid) for role, pid in manifest.pids.items() if _is_ours(pid)]
-
-
-def _is_ours(pid: int) -> bool:
-    try:
-        process = psutil.Process(pid)
-        ours = any("llm_latency_lens" in word or "lens" in Path(word).name for word in process.cmdline())
-        return ours and process.status() != psutil.STATUS_ZOMBIE
-    except psutil.Error:
-        return False
-
-
 def _wait_until_gone(manifest: Manifest) -> None:
     """Workers and collector die with their supervisor; the kernel may need a moment."""
     deadline = time.monotonic() + GONE_WITHIN_S
-    while left := _alive(manifest):
+    while left := alive(manifest):
         if time.monotonic() > deadline:
             raise LensError(f"still running: {', '.join(f'{role} ({pid})' for role, pid in left)}; kill them first")
         time.sleep(0.05)

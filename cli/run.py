@@ -16,10 +16,10 @@ import msgspec
 from llm_latency_lens.cli.options import plan_from, run_options
 from llm_latency_lens.engine import __version__
 from llm_latency_lens.engine.errors import LensError, PlanError
-from llm_latency_lens.engine.manifest import Manifest, PhaseTimes
+from llm_latency_lens.engine.manifest import SEGMENTS, Manifest, PhaseTimes
 from llm_latency_lens.engine.plan import Plan
 from llm_latency_lens.engine.planfile import plan_sha256, stripped
-from llm_latency_lens.engine.rundir import make_run_dir, make_segment_dir, remove_segments, run_id_of
+from llm_latency_lens.engine.rundir import leftovers, make_run_dir, make_segment_dir, remove_segments, run_id_of
 
 
 @click.command(short_help="Run a plan, or a load given by flags, and report.")
@@ -54,6 +54,7 @@ def carry_out(plan: Plan, *, as_json: bool, quiet: bool, strict: bool, beside: S
     geometry = geometry_of(plan, workers)
     run_dir = make_run_dir(plan, run_id)
     segment_dir = make_segment_dir(run_dir)
+    tell_leftovers(quiet=quiet)
     manifest = manifest_of(plan, run_id, run_dir, workers)
     exporter = Exporter(plan, run_dir)
     try:
@@ -74,6 +75,15 @@ def carry_out(plan: Plan, *, as_json: bool, quiet: bool, strict: bool, beside: S
     code = tell(run_dir, manifest, as_json=as_json, quiet=quiet, strict=strict)
     exporter.finish()
     return code
+
+
+def tell_leftovers(*, quiet: bool) -> None:
+    """One line on stderr if dead runs hold memory and wait to be recovered."""
+    dead = [] if quiet else [left for left in leftovers() if not left.alive]
+    if dead:
+        megabytes = sum(left.bytes() for left in dead) / 1e6
+        runs = "1 dead run" if len(dead) == 1 else f"{len(dead)} dead runs"
+        click.echo(f"lens: {runs} left {megabytes:.0f} MB in {SEGMENTS}; `lens recover` lists them", err=True)
 
 
 def budget_prices(plan: Plan) -> list[tuple[int, int]]:

@@ -4,20 +4,47 @@ from __future__ import annotations
 
 import contextlib
 import datetime
+import fcntl
 import json
 import os
 import re
 import secrets
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from time import time
-from typing import Final
+from typing import Final, NamedTuple
+
+import msgspec
+import psutil
 
 from llm_latency_lens.engine.errors import OutputError
-from llm_latency_lens.engine.manifest import SEGMENTS
+from llm_latency_lens.engine.manifest import SEGMENTS, Manifest, read_manifest
 from llm_latency_lens.engine.plan import Plan, masked
 
 LIVE: Final = ".live"  # in the run directory, a link to its segment directory
+LOCK: Final = "collector.lock"  # in the segment directory, held by the collector
+SETTLING_S: Final = 60.0  # a segment directory gets its run.json within this time, or its run died before
+
+
+class Leftover(NamedTuple):
+    """A segment directory in tmpfs. `manifest` is None if it has none that can be read: nothing can be recovered."""
+
+    directory: Path
+    manifest: Manifest | None
+    alive: bool
+
+    @property
+    def run_id(self) -> str:
+        return self.directory.name
+
+    def bytes(self) -> int:
+        """What it takes of the tmpfs."""
+        total = 0
+        for path in self.directory.iterdir():
+            with contextlib.suppress(OSError):
+                total += path.stat().st_blocks * 512
+        return total
 
 
 def run_id_of(name: str) -> str:
@@ -61,6 +88,58 @@ def make_segment_dir(run_dir: Path, root: Path = SEGMENTS) -> Path:
     with contextlib.suppress(OSError):
         (run_dir / LIVE).symlink_to(path)
     return path
+
+
+def leftovers(root: Path = SEGMENTS) -> list[Leftover]:
+    """The segment directories of this user, of runs that go on and of dead ones, oldest first."""
+    return sorted(_leftovers(root), key=lambda each: each.run_id)
+
+
+def _leftovers(root: Path) -> Iterator[Leftover]:
+    with contextlib.suppress(FileNotFoundError):
+        for directory in root.iterdir():
+            with contextlib.suppress(OSError):  # another user's, or gone again
+                status = directory.stat()
+                if not directory.is_dir() or status.st_uid != os.getuid():
+                    continue
+                manifest = _manifest(directory)
+                if manifest is not None:
+                    yield Leftover(directory, manifest, bool(alive(manifest)) or _collected(directory))
+                else:
+                    yield Leftover(directory, None, time() - status.st_mtime < SETTLING_S)
+
+
+def _manifest(directory: Path) -> Manifest | None:
+    try:
+        return read_manifest(directory)
+    except (FileNotFoundError, msgspec.DecodeError):
+        return None
+
+
+def _collected(directory: Path) -> bool:
+    """Whether a collector works on it, perhaps one in a container that shares the tmpfs and not the pids."""
+    try:
+        with (directory / LOCK).open("rb") as lock:
+            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except FileNotFoundError:
+        return False
+    except BlockingIOError:
+        return True
+    return False
+
+
+def alive(manifest: Manifest) -> list[tuple[str, int]]:
+    """(role, pid) of the run's processes that still are. A pid that now belongs to another program does not count."""
+    return [(role, pid) for role, pid in manifest.pids.items() if _is_ours(pid)]
+
+
+def _is_ours(pid: int) -> bool:
+    try:
+        process = psutil.Process(pid)
+        ours = any("llm_latency_lens" in word or "lens" in Path(word).name for word in process.cmdline())
+        return ours and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.Error:
+        return False
 
 
 def remove_segments(run_dir: Path, segment_dir: Path) -> None:

@@ -619,7 +619,8 @@ def geometry_of(plan: Plan, workers: int, tmpfs: Path = SEGMENTS.parent) -> Geom
     if workers * (requests * 256 + gaps * 8) > free:
         raise SegmentError(
             f"{tmpfs} has {free >> 20} MB free, the rings need {workers * (requests * 256 + gaps * 8) >> 20} MB; "
-            "give the tmpfs more room (mount -o remount,size=...) or use fewer workers"
+            "give the tmpfs more room (mount -o remount,size=...), remove what dead runs left (`lens recover` lists them) "
+            "or use fewer workers"
         )
     return Geometry(requests, gaps, 8192, in_flight, len(plan.phases), len(plan.targets))
 

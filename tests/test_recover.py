@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
+import click
 import pytest
-from click.testing import CliRunner
+from click.testing import CliRunner, Result
 
 from llm_latency_lens.cli import recover as command
+from llm_latency_lens.cli import run as run_command
 from llm_latency_lens.cli.recover import recover_run
 from llm_latency_lens.collectors.snapshot import REPORT_DECODER
+from llm_latency_lens.engine import rundir
 from llm_latency_lens.engine.errors import LensError
 from llm_latency_lens.engine.manifest import PhaseTimes
 from llm_latency_lens.engine.ring import Counter
@@ -51,6 +56,14 @@ def tmpfs(tmp_path: Path) -> Path:
     return tmp_path / "tmpfs"
 
 
+@pytest.fixture
+def living() -> Iterator[int]:
+    """The pid of a process that passes for a supervisor."""
+    child = subprocess.Popen([sys.executable, "-c", "import sys; sys.stdin.read()", "lens"], stdin=subprocess.PIPE)
+    yield child.pid
+    child.communicate()
+
+
 def test_the_books_of_a_killed_run_are_finished(tmp_path: Path, tmpfs: Path) -> None:
     run = killed(tmp_path)
     report = recover_run(run.run_dir, segments=tmpfs)
@@ -83,16 +96,12 @@ def test_what_a_killed_collector_had_told_is_not_told_twice(tmp_path: Path, tmpf
     assert ticks == list(range(len(ticks)))
 
 
-def test_a_run_that_goes_on_is_left_alone(tmp_path: Path, tmpfs: Path) -> None:
+def test_a_run_that_goes_on_is_left_alone(tmp_path: Path, tmpfs: Path, living: int) -> None:
     run = killed(tmp_path)
-    child = subprocess.Popen([sys.executable, "-c", "import sys; sys.stdin.read()", "lens"], stdin=subprocess.PIPE)
-    try:
-        run.manifest.pids["supervisor"] = child.pid
-        run.manifest.write(run.segment_dir)
-        with pytest.raises(LensError, match="still running"):
-            recover_run(run.run_dir, segments=tmpfs)
-    finally:
-        child.communicate()
+    run.manifest.pids["supervisor"] = living
+    run.manifest.write(run.segment_dir)
+    with pytest.raises(LensError, match="still running"):
+        recover_run(run.run_dir, segments=tmpfs)
     assert (run.segment_dir / "run.json").exists()
 
 
@@ -129,3 +138,109 @@ def test_the_command_prints_the_summary(tmp_path: Path, tmpfs: Path, monkeypatch
     assert found.exit_code == 0, found.output
     assert json.loads(found.output)["requests"]["ok"] == 3
     assert os.listdir(tmpfs) == [run.run_dir.name]
+
+
+def another(root: Path, name: str, **change: object) -> Run:
+    """One more killed run, under another name."""
+    (root / name / "tmpfs").mkdir(parents=True)
+    run = killed(root / name)
+    moved = root / "tmpfs" / name
+    run.segment_dir.rename(moved)
+    run.segment_dir = moved
+    for key, value in change.items():
+        setattr(run.manifest, key, value)
+    run.manifest.write(moved)
+    return run
+
+
+@pytest.fixture
+def here(tmpfs: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The tmpfs is the program's; a run without a manifest has no time to settle."""
+    monkeypatch.setattr(command, "SEGMENTS", tmpfs)
+    monkeypatch.setattr(rundir, "SETTLING_S", 0.0)
+    return tmpfs
+
+
+def test_what_runs_left_is_listed(tmp_path: Path, here: Path, living: int) -> None:
+    assert call().output == f"nothing is left in {here}\n"
+    dead = another(tmp_path, "a-dead", started_at="2026-01-02T03:04:05.678+00:00")
+    another(tmp_path, "b-alive", pids={"supervisor": living})
+    (here / "c-never-begun").mkdir()
+    (here / "d-no-directory").touch()
+    lines = call().output.splitlines()
+    assert [line.split()[:3] for line in lines[1:4]] == [
+        ["a-dead", "2026-01-02T03:04:05Z", "dead"],
+        ["b-alive", "2026-11-23T00:00:00Z", "alive"],
+        ["c-never-begun", "-", "dead"],
+    ]
+    assert lines[1].endswith(f" {dead.run_dir}")
+    assert "--remove" in lines[-1]
+
+
+def test_all_dead_runs_are_recovered_at_once_and_what_cannot_be_is_told(
+    tmp_path: Path, here: Path, living: int
+) -> None:
+    dead = [another(tmp_path, name) for name in ("a", "b")]
+    lives = another(tmp_path, "c", pids={"supervisor": living})
+    (here / "d").mkdir()
+    found = call("--all")
+    assert found.return_value == 1
+    assert [line.partition(": ")[0] for line in found.stdout.splitlines()] == [str(run.run_dir) for run in dead]
+    assert "lens recover --remove d" in found.stderr
+    assert sorted(path.name for path in here.iterdir()) == ["c", "d"]
+    assert not (lives.run_dir / "summary.json").exists()
+
+
+def test_what_a_dead_run_left_is_removed_and_nothing_else(tmp_path: Path, here: Path, living: int) -> None:
+    run = another(tmp_path, "a")
+    another(tmp_path, "b", pids={"supervisor": living})
+    assert "removed" in call("--remove", "a").output
+    assert run.run_dir.exists()
+    for name, why in [("b", "still running"), ("..", "is no run"), ("a", "is no run")]:
+        found = call("--remove", name)
+        assert why in str(found.exception)
+    assert [path.name for path in here.iterdir()] == ["b"]
+
+
+def test_a_run_that_a_collector_works_on_is_alive_wherever_its_processes_are(tmp_path: Path, here: Path) -> None:
+    run = another(tmp_path, "a")
+    with (run.segment_dir / rundir.LOCK).open("wb") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        assert "still running" in str(call("--remove", "a").exception)
+    assert "removed" in call("--remove", "a").output
+
+
+def test_a_run_killed_before_its_first_slot_is_recovered_with_nothing_sent(tmp_path: Path, tmpfs: Path) -> None:
+    run = killed(tmp_path)
+    run.manifest.phases = [PhaseTimes()]
+    run.manifest.state = "starting"
+    run.manifest.write(run.segment_dir)
+    for path in run.segment_dir.glob("*.ring"):
+        path.unlink()
+    assert recover_run(run.run_dir, segments=tmpfs).requests.sent == 0
+
+
+@pytest.mark.parametrize("arguments", [("x", "--all"), ("--all", "--remove", "x"), ("--json",)])
+def test_contradictions_are_wrong_usage(arguments: tuple[str, ...]) -> None:
+    assert isinstance(call(*arguments).exception, click.UsageError)
+
+
+def test_a_new_run_says_in_one_line_what_dead_ones_left(
+    tmp_path: Path, here: Path, living: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(run_command, "leftovers", lambda: rundir.leftovers(here))
+    another(tmp_path, "alive", pids={"supervisor": living})
+    run_command.tell_leftovers(quiet=False)
+    assert capsys.readouterr() == ("", "")
+    another(tmp_path, "dead")
+    run_command.tell_leftovers(quiet=True)
+    assert capsys.readouterr() == ("", "")
+    run_command.tell_leftovers(quiet=False)
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.startswith("lens: 1 dead run left ")
+    assert len(err.splitlines()) == 1
+
+
+def call(*arguments: str) -> Result:
+    return CliRunner().invoke(command.recover, arguments, standalone_mode=False)
