@@ -68,6 +68,29 @@ def test_a_finish_reason_makes_a_reply_whole_and_tells_its_outcome(
     assert (reply.finished(), reply.outcome) == (finished, outcome)
 
 
+def test_with_several_candidates_the_reply_is_whole_when_all_are() -> None:
+    reply = fresh("google")
+
+    def said(index: int, finish: str | None = None) -> None:
+        candidate = {"index": index, "content": {"parts": [{"text": "a"}]}} | (
+            {"finishReason": finish} if finish else {}
+        )
+        reply.event(json.dumps({"candidates": [candidate]}).encode())
+
+    said(0)
+    said(1)
+    said(0, "STOP")
+    assert not reply.finished()
+    said(1, "STOP")
+    assert reply.finished()
+
+
+def test_vertex_behind_a_gateway_is_known_by_its_path() -> None:
+    url, headers, _ = asked("google", base_url="http://gate:9/v1/projects/p/locations/l", model="g")
+    assert url == "http://gate:9/v1/projects/p/locations/l/publishers/google/models/g:streamGenerateContent?alt=sse"
+    assert headers["Authorization"] == f"Bearer {KEY}"
+
+
 def test_a_blocked_prompt_is_content_filtered_and_whole() -> None:
     reply = fresh("google")
     assert reply.event(b'{"promptFeedback": {"blockReason": "PROHIBITED_CONTENT"}}') == 0

@@ -84,6 +84,22 @@ def test_a_whole_reply_is_read_by_the_same_pointers() -> None:
     assert (failed.outcome, failed.error) == (Outcome.STREAM_ERROR, "no")
 
 
+def test_a_finish_reason_that_is_named_must_come() -> None:
+    """Or a stream that was cut would count as whole."""
+    reply = fresh("http", http=Generic(framing="ndjson", text="/text", finish="/finish"))
+    reply.event(b'{"text": "a"}')
+    assert not reply.finished()
+    reply.event(b'{"text": "b", "finish": "stop"}')
+    assert reply.finished()
+
+
+@pytest.mark.parametrize("body", [b"{}", b'{"error_code": 7}', b"[]", b"null", b'{"text": null}', b'{"text": ""}'])
+def test_a_whole_reply_without_what_was_pointed_at_is_malformed(body: bytes) -> None:
+    reply = fresh("http", http=Generic(framing="none", text="/text", finish="/finish"))
+    assert reply.body(body) & FAILED
+    assert reply.outcome is Outcome.STREAM_MALFORMED
+
+
 def rendered(generic: Generic, prompt: Prompt = ASKED, **changes: Any) -> tuple[str, dict[str, str], Any]:
     found: tuple[str, dict[str, str], Any] = asked("http", prompt, "http://h/x", http=generic, **changes)
     return found

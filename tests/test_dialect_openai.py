@@ -146,10 +146,19 @@ def test_a_request_streams_asks_for_usage_and_carries_system_and_limit() -> None
     assert [message["role"] for message in body["messages"]] == ["system", "user", "assistant", "user"]
 
 
-def test_openai_itself_is_given_max_completion_tokens() -> None:
-    _, _, body = asked("openai", TALK, "https://api.openai.com/v1")
+@pytest.mark.parametrize("host", ["api.openai.com", "eu.api.openai.com", "us.api.openai.com"])
+def test_openai_itself_is_given_max_completion_tokens(host: str) -> None:
+    _, _, body = asked("openai", TALK, f"https://{host}/v1")
     assert body["max_completion_tokens"] == 7
     assert "max_tokens" not in body
+
+
+def test_stream_options_of_the_plan_stand_beside_the_wish_for_usage() -> None:
+    options = {"stream_options": {"include_obfuscation": False}}
+    _, _, body = asked("openai", parameters=options)
+    assert body["stream_options"] == {"include_usage": True, "include_obfuscation": False}
+    _, _, body = asked("openai", parameters={"stream_options": {"include_usage": False}})
+    assert body["stream_options"] == {"include_usage": False}
 
 
 def test_the_targets_system_prompt_stands_in_for_none_of_the_prompt() -> None:

@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llm_latency_lens.engine.dialects import FAILED, TOKEN
+from llm_latency_lens.engine.dialects.outcomes import refusal
 from llm_latency_lens.engine.dialects.table import DIALECTS, framing_for
 from llm_latency_lens.engine.plan import Generic
 from llm_latency_lens.engine.record import UNKNOWN, Outcome
@@ -279,3 +280,40 @@ def test_a_wrong_byte_of_utf8_inside_a_text_is_still_a_token(kind: str) -> None:
     got = read(reply, [event.replace("é".encode(), b"\xc3")], stream.content_type)
     assert got.bits & TOKEN
     assert got.text == "caf\ufffd"
+
+
+@pytest.mark.parametrize(
+    ("body", "outcome"),
+    [
+        (b'{"error": {"code": "content_filter", "message": "no"}}', Outcome.CONTENT_FILTERED),
+        (b'{"error": {"code": "content_policy_violation"}}', Outcome.CONTENT_FILTERED),
+        (b'{"error": {"code": "bad", "message": "unknown key \\"content_filter\\" in body"}}', Outcome.HTTP_INVALID),
+        (b'{"error": {"code": 7}, "param": "content_filter"}', Outcome.HTTP_INVALID),
+        (b"content_filter", Outcome.HTTP_INVALID),
+        (b'{"error": {"details": [{"reason": "API_KEY_INVALID"}]}}', Outcome.HTTP_AUTH),
+    ],
+)
+def test_a_refused_prompt_is_told_by_the_errors_code(body: bytes, outcome: Outcome) -> None:
+    assert refusal(400, body)[0] is outcome
+
+
+@pytest.mark.parametrize(
+    ("content", "text"),
+    [
+        (b'"a\\ud83d"', "a\ufffd"),  # half a pair: cut between two events
+        (b'"\\ud83d\\ude00"', "\U0001f600"),
+        (b'"a\xff"', "a\ufffd"),  # no UTF-8
+        (b'["a", "\\udc00"]', "a\ufffd"),
+    ],
+)
+def test_text_can_always_be_encoded_again(content: bytes, text: str) -> None:
+    """Sessions send it back, details write it down."""
+    reply = fresh("openai")
+    reply.event(b'{"choices": [{"delta": {"content": ' + content + b"}}]}")
+    assert "".join(reply.text).encode() == text.encode()
+
+
+def test_nan_is_no_json() -> None:
+    reply = fresh("openai")
+    assert reply.event(b'{"choices": [{"delta": {"content": "a", "n": NaN}}]}') & FAILED
+    assert reply.outcome is Outcome.STREAM_MALFORMED

@@ -1,7 +1,7 @@
 """Google Gemini and Vertex AI: GenerateContentResponses as SSE with CRLF, or as the elements of one JSON array.
 
-POST {base}/{api_version}/models/{model}:streamGenerateContent?alt=sse with x-goog-api-key. At Vertex AI, whose hosts
-end in aiplatform.googleapis.com, {base}/publishers/google/models/{model}:... with a Bearer token; the base URL ends in
+POST {base}/{api_version}/models/{model}:streamGenerateContent?alt=sse with x-goog-api-key. At Vertex AI (a host in
+aiplatform.googleapis.com, or /projects/ in the base URL), {base}/publishers/google/models/{model}:... with a Bearer token; the base URL ends in
 /v1/projects/P/locations/L there. There is no terminal event: a reply is whole when its body ends after a finishReason.
 Usage is cumulative. https://ai.google.dev/api/generate-content
 """
@@ -53,6 +53,7 @@ class Content(msgspec.Struct, gc=False):
 
 
 class Candidate(msgspec.Struct, gc=False, rename="camel"):
+    index: int = 0
     content: Content | None = None
     finish_reason: str | None = None
 
@@ -83,11 +84,13 @@ _decode = msgspec.json.Decoder(Response).decode
 class GenerateReply(Reply):
     """One generated content, streamed or whole. `ended` is the finish reason; the body's end is the end."""
 
-    __slots__ = ("_candidates", "_prompt", "_thoughts", "_tools")
+    __slots__ = ("_candidates", "_finished", "_prompt", "_seen", "_thoughts", "_tools")
     json_framing = "json"
 
     def __init__(self, keep_text: bool = False) -> None:
         super().__init__(keep_text)
+        self._seen: set[int] = set()  # candidates by index
+        self._finished: set[int] = set()
         self._prompt: int | None = None
         self._tools: int | None = None
         self._candidates: int | None = None
@@ -103,10 +106,12 @@ class GenerateReply(Reply):
             response = loose
         bits = 0
         for candidate in response.candidates or ():
+            self._seen.add(candidate.index)
             if candidate.content is not None:
                 for part in candidate.content.parts or ():
                     bits |= self._said(part)
             if candidate.finish_reason and candidate.finish_reason != UNSPECIFIED:
+                self._finished.add(candidate.index)
                 self._finish(candidate.finish_reason, candidate.finish_reason in FILTERED)
         if response.prompt_feedback is not None and response.prompt_feedback.block_reason:
             self._finish(response.prompt_feedback.block_reason, True)
@@ -141,7 +146,7 @@ class GenerateReply(Reply):
 
     def _finish(self, reason: str, filtered: bool) -> None:
         self.finish = reason
-        self.ended = True
+        self.ended = self._seen <= self._finished
         if filtered:
             self.outcome = Outcome.CONTENT_FILTERED
 
@@ -198,7 +203,8 @@ class Google:
         given = target.parameters.get("generationConfig", {})
         if prompt.max_tokens is not None and isinstance(given, dict):
             body["generationConfig"] = {"maxOutputTokens": prompt.max_tokens} | given
-        vertex = (urlsplit(target.base_url).hostname or "").endswith(VERTEX)
+        parts = urlsplit(target.base_url)
+        vertex = (parts.hostname or "").endswith(VERTEX) or "/projects/" in parts.path
         return HttpRequest(
             "POST",
             _url(target, vertex=vertex),

@@ -6,7 +6,6 @@ events' own bytes are the text. A stream ends with `end_marker`, with an event w
 
 from __future__ import annotations
 
-import json
 from typing import Any, Final, NamedTuple
 from urllib.parse import quote
 
@@ -14,7 +13,7 @@ import msgspec
 
 from llm_latency_lens.engine.dialects import END, FAILED, TOKEN, TOKEN_VISIBLE, HttpRequest, Prompt, Reply
 from llm_latency_lens.engine.dialects.content import bearer, flattened, headers_of
-from llm_latency_lens.engine.dialects.loose import DECODE_ERRORS, count
+from llm_latency_lens.engine.dialects.loose import DECODE_ERRORS, any_json, count, whole_characters
 from llm_latency_lens.engine.dialects.openai import messages_of
 from llm_latency_lens.engine.dialects.outcomes import message_in
 from llm_latency_lens.engine.errors import PlanError
@@ -82,12 +81,16 @@ class GenericReply(Reply):
         else:
             value = _decoded(data)
             bits = self._read(value) if value is not _MALFORMED else self.malformed("not JSON")
+            if self._pointers.text is not None and not bits and not self.finish:
+                bits = self.malformed("the reply has nothing where http.text points")
         self.ended = not bits & FAILED
         return bits | END
 
     def finished(self) -> bool:
-        """Where the description names no end, the body's is one."""
-        return self.ended or (self._marker is None and self._pointers.end is None)
+        """Where the description names no end, the body's is one, after the finish reason if it names that."""
+        if self.ended or self._marker is not None or self._pointers.end is not None:
+            return self.ended
+        return self._pointers.finish is None or self.finish is not None
 
     def _plain(self, data: bytes) -> int:
         if self.keep_text:
@@ -208,15 +211,15 @@ def _decoded(data: bytes) -> Any:
         return msgspec.json.decode(data)
     except DECODE_ERRORS:
         try:
-            return json.loads(data.decode("utf-8", "replace"))  # halves of surrogate pairs, bytes that are no UTF-8
+            return any_json(data)
         except (ValueError, RecursionError):
             return _MALFORMED
 
 
 def _text(value: Any) -> str:
     if isinstance(value, list):
-        return "".join(part for part in value if isinstance(part, str))
-    return value if isinstance(value, str) else ""
+        return "".join(whole_characters(part) for part in value if isinstance(part, str))
+    return whole_characters(value) if isinstance(value, str) else ""
 
 
 def _quoted(value: Any) -> str:

@@ -25,10 +25,24 @@ _T = TypeVar("_T", bound=msgspec.Struct)
 def loosely(kind: type[_T], data: bytes) -> _T | None:
     """`data` as a `kind`, as far as it goes; None where it is no JSON object."""
     try:
-        fitted: _T | None = _fitter(kind)(json.loads(data.decode("utf-8", "replace")))
+        fitted: _T | None = _fitter(kind)(any_json(data))
         return fitted
     except (ValueError, RecursionError, OverflowError):
         return None
+
+
+def any_json(data: bytes) -> Any:
+    """JSON that the strict decoder refuses for its characters. Raises ValueError, RecursionError for what is none."""
+    return json.loads(data.decode("utf-8", "replace"), parse_constant=_no_number)
+
+
+def whole_characters(text: str) -> str:
+    """`text` without halves of surrogate pairs, which nothing can encode again."""
+    return text if text.isascii() else text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+
+
+def _no_number(name: str) -> Any:
+    raise ValueError(f"{name} is not JSON")
 
 
 def count(tokens: float | None) -> int:
@@ -92,7 +106,7 @@ def _text(value: Any) -> str | None:
         return "".join(filter(None, map(_text, value)))
     if isinstance(value, dict):
         return _text(value.get("text"))
-    return value if isinstance(value, str) else None
+    return whole_characters(value) if isinstance(value, str) else None
 
 
 def _number(value: Any) -> float | int | None:

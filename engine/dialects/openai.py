@@ -8,6 +8,7 @@ or never. https://platform.openai.com/docs/api-reference/chat-streaming
 from __future__ import annotations
 
 from typing import Any, Final
+from urllib.parse import urlsplit
 
 import msgspec
 
@@ -20,6 +21,8 @@ from llm_latency_lens.engine.record import Outcome
 
 DONE: Final = b"[DONE]"
 PUBLIC: Final = "https://api.openai.com/v1"
+PUBLIC_HOST: Final = "api.openai.com"
+USAGE_WANTED: Final = {"include_usage": True}
 LIMITS: Final = frozenset({"max_tokens", "max_completion_tokens", "max_output_tokens"})
 BROKEN_FINISHES: Final = frozenset({"error", "abort", "insufficient_system_resource"})  # Mistral, vLLM, DeepSeek
 
@@ -251,7 +254,7 @@ class OpenAIChat:
     limits = "usage only from servers that know stream_options; max_tokens is max_completion_tokens at OpenAI itself"
 
     def request(self, target: Target, prompt: Prompt) -> HttpRequest:
-        limit = "max_completion_tokens" if target.base_url.rstrip("/") == PUBLIC else "max_tokens"
+        limit = "max_completion_tokens" if is_public(target) else "max_tokens"
         return HttpRequest(
             "POST",
             f"{target.base_url.rstrip('/')}/chat/completions",
@@ -266,12 +269,26 @@ class OpenAIChat:
 def chat_body(target: Target, prompt: Prompt, limit: str) -> bytes:
     """A chat completion's body; `limit` is what this server calls the most tokens."""
     body: dict[str, Any] = {"model": target.model, "messages": messages_of(target, prompt)}
-    return msgspec.json.encode(body | streaming(target) | limited(target, prompt, limit) | target.parameters)
+    return msgspec.json.encode(body | streaming(target) | limited(target, prompt, limit) | parameters_of(target))
+
+
+def is_public(target: Target) -> bool:
+    """Is it OpenAI itself, at any of its hosts (api.openai.com, eu.api.openai.com, ...)?"""
+    host = urlsplit(target.base_url).hostname or ""
+    return host == PUBLIC_HOST or host.endswith(f".{PUBLIC_HOST}")
 
 
 def streaming(target: Target) -> dict[str, Any]:
     """The stream flag, and the usage chunk asked for."""
-    return {"stream": True, "stream_options": {"include_usage": True}} if target.stream else {"stream": False}
+    return {"stream": True, "stream_options": USAGE_WANTED} if target.stream else {"stream": False}
+
+
+def parameters_of(target: Target) -> dict[str, Any]:
+    """The plan's parameters; stream options of theirs stand beside the wish for usage."""
+    given = target.parameters.get("stream_options")
+    if not target.stream or not isinstance(given, dict):
+        return target.parameters
+    return target.parameters | {"stream_options": USAGE_WANTED | given}
 
 
 def limited(target: Target, prompt: Prompt, limit: str) -> dict[str, Any]:

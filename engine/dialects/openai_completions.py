@@ -23,6 +23,7 @@ from llm_latency_lens.engine.dialects.openai import (
     limited,
     not_an_object,
     note_usage,
+    parameters_of,
     streaming,
     whole,
 )
@@ -102,7 +103,9 @@ class OpenAICompletions:
             "POST",
             f"{target.base_url.rstrip('/')}/completions",
             headers_of(target, *bearer(target)),
-            msgspec.json.encode(body | streaming(target) | limited(target, prompt, "max_tokens") | target.parameters),
+            msgspec.json.encode(
+                body | streaming(target) | limited(target, prompt, "max_tokens") | parameters_of(target)
+            ),
         )
 
     def reply(self, target: Target, keep_text: bool = False) -> Reply:

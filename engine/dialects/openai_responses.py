@@ -26,6 +26,8 @@ DELTAS: Final = {
     "response.custom_tool_call_input.delta": TOKEN_VISIBLE,
     "response.mcp_call_arguments.delta": TOKEN_VISIBLE,
     "response.code_interpreter_call_code.delta": TOKEN_VISIBLE,
+    "response.shell_call_command.delta": TOKEN_VISIBLE,
+    "response.apply_patch_call_operation_diff.delta": TOKEN_VISIBLE,
     "response.audio.delta": TOKEN_VISIBLE,
     "response.audio.transcript.delta": TOKEN_VISIBLE,
     "response.reasoning_text.delta": TOKEN,

@@ -29,7 +29,7 @@ _BY_STATUS: Final = {
     503: Outcome.HTTP_OVERLOADED,
     529: Outcome.HTTP_OVERLOADED,
 }
-_FILTERED: Final = (b'"content_filter"', b'"content_policy_violation"')  # Azure, OpenAI: the prompt was filtered
+_FILTERED: Final = ("content_filter", "content_policy_violation")  # Azure, OpenAI: the prompt was filtered
 _BAD_KEY: Final = b'"API_KEY_INVALID"'  # Google: the key is wrong
 
 
@@ -43,11 +43,28 @@ def refusal(status: int, body: bytes, secrets: tuple[str, ...] = ()) -> tuple[Ou
     text = error_text(body)
     outcome = outcome_of(status)
     if status == 400:  # two refusals that say 400 and mean something else
-        if any(code in body for code in _FILTERED):
+        if _code(body) in _FILTERED:
             outcome = Outcome.CONTENT_FILTERED
         elif _BAD_KEY in body:
             outcome = Outcome.HTTP_AUTH
     return outcome, masked_text(f"HTTP {status}: {text}" if text else f"HTTP {status}", secrets)
+
+
+class _Error(msgspec.Struct):
+    code: str | int | None = None
+
+
+class _Refusal(msgspec.Struct):
+    error: _Error | None = None
+
+
+def _code(body: bytes) -> str | int | None:
+    """`error.code` of an error body; None where there is none."""
+    try:
+        refused = msgspec.json.decode(body, type=_Refusal)
+    except (msgspec.DecodeError, ValueError, RecursionError):
+        return None
+    return refused.error.code if refused.error else None
 
 
 def masked_text(text: str, secrets: tuple[str, ...]) -> str:
