@@ -296,6 +296,8 @@ class Connection:
                     exchange.end_ns = stamp
                     self._decided(exchange, bits)
             else:
+                if not pieces:
+                    parser.bare(size)
                 self._take(exchange, stamp, True)
         except (ProtocolError, httptools.HttpParserError) as error:
             exchange.end_ns = stamp

@@ -1,6 +1,6 @@
 """HTTP/1.1 on the wire: one request as bytes, one response out of bytes (llhttp by httptools). Sans-IO.
 
-Bounded against hostile servers: header bytes, number of headers and informational replies, decompressed size.
+Bounded against hostile servers: bytes and number of headers, trailers, informational replies, decompressed size.
 RFC 9110 and 9112.
 """
 
@@ -18,11 +18,13 @@ from llm_latency_lens.engine.errors import PlanError, ProtocolError
 
 HEADER_BYTES_MAX: Final = 64 << 10
 HEADERS_MAX: Final = 256
+BARE_BYTES_MAX: Final = 4 << 20  # in reads of one reply that bring no body: trailers, chunk heads on their own
 INFORMATIONAL_MAX: Final = 16
 INFLATED_MAX: Final = 256 << 20
 AGENT: Final = f"llm-latency-lens/{__version__}"
 
 _token = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+").fullmatch
+_blank = re.compile(r"[\0- \x7f]").search
 _Parser: Any = httptools.HttpResponseParser
 
 
@@ -31,8 +33,12 @@ def encode_request(
 ) -> bytes:
     """Head and body in one piece. `target` is the request target: a path, or the whole URL for a plain proxy.
 
-    Raises PlanError for header names or values that would break out of the head.
+    Raises PlanError for a method, target, header name or value that would break out of its place in the head.
     """
+    if not _token(request.method):
+        raise PlanError(f"{request.method!r} is not an HTTP method")
+    if _blank(target):
+        raise PlanError(f"the path of the request holds a blank or a control character, write it as %20: {target!r}")
     lines = [f"{request.method} {target} HTTP/1.1", f"Host: {authority}"]
     given = {name.lower() for name, _ in request.headers}
     headers = [*request.headers, *extra]
@@ -48,8 +54,6 @@ def encode_request(
         if "\r" in value or "\n" in value or "\0" in value:
             raise PlanError(f"the value of header {name} holds a line break")
         lines.append(f"{name}: {value}")
-    if any(character in lines[0] for character in "\r\n\0"):
-        raise PlanError(f"the path of the request holds a line break: {target!r}")
     try:
         head = "\r\n".join(lines).encode("latin-1")
     except UnicodeEncodeError as error:
@@ -68,7 +72,7 @@ class ResponseParser:
     """
 
     __slots__ = (
-        "_header_bytes",
+        "_bare_bytes",
         "_inflate",
         "_inflated",
         "_informational",
@@ -102,7 +106,7 @@ class ResponseParser:
         self.status = 0
         self.complete = False
         self.keep_alive = False
-        self._header_bytes = 0
+        self._bare_bytes = 0
         self._informational = 0
         self._inflate: Any = None
         self._inflated = 0
@@ -124,16 +128,22 @@ class ResponseParser:
 
     def feed(self, data: bytes | memoryview) -> None:
         """Takes what one read brought. Raises ProtocolError for anything that is not HTTP, or not within the bounds."""
-        if not self.status:
-            self._header_bytes += len(data)
         try:
             self.feed_data(data)
         except httptools.HttpParserError as error:
             raise described(error) from error
-        if not self.status and self._header_bytes > HEADER_BYTES_MAX:
-            raise ProtocolError(f"the reply's head is larger than {HEADER_BYTES_MAX} bytes")
-        if self._inflate is not None and self.bodies:
+        if not self.bodies:
+            self.bare(len(data))
+        elif self._inflate is not None:
             self._decompress()
+
+    def bare(self, size: int) -> None:
+        """Counts a read of `size` bytes that brought no body. Raises ProtocolError beyond the bounds."""
+        self._bare_bytes += size
+        if not self.status and self._bare_bytes > HEADER_BYTES_MAX:
+            raise ProtocolError(f"the reply's head is larger than {HEADER_BYTES_MAX} bytes")
+        if self._bare_bytes > BARE_BYTES_MAX:
+            raise ProtocolError(f"the reply's trailers are larger than {BARE_BYTES_MAX} bytes")
 
     def eof(self) -> None:
         """The server closed. Completes a body that only the close delimits; else `complete` stays False."""
