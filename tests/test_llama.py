@@ -15,8 +15,10 @@ from urllib.parse import urlsplit
 import numpy as np
 import pytest
 
+from llm_latency_lens.engine.plan import Target
 from tests.support_lens import accounts, measured
 from tests.support_llama import llama_server
+from tests.support_replay import bytewise, played, recorded
 
 
 @pytest.fixture(scope="module")
@@ -114,3 +116,18 @@ def test_the_lens_agrees_with_the_timings_of_llama_cpp(server: str, tmp_path: Pa
     # llama.cpp's prompt_ms is the prefill alone; the lens' TTFT adds HTTP, tokenising and the first token's sampling.
     prefill = float(np.median([each["prompt_ms"] for each in truth]))
     assert prefill <= metrics["ttft_ms"]["p50"] <= prefill + per_token + 5
+
+
+@pytest.mark.parametrize(
+    ("provider", "path"),
+    [("openai", "/v1"), ("openai-completions", "/v1"), ("openai-responses", "/v1"), ("anthropic", "")],
+)
+def test_its_bytes_are_read_the_same_however_they_are_cut(provider: str, path: str, server: str) -> None:
+    target = Target(name="t", provider=provider, base_url=server + path, model="m")
+    raw = recorded(target)
+    whole = played(target, [raw])
+    assert whole.finished
+    assert whole.tokens == whole.output == 8
+    assert played(target, bytewise(raw)) == whole
+    for cut in range(1, len(raw), 11):
+        assert played(target, [raw[:cut], raw[cut:]]) == whole

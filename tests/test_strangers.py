@@ -16,8 +16,10 @@ from typing import Any, NamedTuple
 
 import pytest
 
+from llm_latency_lens.engine.plan import Target
 from tests.support_databases import answers, free_port
 from tests.support_lens import accounts, lens
+from tests.support_replay import bytewise, played, recorded
 
 FAKELLM = """
 rules:
@@ -191,3 +193,21 @@ def test_every_reply_is_what_its_server_meant(row: Row, stream: bool, told: dict
     if tokens is not None:
         assert target["tokens"]["output"] == tokens * requests["ok"]
         assert target["tokens"]["source"] == (row.source if stream else "provider")
+
+
+STREAMS = [row for row in ROWS if row.outcome == "ok"]
+
+
+@pytest.mark.parametrize("row", STREAMS, ids=[name_of(row, True) for row in STREAMS])
+def test_its_bytes_are_read_the_same_however_they_are_cut(row: Row, servers: dict[str, str]) -> None:
+    """As one read, byte by byte, and cut in two in many places."""
+    target = Target(
+        name="t", provider=row.provider, base_url=servers[row.server] + PATHS.get(row.provider, ""), model=row.model
+    )
+    raw = recorded(target)
+    whole = played(target, [raw])
+    assert whole.finished
+    assert whole.tokens > 0
+    assert played(target, bytewise(raw)) == whole
+    for cut in range(1, len(raw), 7):
+        assert played(target, [raw[:cut], raw[cut:]]) == whole
