@@ -19,11 +19,12 @@ Event = tuple[bytes, bytes]  # (name, data); the name is empty for an unnamed ev
 class SseFraming:
     """One stream. feed() gives the events that a piece completed; `pending` says whether it ended inside one."""
 
-    __slots__ = ("_after_cr", "_clean", "_data", "_fresh", "_name", "_rest", "comments", "pending")
+    __slots__ = ("_after_cr", "_clean", "_data", "_data_bytes", "_fresh", "_name", "_rest", "comments", "pending")
 
     def __init__(self) -> None:
-        self._rest = b""  # an unfinished line
+        self._rest = bytearray()  # an unfinished line; grows in place, however many pieces bring it
         self._data: list[bytes] | None = None  # the data lines of an unfinished event
+        self._data_bytes = 0  # of them, with their line ends
         self._name = b""
         self._after_cr = False
         self._fresh = True  # a byte order mark may come
@@ -48,7 +49,7 @@ class SseFraming:
     def flush(self) -> list[Event]:
         """The event that the end of the stream left without its blank line, if there is one."""
         if self._rest:
-            line, self._rest = self._rest, b""
+            line, self._rest = bytes(self._rest), bytearray()
             self._field(line)
         return self._dispatch()
 
@@ -60,10 +61,15 @@ class SseFraming:
             self._after_cr = False
             if piece.startswith(b"\n"):
                 piece = piece[1:]
-        whole = self._rest + piece
+        if not (self._fresh or b"\n" in piece or b"\r" in piece):
+            self._rest += piece
+            self.pending = True
+            self._bounded()
+            return []
+        whole = bytes(self._rest) + piece
         if self._fresh:
             if len(whole) < len(BOM) and BOM.startswith(whole):
-                self._rest = whole
+                self._rest += piece
                 return []
             self._fresh = False
             whole = whole.removeprefix(BOM)
@@ -71,24 +77,28 @@ class SseFraming:
             if whole.endswith(b"\r"):
                 self._after_cr = True  # an LF that follows belongs to it
             whole = whole.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
-        *lines, self._rest = whole.split(b"\n")
+        *lines, rest = whole.split(b"\n")
+        self._rest = bytearray(rest)
         events: list[Event] = []
         for line in lines:
             if line:
                 self._field(line)
             else:
                 events += self._dispatch()
-        self.pending = bool(self._rest) or self._data is not None
+        self.pending = bool(rest) or self._data is not None
         self._clean = not (self.pending or self._name or self._after_cr)
-        size = len(self._rest) + (sum(map(len, self._data)) if self._data else 0)
-        if size > EVENT_BYTES_MAX:
-            raise ProtocolError(f"an event is larger than {EVENT_BYTES_MAX} bytes")
+        self._bounded()
         return events
+
+    def _bounded(self) -> None:
+        if len(self._rest) + self._data_bytes > EVENT_BYTES_MAX:
+            raise ProtocolError(f"an event is larger than {EVENT_BYTES_MAX} bytes")
 
     def _field(self, line: bytes) -> None:
         name, _, value = line.partition(b":")
         value = value.removeprefix(b" ")
         if name == b"data":
+            self._data_bytes += len(value) + 1
             if self._data is None:
                 self._data = [value]
             else:
@@ -100,5 +110,5 @@ class SseFraming:
 
     def _dispatch(self) -> list[Event]:
         lines, name = self._data, self._name
-        self._data, self._name = None, b""
+        self._data, self._data_bytes, self._name = None, 0, b""
         return [] if lines is None else [(name, lines[0] if len(lines) == 1 else b"\n".join(lines))]
