@@ -29,18 +29,23 @@ class NdjsonFraming:
     __slots__ = ("_rest", "pending")
 
     def __init__(self) -> None:
-        self._rest = b""
+        self._rest = bytearray()  # an unfinished line; grows in place, however many pieces bring it
         self.pending = False
 
     def feed(self, piece: bytes) -> list[Event]:
-        *lines, self._rest = (self._rest + piece).split(b"\n")
+        *lines, rest = piece.split(b"\n")
+        if lines:
+            lines[0] = bytes(self._rest) + lines[0]
+            self._rest.clear()
+        self._rest += rest
         self.pending = bool(self._rest)
         if len(self._rest) > EVENT_BYTES_MAX:
             raise ProtocolError(f"a line is larger than {EVENT_BYTES_MAX} bytes")
         return [(b"", line) for line in map(bytes.strip, lines) if line]
 
     def flush(self) -> list[Event]:
-        line, self._rest = self._rest.strip(), b""
+        line = bytes(self._rest).strip()
+        self._rest.clear()
         return [(b"", line)] if line else []
 
 
