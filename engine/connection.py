@@ -51,6 +51,7 @@ class Connection:
 
     __slots__ = (
         "body",
+        "body_bytes",
         "clear",
         "exchange",
         "fd",
@@ -78,7 +79,8 @@ class Connection:
         self.tls: TlsPipe | None = None
         self.framing: Framing | None = None
         self.clear: Callable[[memoryview], None] | None = None  # the parser's feed, while a stream in the clear is read
-        self.body: list[bytes] = []
+        self.body: list[bytes] = []  # of a reply that is no stream
+        self.body_bytes = 0
         self.out = b""  # what send() has not taken yet
         self.reused = False
         self.reply_bytes = 0
@@ -365,13 +367,15 @@ class Connection:
         framing = self.framing
         if framing is None:
             self.body += pieces
+            self.body_bytes += sum(map(len, pieces))
             pieces.clear()
+            success = 200 <= parser.status < 300
             if parser.complete:
                 exchange.end_ns = stamp
                 self._whole(exchange)
-            elif sum(map(len, self.body)) > (WHOLE_BODY_BYTES if parser.status == 200 else ERROR_BODY_BYTES):
+            elif self.body_bytes > (WHOLE_BODY_BYTES if success else ERROR_BODY_BYTES):
                 exchange.end_ns = stamp
-                if parser.status == 200:
+                if success:
                     raise ProtocolError(f"reply body is larger than {WHOLE_BODY_BYTES} bytes")
                 self._whole(exchange)
             return
@@ -416,6 +420,7 @@ class Connection:
         """Judges a reply that came as one body: a non-streaming reply or an error."""
         body = b"".join(self.body)
         self.body = []
+        self.body_bytes = 0
         if 200 <= exchange.http_status < 300:
             bits = exchange.reply.body(body)
             self._decided(exchange, bits if bits & FAILED else END)

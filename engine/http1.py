@@ -21,6 +21,8 @@ HEADERS_MAX: Final = 256
 BARE_BYTES_MAX: Final = 4 << 20  # in reads of one reply that bring no body: trailers, chunk heads on their own
 INFORMATIONAL_MAX: Final = 16
 INFLATED_MAX: Final = 256 << 20
+INFLATED_AT_ONCE: Final = 32 << 20  # out of one read
+INFLATED_STEP: Final = 1 << 20
 AGENT: Final = f"llm-latency-lens/{__version__}"
 
 _token = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+").fullmatch
@@ -195,16 +197,20 @@ class ResponseParser:
     def _decompress(self) -> None:
         pieces = self.bodies[:]
         self.bodies.clear()
+        before = self._inflated
         for piece in pieces:
-            try:
-                plain = self._inflate.decompress(piece, INFLATED_MAX - self._inflated + 1)
-            except zlib.error as error:
-                raise ProtocolError(f"the reply's compression is broken: {error}") from error
-            self._inflated += len(plain)
-            if self._inflated > INFLATED_MAX:
-                raise ProtocolError(f"the reply decompresses to more than {INFLATED_MAX} bytes")
-            if plain:
-                self.bodies.append(plain)
+            while piece:
+                try:
+                    plain = self._inflate.decompress(piece, min(INFLATED_STEP, INFLATED_MAX))
+                except zlib.error as error:
+                    raise ProtocolError(f"the reply's compression is broken: {error}") from error
+                piece = self._inflate.unconsumed_tail
+                self._inflated += len(plain)
+                limit = min(INFLATED_MAX, before + INFLATED_AT_ONCE)
+                if self._inflated > limit:
+                    raise ProtocolError(f"the reply decompresses to more than {limit} bytes")
+                if plain:
+                    self.bodies.append(plain)
 
 
 def described(error: httptools.HttpParserError) -> ProtocolError:
