@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 from zlib import crc32
 
 from llm_latency_lens.engine.errors import SegmentError
-from llm_latency_lens.engine.record import FIELDS, OUTCOMES, PAYLOAD_BYTES, RECORD, SLOT_BYTES, record_dtype
+from llm_latency_lens.engine.record import FIELDS, NO_TARGET, OUTCOMES, PAYLOAD_BYTES, RECORD, SLOT_BYTES, record_dtype
 
 if TYPE_CHECKING:
     import numpy as np
@@ -27,6 +27,8 @@ MAGIC: Final = b"LENSRING"
 VERSION: Final = 1
 PAGE: Final = 4096
 DETAIL_BYTES: Final = 512
+WORKER_MAX: Final = (1 << 16) - 1  # what a record holds of it
+PID_MAX: Final = (1 << 31) - 1
 DETAIL_MAX: Final = DETAIL_BYTES - 16
 ENTRY_WORDS: Final = 4
 COMMITTED: Final = 1 << 31
@@ -61,6 +63,9 @@ class State(IntEnum):
     LIVE = 1
     DONE = 2
     DEAD = 3
+
+
+_STATES: Final = frozenset(State)
 
 
 class Counter(IntEnum):
@@ -339,6 +344,8 @@ class SegmentReader:
         magic, version, self.worker, self.incarnation, self.pid, *sizes = _HEAD.unpack_from(memory)
         if magic != MAGIC or version != VERSION:
             raise SegmentError(f"{path} is not a ring segment of version {VERSION}")
+        if self.worker > WORKER_MAX or not 0 < self.pid <= PID_MAX:
+            raise SegmentError(f"{path} says that it is of worker {self.worker}, process {self.pid}")
         self.path = path
         self.geometry = geometry = Geometry(*sizes)
         layout = Layout(geometry)
@@ -368,7 +375,9 @@ class SegmentReader:
 
     @property
     def state(self) -> State:
-        return State(int(self._words[_STATE_WORD]))
+        """LIVE also where the word is none of them: then the end of its process ends the segment."""
+        word = int(self._words[_STATE_WORD])
+        return State(word) if word in _STATES else State.LIVE
 
     def requests(self, limit: int = 1 << 16) -> np.ndarray[Any, Any]:
         """The records committed since the cursor, at most `limit`, as a structured array of engine.record."""
@@ -466,7 +475,8 @@ class SegmentReader:
         found: list[Leftover] = []
         for slot, (key, intended, send, where) in zip(slots.tolist(), entries, strict=True):
             request, phase, target = (key >> 1) - 1, where >> 16, where & 0xFFFF
-            if key and (request, phase) not in told:
+            known = phase < self.geometry.phases and (target < self.geometry.targets or target == NO_TARGET)
+            if key > 1 and known and (request, phase) not in told:
                 found.append(Leftover(request, intended, send, phase, target, slot, bool(key & 1)))
         return found
 
