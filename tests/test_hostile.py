@@ -117,8 +117,8 @@ def redirect() -> Pieces:
 HOSTILE: list[tuple[Callable[[], Pieces], set[str]]] = [
     (endless_headers, {"stream_malformed"}),
     (endless_header, {"stream_malformed"}),
-    (endless_event, {"stream_malformed"}),
-    (endless_whole_body, {"stream_malformed"}),
+    (endless_event, {"stream_malformed", "timeout_total"}),  # as fast as the flood comes
+    (endless_whole_body, {"stream_malformed", "timeout_total"}),
     (endless_error_body, {"http_server"}),
     (deep_json, {"stream_malformed"}),
     (garbage, {"stream_malformed"}),
