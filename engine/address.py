@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from typing import Final, NamedTuple
 from urllib.parse import unquote, urlsplit
 
 from llm_latency_lens.engine.errors import PlanError
 
 PORTS: Final = {"http": 80, "https": 443}
+
+_host = re.compile(r"[0-9A-Za-z._~:%-]+").fullmatch  # names, IPv4, IPv6 with its zone
 
 
 class Address(NamedTuple):
@@ -44,6 +47,10 @@ def parse_url(url: str, *, what: str = "base_url") -> Address:
             host = host.encode("idna").decode()
         except UnicodeError as error:
             raise PlanError(f"{what}: {host!r} is not a host name") from error
+    if not _host(host):
+        raise PlanError(f"{what}: {host!r} is not a host name")
+    if not (parts.path + parts.query).isascii():
+        raise PlanError(f"{what} must have characters outside ASCII written as %XX, got {shown(url)!r}")
     if port == 0:
         raise PlanError(f"{what}: port must be 1 to 65535, got 0 in {shown(url)!r}")
     bracketed = f"[{host}]" if ":" in host else host
