@@ -258,7 +258,7 @@ class Teller:
             ttft_coalesced_share=share(tally[Tally.STREAMS_COALESCED], tally[Tally.STREAMS]),
             clock_bracket_ns=losses.clock_bracket_ns,
             outages=ticks_told(manifest.outages, manifest.phases[0].start_ns, plan.output.tick_ns),
-            died=manifest.stop_reason if manifest.stop_reason.startswith("died") else "",
+            died=manifest.stop_reason if manifest.stop_reason.startswith(("died", "failed")) else "",
         )
 
 

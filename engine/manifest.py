@@ -41,7 +41,9 @@ class Manifest(msgspec.Struct, kw_only=True):
     boot_id: str = ""  # monotonic times mean nothing after a reboot
     state: str = "starting"  # starting | running | draining | finished
     interrupted: bool = False
-    stop_reason: str = ""  # why it ended before its plan did: budget_usd, max_error_rate, slo, interrupted
+    stop_reason: str = (
+        ""  # why it ended before its plan did: budget_usd, max_error_rate, slo, interrupted, died: ..., failed: ...
+    )
     phases: list[PhaseTimes] = msgspec.field(default_factory=list)
     pids: dict[str, int] = msgspec.field(default_factory=dict)  # supervisor, collector, worker-0, ...
     cores: dict[str, list[int]] = msgspec.field(default_factory=dict)

@@ -306,11 +306,14 @@ class Supervisor:
         """Sends nothing more and drains; the reason stands in the report."""
         self.manifest.stop_reason = reason
         now = monotonic_ns()
+        self._end_phases(now)
+        self._draining(now)
+        self._tell_all(Order(do="drain", reason="budget" if reason == "budget_usd" else "stopped"))
+
+    def _end_phases(self, now: int) -> None:
         for times in self.manifest.phases:
             if not times.end_ns or times.end_ns > now:
                 times.end_ns = now if times.start_ns and times.start_ns < now else times.start_ns
-        self._draining(now)
-        self._tell_all(Order(do="drain", reason="budget" if reason == "budget_usd" else "stopped"))
 
     def _finished(self, worker: WorkerProcess) -> bool:
         if worker.gone:
@@ -473,7 +476,12 @@ class Supervisor:
 
     def _abandon_workers(self) -> None:
         """The run cannot go on: its workers end now, what they did stays in the books."""
-        self.manifest.stop_reason = "failed"
+        self.manifest.stop_reason = f"failed: {self.failure}"
+        self._end_phases(monotonic_ns())
+        for times in self.manifest.phases:
+            times.planned = (
+                None  # nobody is left to tell the slots that were not sent; those that were are in the books
+            )
         for worker in self.workers:
             if worker.process is not None:
                 worker.process.kill()

@@ -67,7 +67,7 @@ class Killer:
     """Kills each process of a run a random time after it was born, again and again."""
 
     def __init__(self, segments: Path, dice: random.Random) -> None:
-        self.manifest = segments / "run.json"
+        self.segments = segments
         self.dice = dice
         self.killed: Counter[str] = Counter()
         self.due: dict[str, tuple[int, float]] = {}  # role -> (pid, when; 0.0: once it is at work)
@@ -80,8 +80,7 @@ class Killer:
 
     def turn(self) -> None:
         """Kills who is due."""
-        pids = json.loads(_text(self.manifest) or '{"pids": {}}')["pids"]
-        for role, pid in pids.items():
+        for role, pid in pids_of(self.segments).items():
             if role != "supervisor" and self.done.get(role) != pid and self._is_due(role, pid):
                 with suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGKILL)
@@ -99,6 +98,12 @@ class Killer:
             at = monotonic() + self.dice.uniform(*AT_WORK_S)
         self.due[role] = pid, at
         return 0.0 < at < monotonic()
+
+
+def pids_of(segments: Path) -> dict[str, int]:
+    """The run's processes by role; none once its books are closed."""
+    found: dict[str, int] = json.loads(_text(segments / "run.json") or '{"pids": {}}')["pids"]
+    return found
 
 
 def reconcile(run_dir: Path, ended: Ended, received: int, killed: Mapping[str, int]) -> None:

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import shutil
@@ -20,7 +21,7 @@ import pytest
 
 from llm_latency_lens.collectors.reporting import RANGES_TOLD, ticks_told
 from llm_latency_lens.engine.manifest import OUTAGES_KEPT, Manifest
-from tests.chaos import RATE, REPLIES, WORKERS, load, reconcile, rows_of, storm
+from tests.chaos import RATE, REPLIES, WORKERS, load, pids_of, reconcile, rows_of, storm
 from tests.support_collector import SECOND
 from tests.support_collector import plan as small_plan
 from tests.support_lens import Ended, accounts, finish, lens, manifest_of, running
@@ -112,6 +113,29 @@ def test_a_run_that_was_killed_whole_is_recovered_to_the_request(victims: str, t
     assert requests["ok"] <= sum(row["completed"] for row in log) <= requests["ok"] + requests["failed"].get("lost", 0)
     assert recovered.summary["verdict"]["state"] == "INVALID"
     assert "stopped" in [reason["code"] for reason in recovered.summary["verdict"]["reasons"]]
+
+
+def test_a_worker_that_dies_in_vain_again_and_again_ends_the_run_with_its_books_closed(tmp_path: Path) -> None:
+    with simulator(**REPLIES) as server:
+        with running(*load(server, "--duration", "1h"), cwd=tmp_path) as process:
+            segments, _ = manifest_of(tmp_path)
+            until(lambda: server.stats()["requests"] > RATE // 2)
+            killed = {0}
+            while process.poll() is None:
+                pid = pids_of(segments).get("worker-0", 0)
+                if pid not in killed:
+                    killed.add(pid)
+                    os.kill(pid, signal.SIGKILL)
+                sleep(0.01)
+            ended = finish(process)
+        received = server.stats()["requests"]
+    assert ended.code == 1
+    assert "worker 0 died 5 times right after its start" in ended.stderr.splitlines()[-1]
+    summary = json.loads((tmp_path / "runs" / "latest" / "summary.json").read_text())
+    accounts(summary["requests"])
+    assert 0 <= summary["requests"]["sent"] - received <= WORKERS
+    assert "stopped" in [reason["code"] for reason in summary["verdict"]["reasons"]]
+    assert not segments.exists()
 
 
 def test_a_collector_stopped_for_8_s_costs_nothing_nor_does_a_stopped_supervisor(tmp_path: Path) -> None:
