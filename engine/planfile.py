@@ -41,6 +41,7 @@ from llm_latency_lens.engine.plan import (
     masked,
 )
 from llm_latency_lens.engine.probefile import probe_of
+from llm_latency_lens.engine.proxy import proxy_address
 from llm_latency_lens.engine.record import NO_TARGET, SERIES_MAX
 from llm_latency_lens.engine.slo import check_slo
 
@@ -269,7 +270,7 @@ def _target(node: Node, taken: set[str]) -> Target:
         rpm=_positive(node.child("rpm")),
         tpm=_positive(node.child("tpm")),
         burst_s=_duration(node.child("burst"), SECOND) / SECOND,
-        metrics_url=_url(node.child("metrics_url")),
+        metrics_urls=_urls(node.child("metrics_url")),
         price=_price(node.child("price")),
     )
 
@@ -377,7 +378,7 @@ def _proxy(node: Node) -> Secret | None:
     text = node.text()
     if text:
         try:
-            parse_url(text, what="proxy")
+            proxy_address(text, what="proxy")
         except PlanError as error:
             raise PlanError(f"{error} ({node.source.place(node.path)})") from error
     return Secret(text)
@@ -875,17 +876,19 @@ def _positive(node: Node) -> float | None:
     return node.per_minute() if node.given else None
 
 
-def _url(node: Node) -> str | None:
-    if not node.given:
-        return None
-    text, place = node.text(empty=False), node.source.place(node.path)
-    try:
-        address = parse_url(text, what="metrics_url")
-    except PlanError as error:
-        raise PlanError(f"{error} ({place})") from error
-    if address.user is not None:
-        raise PlanError(f"metrics_url must not hold credentials ({place})")
-    return text
+def _urls(node: Node) -> tuple[str, ...]:
+    """One URL or a list of them, without credentials: they are read by processes that hold no secrets."""
+    found: list[str] = []
+    for item in (node.items() if isinstance(node.value, list) else [node]) if node.given else []:
+        text, place = item.text(empty=False), item.source.place(item.path)
+        try:
+            address = parse_url(text, what="metrics_url")
+        except PlanError as error:
+            raise PlanError(f"{error} ({place})") from error
+        if address.user is not None:
+            raise PlanError(f"metrics_url must not hold credentials ({place})")
+        found.append(text)
+    return tuple(found)
 
 
 def _file(node: Node) -> str | None:

@@ -7,8 +7,8 @@ import ipaddress
 from collections.abc import Mapping
 from typing import Final
 
-from llm_latency_lens.engine.address import Address, parse_url
-from llm_latency_lens.engine.errors import ProtocolError
+from llm_latency_lens.engine.address import Address, parse_url, shown
+from llm_latency_lens.engine.errors import PlanError, ProtocolError
 
 ANSWER_BYTES_MAX: Final = 16 << 10
 
@@ -19,15 +19,23 @@ def proxy_for(target: Address, given: str | None, environ: Mapping[str, str]) ->
     An empty string turns the environment's off. NO_PROXY: names (with all below them), ports, CIDR blocks, `*`.
     """
     if given is not None:
-        return parse_url(given, what="proxy") if given else None
+        return proxy_address(given, what="proxy") if given else None
     if _excluded(target, environ.get("no_proxy") or environ.get("NO_PROXY") or ""):
         return None
     # HTTP_PROXY in upper case is not read where a CGI request could have set it (httpoxy); we are no CGI program.
     for name in (f"{target.scheme}_proxy", f"{target.scheme}_proxy".upper(), "all_proxy", "ALL_PROXY"):
         value = environ.get(name)
         if value:
-            return parse_url(value if "://" in value else f"http://{value}", what=name)
+            return proxy_address(value if "://" in value else f"http://{value}", what=name)
     return None
+
+
+def proxy_address(url: str, *, what: str) -> Address:
+    """The address of a proxy. Raises PlanError for one that wants TLS: its credentials would go in the clear."""
+    address = parse_url(url, what=what)
+    if address.scheme != "http":
+        raise PlanError(f"{what} must begin with http://, TLS to the proxy itself is not spoken, got {shown(url)!r}")
+    return address
 
 
 def _excluded(target: Address, patterns: str) -> bool:

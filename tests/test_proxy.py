@@ -85,6 +85,13 @@ def test_a_proxy_that_is_no_url_is_named_by_its_variable() -> None:
         proxy_for(parse_url("https://h"), "socks5://p", {})
 
 
+@pytest.mark.parametrize("given", [None, "https://user:hunter2@p"])
+def test_a_proxy_that_wants_tls_is_refused_before_it_gets_credentials(given: str | None) -> None:
+    with pytest.raises(PlanError, match="must begin with http://, TLS to the proxy itself") as error:
+        proxy_for(parse_url("https://h"), given, {"https_proxy": "https://user:hunter2@p"})
+    assert "hunter2" not in str(error.value)
+
+
 def test_connect_names_host_and_port() -> None:
     assert connect_request("h", 443, parse_url(PROXY)) == b"CONNECT h:443 HTTP/1.1\r\nHost: h:443\r\n\r\n"
     assert connect_request("::1", 8443, parse_url(PROXY)).startswith(
