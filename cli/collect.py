@@ -19,6 +19,7 @@ from typing import Final
 
 from llm_latency_lens.collectors.collector import Collector, Sink
 from llm_latency_lens.collectors.cost import prices_of
+from llm_latency_lens.collectors.server import Servers
 from llm_latency_lens.collectors.slos import judge_slos
 from llm_latency_lens.collectors.snapshot import Report
 from llm_latency_lens.engine.errors import LensError
@@ -42,6 +43,7 @@ def collector_of(segment_dir: Path) -> Collector:
         prices=prices_of(manifest.plan),
         conditions=request_conditions(expressions) or None,
         slos=judge_slos(expressions),
+        servers=Servers(manifest.plan),
     )
 
 

@@ -28,7 +28,7 @@ from llm_latency_lens.collectors.health import Moment, client_of_run, client_of_
 from llm_latency_lens.collectors.intake import Drained, Intake
 from llm_latency_lens.collectors.reporting import Losses, Slos, Teller
 from llm_latency_lens.collectors.series import NOBODY, Batch, Condition, Key, Reader, Series, Slab
-from llm_latency_lens.collectors.snapshot import ENCODER, Client, Report, Snapshot
+from llm_latency_lens.collectors.snapshot import ENCODER, Client, Report, Server, Snapshot
 from llm_latency_lens.engine.manifest import FILE as MANIFEST
 from llm_latency_lens.engine.manifest import Manifest, read_manifest
 from llm_latency_lens.engine.record import Outcome
@@ -77,12 +77,14 @@ class Collector:
         prices: Prices | None = None,
         conditions: Sequence[Condition] | None = None,
         slos: Slos | None = None,
+        servers: Callable[[], dict[str, Server]] = dict,
         clock: Callable[[], int] = time.monotonic_ns,
     ) -> None:
         self.directory = segment_dir
         self.manifest = read_manifest(segment_dir)
         self.manifest.host = host.describe() | self.manifest.host
         self.sinks = list(sinks)
+        self.servers = servers
         self.clock = clock
         self.checkpoint = Checkpoint(segment_dir / CHECKPOINT)
         saved = self.checkpoint.load()
@@ -202,6 +204,7 @@ class Collector:
         in_flight: dict[Key, int] = {} if last else self.intake.in_flight()
         report = self._report(moment, finished=last)
         snapshot: Snapshot | None = None
+        servers = self.servers()
         for tick, slab in closed:
             snapshot = self.teller.snapshot(
                 self.manifest,
@@ -213,6 +216,7 @@ class Collector:
                 in_flight=in_flight,
                 in_flight_total=sum(in_flight.values()),
             )
+            snapshot.servers = servers
             for sink in self.sinks:
                 sink.tick(snapshot, report, slab, self.manifest)
         self._save()

@@ -236,6 +236,22 @@ class Interval(Slice, kw_only=True):
     buckets: dict[str, list[int]] = msgspec.field(default_factory=dict)
 
 
+class Server(msgspec.Struct, kw_only=True):
+    """What a target's own Prometheus pages said last, in names common to all servers; None where they do not say."""
+
+    requests_running: float | None = None
+    requests_waiting: float | None = None
+    kv_cache_usage: float | None = None  # 0 to 1
+    prompt_tokens_total: float | None = None
+    generation_tokens_total: float | None = None
+    gpu_utilisation: float | None = None  # 0 to 1, mean of its GPUs
+    gpu_memory_bytes: float | None = None
+    gpu_power_watts: float | None = None
+    gpu_temperature_c: float | None = None  # of the hottest
+    age_s: float | None = None  # since the oldest of the pages that are told was read
+    scrape_failures: int = 0
+
+
 class Snapshot(msgspec.Struct, kw_only=True):
     """One tick of one run: one line of intervals.jsonl. Written once per tick, exactly once, in order."""
 
@@ -256,6 +272,7 @@ class Snapshot(msgspec.Struct, kw_only=True):
     cost_usd_total: float | None = None
     intervals: list[Interval] = msgspec.field(default_factory=list)
     client: Client = msgspec.field(default_factory=Client)
+    servers: dict[str, Server] = msgspec.field(default_factory=dict)  # by target, of those with a metrics_url
 
 
 ENCODER: Final = msgspec.json.Encoder()

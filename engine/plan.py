@@ -77,7 +77,7 @@ class Target(Frozen, frozen=True):
     rpm: float | None = None
     tpm: float | None = None
     burst_s: float = 1.0  # token buckets hold this many seconds of their rate
-    metrics_url: str | None = None  # the server's own Prometheus page, scraped beside the run
+    metrics_urls: tuple[str, ...] = ()  # the server's own Prometheus pages (and its GPUs'), scraped beside the run
     price: dict[str, float] | None = None  # USD per 1M tokens: input, cached_input, cache_write, output, reasoning
 
 

@@ -19,6 +19,9 @@ Timestamps are the tick's `wall_time_ns`, so telling a tick twice overwrites it 
                    itl_coalesced_share:float
     lens_run       tick in_flight sent_total ok_total failed_total unsent_total planned_total:int
                    elapsed_s seconds cost_usd_total:float
+    lens_server    + target (of those with a metrics_url: what the server's own pages say)
+                   requests_running requests_waiting kv_cache_usage prompt_tokens_total generation_tokens_total
+                   gpu_utilisation gpu_memory_bytes gpu_power_watts gpu_temperature_c age_s:float  scrape_failures:int
     lens_check     alive:int                     (one point when a run begins: proves token, organisation and bucket)
 
 `run` is the only tag whose values grow, one a run.
@@ -190,6 +193,9 @@ def lines(tick: Snapshot, name: str) -> Iterator[str]:
     fields += [(f, getattr(client, f), "") for f in CLIENT_VALUES]
     fields += [(f"lag_{f}_us", getattr(client.loop_lag_us, f), "") for f in ("p50", "p99", "max")]
     yield f"lens_client{own} {_fields(fields)} {at}"
+    for target, server in tick.servers.items():
+        told = [(f, getattr(server, f), "i" if f == "scrape_failures" else "") for f in server.__struct_fields__]
+        yield f"lens_server{_tags(run=tick.run, name=name, target=target)} {_fields(told)} {at}"
     totals: list[tuple[str, Any, str]] = [(f, getattr(tick, f), "i") for f in TOTALS]
     totals += [(f, getattr(tick, f), "") for f in ("elapsed_s", "seconds", "cost_usd_total")]
     yield f"lens_run{own} {_fields(totals)} {at}"

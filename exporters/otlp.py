@@ -3,7 +3,7 @@
 Histograms in s with the GenAI conventions' names (`gen_ai.server.time_to_first_token`,
 `gen_ai.server.time_per_output_token`, `gen_ai.client.operation.duration`) and `lens.ttft_scheduled`,
 `lens.inter_token_latency`, `lens.lateness`; sums `lens.requests` {outcome}, `lens.tokens` {type}, `lens.cost` (USD);
-gauges `lens.requests.in_flight` and `lens.client.*`.
+gauges `lens.requests.in_flight`, `lens.client.*` and `lens.server.*`.
 """
 
 from __future__ import annotations
@@ -111,6 +111,11 @@ class Otlp:
         for field in CLIENT:
             if (value := getattr(tick.client, field)) is not None:
                 yield Metric(f"lens.client.{field}", "", "1", Gauge([_number(value, {"run": tick.run}, span)]))
+        for target, server in tick.servers.items():
+            for field in server.__struct_fields__:
+                if (value := getattr(server, field)) is not None:
+                    at = {"run": tick.run, "target": target}
+                    yield Metric(f"lens.server.{field}", "", "1", Gauge([_number(value, at, span)]))
 
     def _histogram(self, i: Interval, metric: str, run: str, span: tuple[int, int]) -> Any:
         from opentelemetry.sdk.metrics.export import HistogramDataPoint

@@ -64,6 +64,19 @@ CLIENT_GAUGES: Final = (
     ("rss_mb_max", "lens_client_rss_bytes", 1e6),
     ("itl_coalesced_share", "lens_client_itl_coalesced_ratio", 1.0),
 )
+SERVER_GAUGES: Final = {
+    "requests_running": ("lens_server_requests_running", "Requests that the server works on."),
+    "requests_waiting": ("lens_server_requests_waiting", "Requests in the server's queue."),
+    "kv_cache_usage": ("lens_server_kv_cache_usage_ratio", "Share of the server's KV cache in use."),
+    "prompt_tokens_total": ("lens_server_prompt_tokens", "Prompt tokens since the server's start."),
+    "generation_tokens_total": ("lens_server_generation_tokens", "Generated tokens since the server's start."),
+    "gpu_utilisation": ("lens_server_gpu_utilisation_ratio", "Mean load of the server's GPUs."),
+    "gpu_memory_bytes": ("lens_server_gpu_memory_bytes", "Memory in use on the server's GPUs."),
+    "gpu_power_watts": ("lens_server_gpu_power_watts", "Power drawn by the server's GPUs."),
+    "gpu_temperature_c": ("lens_server_gpu_temperature_celsius", "The server's hottest GPU."),
+    "age_s": ("lens_server_age_seconds", "Since the server's pages were read."),
+    "scrape_failures": ("lens_server_scrape_failures", "Reads of the server's pages that failed."),
+}
 QUANTILES: Final = (("p50", "0.5"), ("p90", "0.9"), ("p95", "0.95"), ("p99", "0.99"), ("p99_9", "0.999"))
 
 Labels = tuple[tuple[str, str], ...]
@@ -191,6 +204,15 @@ def _add_gauges(families: Families, tick: Snapshot, name: str) -> None:
     gauge("lens_requests_in_flight", "Requests under way.", in_flight)
     gauge("lens_tick_latency_seconds", "Percentiles of the last tick, from HDR histograms.", latency)
     _add_client(families, tick.client)
+    _add_servers(families, tick)
+
+
+def _add_servers(families: Families, tick: Snapshot) -> None:
+    """What the targets' own pages say, as gauges: also their totals, which start anew with the server, not with us."""
+    for field, (name, text) in SERVER_GAUGES.items():
+        told = {target: getattr(server, field) for target, server in tick.servers.items()}
+        lines = [_sample(name, (("target", target),), value) for target, value in told.items() if value is not None]
+        families[name] = ("gauge", text, lines)
 
 
 def _tick_latency(interval: Interval, at: Labels) -> Iterator[str]:

@@ -22,6 +22,7 @@ SERVER = """
 import sys, time, xllamacpp
 parameters = xllamacpp.CommonParams()
 parameters.model.path, parameters.hostnames, parameters.port = sys.argv[1], ["127.0.0.1"], int(sys.argv[2])
+parameters.endpoint_metrics = True
 parameters.n_parallel, parameters.n_ctx, parameters.cpuparams.n_threads = 8, 65536, 1
 server = xllamacpp.Server(parameters)
 sys.stdin.read()
