@@ -93,6 +93,8 @@ def conditions_of(expression: str) -> list[Condition]:
         found = _comparison(part)
         if not found:
             raise PlanError(f"SLO {expression!r}: {part!r} is not METRIC <= NUMBER, such as 'ttft_ms <= 800'")
+        if found[1] == "itl_ms":
+            raise PlanError(f"SLO {expression!r}: one request has many itl_ms; bound the longest, itl_max_ms")
         _known(expression, found[1], PER_REQUEST)
         conditions.append((found[1], found[2], float(found[3])))
     return conditions
