@@ -1,4 +1,4 @@
-"""Kills a run's workers and collector at random and checks its books against the simulator's count.
+"""Kills a run's workers and collector at random, with a server that fails now and then, and checks its books against the simulator's count.
 
     python -m tests.chaos --kills 100
     python -m tests.chaos --hours 8 --seed 7
@@ -31,6 +31,7 @@ TOKENS: Final = 8
 WORKERS: Final = 2
 RATE: Final = 150
 REPLIES: Final[dict[str, Any]] = {"ttft_ms": 15, "itl_ms": 4, "tokens": TOKENS}
+FAULTS: Final = {"429": 0.02, "500": 0.02, "reset": 0.02, "cut": 0.02, "truncate": 0.02, "stall": 0.01}
 DURING_START_S: Final = (0.02, 0.3)  # a process is killed so long after it was spawned ...
 AT_WORK_S: Final = (0.15, 0.6)  # ... or so long after it mapped its ring
 EARLY_SHARE: Final = 0.3
@@ -44,11 +45,14 @@ def load(server: Simulator, *more: str) -> tuple[str, ...]:
 
 
 def storm(kills: int, seed: int, directory: Path) -> dict[str, int]:
-    """One run with so many SIGKILLs, then Ctrl-C, with the kills going on. Gives what was killed, by role.
+    """One run with so many SIGKILLs and a server that fails now and then, then Ctrl-C, with the kills going on. Gives what was killed, by role.
 
     Raises AssertionError if the books do not balance.
     """
-    with simulator(**REPLIES) as server, running(*load(server, "--duration", "24h"), cwd=directory) as process:
+    with (
+        simulator(faults=FAULTS, **REPLIES) as server,
+        running(*load(server, "--duration", "24h", "--timeout", "1s"), cwd=directory) as process,
+    ):
         segments, _ = manifest_of(directory)
         killer = Killer(segments, random.Random(seed))
         while killer.count < kills:

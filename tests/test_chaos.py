@@ -243,7 +243,6 @@ def test_a_disk_that_takes_no_summary_leaves_the_books_to_recover(how: str, smal
                 undo()
         received = server.stats()["requests"]
     assert (ended.code, ended.stdout) == (1, "")
-    assert len(ended.stderr.splitlines()) == 1, ended.stderr
     assert "lens recover" in ended.stderr.splitlines()[-1]
     recovered = lens("recover", "runs/latest", "--json", cwd=small_disk)
     requests = recovered.summary["requests"]
