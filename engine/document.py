@@ -54,7 +54,7 @@ def dotted(path: Key) -> str:
     """`phases[1].load.rate`."""
     text = ""
     for part in path:
-        text += f"[{part}]" if isinstance(part, int) else f".{part}" if text else str(part)
+        text += f"[{part}]" if isinstance(part, int) else f".{_line(part)}" if text else _line(part)
     return text
 
 
@@ -325,10 +325,15 @@ def _kind(value: Any) -> str:
     return {list: "a list", str: "text", type(None): "nothing"}.get(type(value), type(value).__name__)
 
 
+def _line(key: str) -> str:
+    """A key as one line of an error."""
+    return key if key.isprintable() else repr(key)
+
+
 def _shown(value: Any) -> str:
     """A value in an error. Of mappings only the keys: they may hold secrets that no key of this error names."""
     if isinstance(value, dict):
-        text = f"a mapping of {', '.join(map(str, value))}" if value else "an empty mapping"
+        text = f"a mapping of {', '.join(_line(str(key)) for key in value)}" if value else "an empty mapping"
     elif isinstance(value, list):
         text = f"[{', '.join(_shown(item) for item in value[:10])}]"
     else:
