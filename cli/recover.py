@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Final
 
 import click
+import msgspec
 
 from llm_latency_lens.cli.collect import collect
 from llm_latency_lens.collectors.snapshot import Report
@@ -51,13 +52,17 @@ def recover(run_dir: Path | None, every: bool, remove: str | None, as_json: bool
 
 def recover_run(run_dir: Path, *, segments: Path | None = None) -> Report:
     """The final report. Removes the segment directory. Raises LensError if nothing is left or it still runs."""
-    return finish(*find(run_dir, segments=segments or SEGMENTS))
+    return finish(find(run_dir, segments=segments or SEGMENTS))
 
 
-def finish(directory: Path, manifest: Manifest) -> Report:
+def finish(directory: Path) -> Report:
     """The same of a segment directory."""
+    try:
+        manifest = read_manifest(directory)
+    except msgspec.DecodeError as error:
+        raise LensError(f"{directory / FILE} is of another version of lens, which can recover it: {error}") from error
     run_dir = Path(manifest.run_dir)
-    running = [f"{role} ({pid})" for role, pid in alive(manifest) if role == "supervisor"]
+    running = [f"{role} ({pid})" for role, pid in alive(manifest.pids) if role == "supervisor"]
     if running:
         raise LensError(f"{run_dir} is still running: {', '.join(running)}; stop it with Ctrl-C or SIGTERM")
     _wait_until_gone(manifest)
@@ -75,9 +80,9 @@ def recover_all(found: list[Leftover]) -> int:
         if left.alive:
             continue
         try:
-            if left.manifest is None:
+            if left.card is None:
                 raise LensError(f"it died before it had begun; `lens recover --remove {left.run_id}` clears it away")
-            click.echo(told(Path(left.manifest.run_dir), finish(left.directory, left.manifest)))
+            click.echo(told(Path(left.card.run_dir), finish(left.directory)))
         except LensError as error:
             click.echo(f"lens: {left.run_id}: {error}", err=True)
             code = 1
@@ -92,7 +97,7 @@ def remove_run(run_id: str, found: list[Leftover]) -> str:
     if left.alive:
         raise LensError(f"{run_id} is still running")
     megabytes = left.bytes() / 1e6
-    remove_segments(Path(left.manifest.run_dir) if left.manifest else left.directory, left.directory)
+    remove_segments(Path(left.card.run_dir) if left.card else left.directory, left.directory)
     return f"removed {left.directory}, {megabytes:.1f} MB"
 
 
@@ -102,9 +107,9 @@ def listed(found: list[Leftover]) -> list[str]:
         return [f"nothing is left in {SEGMENTS}"]
     rows = [("RUN", "STARTED", "STATE", "MB", "RUN DIRECTORY")]
     for left in found:
-        started = left.manifest.started_at[:19] + "Z" if left.manifest else "-"
+        started = left.card.started_at[:19] + "Z" if left.card else "-"
         state = "alive" if left.alive else "dead"
-        run_dir = left.manifest.run_dir if left.manifest else "-"
+        run_dir = left.card.run_dir if left.card else "-"
         rows.append((left.run_id, started, state, f"{left.bytes() / 1e6:.1f}", run_dir))
     widths = [max(len(row[column]) for row in rows) for column in range(4)]
     lines = [f"{a:{widths[0]}}  {b:{widths[1]}}  {c:{widths[2]}}  {d:>{widths[3]}}  {e}" for a, b, c, d, e in rows]
@@ -126,15 +131,15 @@ def told(run_dir: Path, report: Report) -> str:
     )
 
 
-def find(run_dir: Path, *, segments: Path = SEGMENTS) -> tuple[Path, Manifest]:
+def find(run_dir: Path, *, segments: Path = SEGMENTS) -> Path:
     """The segment directory of a run, by the run directory that its manifest names."""
     live = run_dir / LIVE
     if (live / FILE).exists():
-        return live.resolve(), read_manifest(live)
+        return live.resolve()
     wanted = run_dir.resolve()
     for left in leftovers(segments):
-        if left.manifest is not None and Path(left.manifest.run_dir).resolve() == wanted:
-            return left.directory, left.manifest
+        if left.card is not None and Path(left.card.run_dir).resolve() == wanted:
+            return left.directory
     if (run_dir / SUMMARY).exists():
         raise LensError(f"{run_dir} is whole: it has its {SUMMARY} and nothing is left in {segments}")
     raise LensError(f"nothing of {run_dir} is left in {segments}: it was removed, or the machine was restarted since")
@@ -143,7 +148,7 @@ def find(run_dir: Path, *, segments: Path = SEGMENTS) -> tuple[Path, Manifest]:
 def _wait_until_gone(manifest: Manifest) -> None:
     """Workers and collector die with their supervisor; the kernel may need a moment."""
     deadline = time.monotonic() + GONE_WITHIN_S
-    while left := alive(manifest):
+    while left := alive(manifest.pids):
         if time.monotonic() > deadline:
             raise LensError(f"still running: {', '.join(f'{role} ({pid})' for role, pid in left)}; kill them first")
         time.sleep(0.05)

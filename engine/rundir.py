@@ -10,7 +10,7 @@ import os
 import re
 import secrets
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from time import time
 from typing import Final, NamedTuple
@@ -19,7 +19,8 @@ import msgspec
 import psutil
 
 from llm_latency_lens.engine.errors import OutputError
-from llm_latency_lens.engine.manifest import SEGMENTS, Manifest, read_manifest
+from llm_latency_lens.engine.manifest import FILE as MANIFEST
+from llm_latency_lens.engine.manifest import SEGMENTS
 from llm_latency_lens.engine.plan import Plan, masked
 
 LIVE: Final = ".live"  # in the run directory, a link to its segment directory
@@ -27,11 +28,20 @@ LOCK: Final = "collector.lock"  # in the segment directory, held by the collecto
 SETTLING_S: Final = 60.0  # a segment directory gets its run.json within this time, or its run died before
 
 
+class Card(msgspec.Struct):
+    """What every version of `lens` can read of a run's manifest."""
+
+    run_dir: str
+    version: str
+    started_at: str
+    pids: dict[str, int]
+
+
 class Leftover(NamedTuple):
-    """A segment directory in tmpfs. `manifest` is None if it has none that can be read: nothing can be recovered."""
+    """A segment directory in tmpfs. `card` is None if it died before it had a manifest: nothing can be recovered."""
 
     directory: Path
-    manifest: Manifest | None
+    card: Card | None
     alive: bool
 
     @property
@@ -102,16 +112,14 @@ def _leftovers(root: Path) -> Iterator[Leftover]:
                 status = directory.stat()
                 if not directory.is_dir() or status.st_uid != os.getuid():
                     continue
-                manifest = _manifest(directory)
-                if manifest is not None:
-                    yield Leftover(directory, manifest, bool(alive(manifest)) or _collected(directory))
-                else:
-                    yield Leftover(directory, None, time() - status.st_mtime < SETTLING_S)
+                card = _card(directory)
+                goes_on = bool(alive(card.pids)) if card else time() - status.st_mtime < SETTLING_S
+                yield Leftover(directory, card, goes_on or _collected(directory))
 
 
-def _manifest(directory: Path) -> Manifest | None:
+def _card(directory: Path) -> Card | None:
     try:
-        return read_manifest(directory)
+        return msgspec.json.decode((directory / MANIFEST).read_bytes(), type=Card)
     except (FileNotFoundError, msgspec.DecodeError):
         return None
 
@@ -128,9 +136,9 @@ def _collected(directory: Path) -> bool:
     return False
 
 
-def alive(manifest: Manifest) -> list[tuple[str, int]]:
-    """(role, pid) of the run's processes that still are. A pid that now belongs to another program does not count."""
-    return [(role, pid) for role, pid in manifest.pids.items() if _is_ours(pid)]
+def alive(pids: Mapping[str, int]) -> list[tuple[str, int]]:
+    """(role, pid) of a run's processes that still are. A pid that now belongs to another program does not count."""
+    return [(role, pid) for role, pid in pids.items() if _is_ours(pid)]
 
 
 def _is_ours(pid: int) -> bool:

@@ -191,6 +191,17 @@ def test_all_dead_runs_are_recovered_at_once_and_what_cannot_be_is_told(
     assert not (lives.run_dir / "summary.json").exists()
 
 
+def test_a_run_of_another_version_is_listed_and_left_to_it(tmp_path: Path, here: Path) -> None:
+    run = another(tmp_path, "a")
+    path = run.segment_dir / "run.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"plan": {"from": "the future"}}))
+    assert "  dead  " in call().output
+    found = call("--all")
+    assert found.return_value == 1
+    assert "another version" in found.stderr
+    assert path.exists()
+
+
 def test_what_a_dead_run_left_is_removed_and_nothing_else(tmp_path: Path, here: Path, living: int) -> None:
     run = another(tmp_path, "a")
     another(tmp_path, "b", pids={"supervisor": living})
