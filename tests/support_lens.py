@@ -78,7 +78,7 @@ def manifest_of(cwd: Path, *, state: str = "running", timeout: float = 20) -> tu
     end = monotonic() + timeout
     while monotonic() < end:
         for link in (cwd / "runs").glob("latest"):
-            segments = Path("/dev/shm/llm-latency-lens") / os.readlink(link)
+            segments = (link / ".live").resolve()
             try:
                 manifest = json.loads((segments / "run.json").read_text())
             except FileNotFoundError:

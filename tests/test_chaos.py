@@ -57,9 +57,15 @@ def stopped(pid: int) -> Iterator[None]:
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
     """A file system of 1 MB."""
-    path = tmp_path / "disk"
+    with mounted(tmp_path / "disk", "1m") as path:
+        yield path
+
+
+@contextmanager
+def mounted(path: Path, size: str) -> Iterator[Path]:
+    """A tmpfs of that size. Skips the test where that is not allowed."""
     path.mkdir()
-    mount = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "none", path], capture_output=True, text=True)
+    mount = subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "none", path], capture_output=True, text=True)
     if mount.returncode:
         pytest.skip(f"needs to mount a tmpfs: {mount.stderr.strip()}")
     try:
@@ -213,6 +219,24 @@ def test_a_removed_segment_directory_costs_nothing_while_the_collector_lives(
         reconcile(tmp_path / "runs" / "latest", ended, received, {"worker": 1, "collector": 0})
     else:
         assert "books_do_not_balance" in reasons(ended)
+
+
+def test_a_tmpfs_that_is_full_for_a_while_costs_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The rings have their memory already; run.json and the checkpoint are tried again until they are written."""
+    with mounted(tmp_path / "tmpfs", "64m") as tmpfs, simulator(**REPLIES) as server:
+        monkeypatch.setenv("RUNTIME_DIRECTORY", str(tmpfs))
+        with running(*load(server, "--duration", "3s"), cwd=tmp_path) as process:
+            segments, _ = manifest_of(tmp_path)
+            until((segments / "checkpoint").exists)
+            ballast = fill(tmpfs)
+            os.kill(pids_of(segments)["collector"], signal.SIGKILL)
+            until(lambda: server.stats()["requests"] > 2.5 * RATE)
+            ballast.unlink()
+            ended = finish(process)
+        received = server.stats()["requests"]
+    assert ended.code == 0, ended.stderr
+    reconcile(tmp_path / "runs" / "latest", ended, received, {"worker": 0, "collector": 1})
+    assert ended.summary["client"]["collector_restarts"] == 1
 
 
 def test_a_disk_that_is_full_for_a_while_costs_nothing(small_disk: Path) -> None:
