@@ -362,7 +362,9 @@ def _headers(node: Node) -> dict[str, str | Secret]:
     for name, value in node.entries().items():
         text, place = value.text(), node.source.place(value.path)
         if not _header_name(name):  # not shown: it may be a whole header with its key
-            raise PlanError(f"a header's name is letters, digits and -, without spaces or colon ({place})")
+            raise PlanError(
+                f"a header's name is letters, digits and -, without spaces or colon ({node.source.place(node.path)})"
+            )
         if not _header_value(text):
             raise PlanError(f"header {name} must be one line of characters that a header can carry ({place})")
         if name.lower() in map(str.lower, headers):
