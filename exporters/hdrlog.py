@@ -15,7 +15,7 @@ from typing import Final
 from llm_latency_lens.collectors.series import NOBODY, Batch, Key, Series, Slab
 from llm_latency_lens.collectors.snapshot import METRICS, SCALES, Report, Snapshot
 from llm_latency_lens.engine.manifest import Manifest
-from llm_latency_lens.exporters.appendfile import AppendFile
+from llm_latency_lens.exporters.partfile import PartFile
 
 INTERVALS: Final = "intervals.hlog"
 _LEGEND: Final = '"StartTimestamp","Interval_Length","Interval_Max","Interval_Compressed_Histogram"\n'
@@ -26,7 +26,7 @@ class IntervalHistograms:
     """intervals.hlog as a sink of the collector."""
 
     def __init__(self, run_dir: Path) -> None:
-        self._file = AppendFile(run_dir / INTERVALS)
+        self._file = PartFile(run_dir / INTERVALS)
 
     @property
     def failures(self) -> int:
@@ -38,7 +38,8 @@ class IntervalHistograms:
         """Nothing: this is a log of ticks."""
 
     def tick(self, snapshot: Snapshot, report: Report, slab: Slab, manifest: Manifest) -> None:
-        if not self._file.size and not self._file.waiting:
+        self._file.turn(snapshot.elapsed_s)
+        if self._file.fresh:  # every part is a log of its own
             self._file.write(header(manifest).encode())
         plan = manifest.plan
         for target, name in [*enumerate(each.name for each in plan.targets), (NOBODY, "")]:
@@ -48,13 +49,12 @@ class IntervalHistograms:
         self._file.flush()
 
     def position(self) -> list[int]:
-        return [self._file.size]
+        return self._file.position()
 
     def rewind(self, position: list[int]) -> None:
-        self._file.rewind(*(position or [0]))
+        self._file.rewind(position)
 
     def close(self, report: Report) -> None:
-        self._file.flush()
         self._file.close()
 
 

@@ -20,6 +20,7 @@ import numpy.typing as npt
 from llm_latency_lens.collectors.histogram import CELLS, DIGITS, HIGHEST, LOWEST, Histogram
 from llm_latency_lens.collectors.snapshot import SCALES
 from llm_latency_lens.engine.errors import OutputError
+from llm_latency_lens.exporters.partfile import lines_of
 
 BATCH: Final = 2048  # lines decoded at once
 COMPRESSED: Final = 0x1C849304  # cookies of V2, word size and base masked as readers do
@@ -94,13 +95,13 @@ def sums(path: Path, wanted: Iterable[str] | None = None) -> dict[str, Histogram
     """The sum of each wanted tag's intervals (None: all tags); a damaged line is passed over."""
     tags = None if wanted is None else set(wanted)
     found = Sums()
-    with path.open("r", encoding="utf-8", errors="replace") as file:
-        for text in file:
-            if tags is not None and text[4 : text.find(",")] not in tags:
-                continue
-            line = line_of(text)
-            if line is not None:
-                found.add(line.tag, line.encoded)
+    for raw in lines_of(path):
+        text = raw.decode("utf-8", "replace")
+        if tags is not None and text[4 : text.find(",")] not in tags:
+            continue
+        line = line_of(text)
+        if line is not None:
+            found.add(line.tag, line.encoded)
     return {str(tag): total for tag, total in found.all().items()}
 
 

@@ -27,6 +27,7 @@ from llm_latency_lens.engine.errors import OutputError
 from llm_latency_lens.engine.plan import SECOND
 from llm_latency_lens.exporters.hdrlog import INTERVALS, tag
 from llm_latency_lens.exporters.hdrread import Line, Sums, filled, line_of
+from llm_latency_lens.exporters.partfile import view_at
 from llm_latency_lens.exporters.rundir import read_report, ticks
 from llm_latency_lens.exporters.tail import LOG
 
@@ -34,7 +35,7 @@ HISTORY: Final = "history"  # folder of the state directory
 
 
 class Lines:
-    """The complete lines that a growing file has got since the last look. A file that was cut is read anew."""
+    """The complete lines that a growing log has got since the last look, wherever it was rotated meanwhile."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -42,15 +43,15 @@ class Lines:
 
     def new(self) -> Iterator[str]:
         try:
-            with self._path.open("rb") as file:
-                if file.seek(0, 2) < self._offset:
-                    self._offset = 0
-                file.seek(self._offset)
-                for line in file:
-                    if not line.endswith(b"\n"):
+            while view := view_at(self._path, self._offset):
+                with view:
+                    if self._offset >= view.size:
                         return
-                    self._offset += len(line)
-                    yield line.decode(errors="replace")
+                    for line in view.pread(view.size - self._offset, self._offset).splitlines(keepends=True):
+                        if not line.endswith(b"\n"):
+                            return
+                        self._offset += len(line)
+                        yield line.decode(errors="replace")
         except OSError:
             return
 

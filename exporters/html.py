@@ -31,6 +31,7 @@ from llm_latency_lens.collectors.snapshot import (
 )
 from llm_latency_lens.engine.errors import OutputError
 from llm_latency_lens.exporters import figures, hdrread
+from llm_latency_lens.exporters.partfile import lines_of
 from llm_latency_lens.exporters.rundir import read_report
 
 POINTS: Final = 1200  # a point per pixel of the widest chart
@@ -260,12 +261,11 @@ def _plan_text(path: Path) -> str:
 def _course(path: Path) -> Course:
     course = Course()
     try:
-        with path.open("rb") as file:
-            for line in file:
-                try:
-                    course.take(_TICKS.decode(line))
-                except msgspec.DecodeError:  # the last line of a run that is still going
-                    continue
+        for line in lines_of(path):
+            try:
+                course.take(_TICKS.decode(line))
+            except msgspec.DecodeError:  # damaged: the page tells what is left
+                continue
     except FileNotFoundError:
         pass
     return course

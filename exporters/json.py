@@ -1,7 +1,7 @@
 """summary.json and intervals.jsonl: the report of a run, and one line per tick. The structs of collectors.snapshot.
 
-intervals.jsonl is also the spool of the network exporters: lines are only added, in the order of their ticks. The one
-exception is a collector that was killed: its last line may be told again, with the same tick and time.
+intervals.jsonl is also the spool of the network exporters: lines are only added, in the order of their ticks; older ones
+are in compressed parts (exporters.partfile). The one exception is a collector that was killed: its last line may be told again, with the same tick and time.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from llm_latency_lens.collectors.series import Batch, Slab
 from llm_latency_lens.collectors.snapshot import ENCODER, Report, Snapshot
 from llm_latency_lens.engine.errors import OutputError
 from llm_latency_lens.engine.manifest import Manifest
-from llm_latency_lens.exporters.appendfile import AppendFile
+from llm_latency_lens.exporters.partfile import PartFile
 
 SUMMARY: Final = "summary.json"
 INTERVALS: Final = "intervals.jsonl"
@@ -25,7 +25,7 @@ class IntervalLog:
     """intervals.jsonl as a sink of the collector. While the disk is full, up to 64 MB of lines wait in memory."""
 
     def __init__(self, run_dir: Path) -> None:
-        self._file = AppendFile(run_dir / INTERVALS)
+        self._file = PartFile(run_dir / INTERVALS)
 
     @property
     def failures(self) -> int:
@@ -37,17 +37,17 @@ class IntervalLog:
         """Nothing: requests are in requests.msgpack."""
 
     def tick(self, snapshot: Snapshot, report: Report, slab: Slab, manifest: Manifest) -> None:
+        self._file.turn(snapshot.elapsed_s)
         self._file.write(ENCODER.encode(snapshot) + b"\n")
         self._file.flush()
 
     def position(self) -> list[int]:
-        return [self._file.size]
+        return self._file.position()
 
     def rewind(self, position: list[int]) -> None:
-        self._file.rewind(*(position or [0]))
+        self._file.rewind(position)
 
     def close(self, report: Report) -> None:
-        self._file.flush()
         self._file.close()
 
 

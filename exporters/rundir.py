@@ -11,6 +11,7 @@ import msgspec
 from llm_latency_lens.collectors.snapshot import REPORT_DECODER, SNAPSHOT_DECODER, Report, Snapshot
 from llm_latency_lens.engine.errors import OutputError
 from llm_latency_lens.engine.rundir import LIVE
+from llm_latency_lens.exporters.partfile import lines_of
 
 READ_BYTES = 1 << 20
 
@@ -36,10 +37,8 @@ def read_report(run_dir: Path) -> Report:
 def ticks(run_dir: Path) -> Iterator[Snapshot]:
     """The complete lines of intervals.jsonl, one at a time."""
     try:
-        with (run_dir / "intervals.jsonl").open("rb") as file:
-            for line in file:
-                if line.endswith(b"\n"):
-                    yield SNAPSHOT_DECODER.decode(line)
+        for line in lines_of(run_dir / "intervals.jsonl"):
+            yield SNAPSHOT_DECODER.decode(line)
     except FileNotFoundError:
         raise OutputError(f"{run_dir} has no intervals.jsonl") from None
     except msgspec.DecodeError as error:

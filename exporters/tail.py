@@ -29,12 +29,14 @@ import msgspec
 
 from llm_latency_lens.collectors.snapshot import SNAPSHOT_DECODER, Snapshot
 from llm_latency_lens.engine.errors import OutputError
+from llm_latency_lens.exporters.partfile import View, view_at
 
 LOG: Final = "intervals.jsonl"
 SUMMARY: Final = "summary.json"
 MARKS: Final = 16
 READ_BYTES: Final = 1 << 20
 MAX_PENDING_BYTES: Final = 1 << 30
+END: Final = 1 << 62  # a place behind everything: the newest part
 
 
 class Unavailable(Exception):
@@ -96,13 +98,11 @@ class Tail:
         self.rewound = False
         self._next, self._bad = [], 0
         try:
-            file = self._path.open("rb")
+            with view_at(self._path, self.cursor.offset) as view:
+                self._go_back_if_rewound(view)
+                return self._lines(view, limit_bytes)
         except FileNotFoundError:
             return []
-        with file:
-            size = os.fstat(file.fileno()).st_size
-            self._go_back_if_rewound(file.fileno(), size)
-            return self._lines(file.fileno(), size, limit_bytes)
 
     def advance(self, *, delivered: int = 0, rejected: int = 0) -> None:
         """Confirms what the last read() gave and writes the cursor down."""
@@ -130,19 +130,22 @@ class Tail:
 
     def pending_bytes(self) -> int:
         try:
-            return max(0, self._path.stat().st_size - self.cursor.offset)
+            with view_at(self._path, END) as view:
+                return max(0, view.size - self.cursor.offset)
         except FileNotFoundError:
             return 0
 
-    def _go_back_if_rewound(self, fd: int, size: int) -> None:
+    def _go_back_if_rewound(self, view: View) -> None:
         cursor = self.cursor
         while cursor.marks:
             start, end, crc = cursor.marks[-1]
-            if end <= size and zlib.crc32(os.pread(fd, end - start, start)) == crc:
+            if start < view.base:  # in a closed part, which stands
+                break
+            if end <= view.size and zlib.crc32(view.pread(end - start, start)) == crc:
                 break
             cursor.marks.pop()
             self.rewound = True
-        if self.rewound or cursor.offset > size:
+        if self.rewound or cursor.offset > view.size:
             self.rewound = True
             cursor.offset = cursor.marks[-1][1] if cursor.marks else 0
             cursor.skipped = [span for span in cursor.skipped if span[1] <= cursor.offset]
@@ -150,36 +153,37 @@ class Tail:
     def bound(self) -> None:
         """While the destination is away: gives up the newest lines above `max_pending_bytes` and counts them."""
         try:
-            with self._path.open("rb") as file:
-                self._bound(file.fileno(), os.fstat(file.fileno()).st_size)
+            with view_at(self._path, END) as view:
+                self._bound(view)
         except FileNotFoundError:
             pass
         self.save()
 
-    def _bound(self, fd: int, size: int) -> None:
+    def _bound(self, view: View) -> None:
         cursor = self.cursor
         known = max([cursor.offset, *(end for _, end in cursor.skipped)])
         spans = [(max(start, cursor.offset), end) for start, end in cursor.skipped if end > cursor.offset]
         waiting = known - cursor.offset - sum(end - start for start, end in spans)
         room = self._max_pending - waiting
-        if size - known <= room:
+        if view.size - known <= room:
             return
-        start = _line_end_before(fd, known + max(0, room), known)
-        end = _line_end_before(fd, size, start)
+        floor = max(known, view.base)  # what is closed stays
+        start = _line_end_before(view, max(floor, known + max(0, room)), floor)
+        end = _line_end_before(view, view.size, start)
         if end <= start:
             return
-        cursor.dropped += _newlines(fd, start, end)
+        cursor.dropped += _newlines(view, start, end)
         if cursor.skipped and cursor.skipped[-1][1] == start:
             start, _ = cursor.skipped.pop()
         cursor.skipped.append((start, end))
 
-    def _lines(self, fd: int, size: int, limit_bytes: int) -> list[Snapshot]:
+    def _lines(self, view: View, limit_bytes: int) -> list[Snapshot]:
         ticks: list[Snapshot] = []
         position = self._jump(self.cursor.offset)
         want = limit_bytes
-        while position < size:
-            stop = min([size, *(start for start, _ in self.cursor.skipped if start > position)])
-            chunk = os.pread(fd, min(want, stop - position), position)
+        while view.base <= position < view.size:
+            stop = min([view.size, *(start for start, _ in self.cursor.skipped if start > position)])
+            chunk = view.pread(min(want, stop - position), position)
             whole = chunk.rfind(b"\n") + 1
             if not whole:
                 if len(chunk) < want or stop == position + len(chunk):
@@ -317,22 +321,22 @@ def _load(path: Path | None) -> Cursor:
         return Cursor()
 
 
-def _line_end_before(fd: int, position: int, floor: int) -> int:
+def _line_end_before(view: View, position: int, floor: int) -> int:
     """The end of the last complete line that ends at or before `position`, not before `floor`."""
     step = READ_BYTES
     while position > floor:
         start = max(floor, position - step)
-        at = os.pread(fd, position - start, start).rfind(b"\n")
+        at = view.pread(position - start, start).rfind(b"\n")
         if at >= 0:
             return start + at + 1
         position = start
     return floor
 
 
-def _newlines(fd: int, start: int, end: int) -> int:
+def _newlines(view: View, start: int, end: int) -> int:
     total = 0
     while start < end:
-        chunk = os.pread(fd, min(READ_BYTES, end - start), start)
+        chunk = view.pread(min(READ_BYTES, end - start), start)
         if not chunk:
             break
         total += chunk.count(b"\n")

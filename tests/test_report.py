@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from datetime import datetime, timedelta
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -66,8 +66,8 @@ def test_runs_of_different_load_models_are_compared_only_if_asked(
 
 def test_a_stretch_of_a_run_counts_its_ticks_and_no_others(runs: tuple[Path, dict[str, Any], dict[str, Any]]) -> None:
     folder, opened, _ = runs
-    began = datetime.fromisoformat(opened["run"]["started_at"])
-    turn = (began + timedelta(seconds=1.5)).isoformat()
+    first = json.loads((folder / "open/latest/intervals.jsonl").read_text().partition("\n")[0])
+    turn = datetime.fromtimestamp(first["wall_time_ns"] / 1e9 + 0.5, UTC).isoformat()
     before = lens("report", "open/latest", "--to", "json", "--until", turn, cwd=folder).summary
     after = lens("report", "open/latest", "--to", "json", "--since", turn, cwd=folder).summary
     whole = lens("report", "open/latest", "--to", "json", "--since", "1h", cwd=folder).summary
