@@ -26,6 +26,7 @@ from llm_latency_lens.engine.errors import LensError
 from llm_latency_lens.engine.manifest import Manifest, read_manifest
 from llm_latency_lens.engine.rundir import LOCK
 from llm_latency_lens.engine.slo import request_conditions
+from llm_latency_lens.engine.workload.tokenizer import tokenizer_of
 from llm_latency_lens.exporters.hdrlog import IntervalHistograms
 from llm_latency_lens.exporters.json import IntervalLog, write_summary
 from llm_latency_lens.exporters.msgpack import RequestLog
@@ -36,7 +37,7 @@ _PR_SET_PDEATHSIG: Final = 1
 def collector_of(segment_dir: Path) -> Collector:
     """The collector of a run with the files that its plan asks for. Raises LensError, FileNotFoundError."""
     manifest = read_manifest(segment_dir)
-    expressions = manifest.plan.slo
+    expressions, workload = manifest.plan.slo, manifest.plan.workload
     return Collector(
         segment_dir,
         sinks=sinks_of(manifest),
@@ -44,6 +45,7 @@ def collector_of(segment_dir: Path) -> Collector:
         conditions=request_conditions(expressions) or None,
         slos=judge_slos(expressions),
         servers=Servers(manifest.plan),
+        count_tokens=tokenizer_of(workload.tokenizer) if workload.count_tokens and workload.tokenizer else None,
     )
 
 

@@ -18,6 +18,8 @@ from pathlib import Path
 from typing import Any, Final, Protocol
 
 import msgspec
+import numpy as np
+import numpy.typing as npt
 
 from llm_latency_lens.collectors import host
 from llm_latency_lens.collectors.books import Books
@@ -31,7 +33,7 @@ from llm_latency_lens.collectors.series import NOBODY, Batch, Condition, Key, Re
 from llm_latency_lens.collectors.snapshot import ENCODER, Client, Report, Server, Snapshot
 from llm_latency_lens.engine.manifest import FILE as MANIFEST
 from llm_latency_lens.engine.manifest import Manifest, read_manifest
-from llm_latency_lens.engine.record import Outcome
+from llm_latency_lens.engine.record import LOCAL_TOKENS, UNKNOWN, Outcome
 from llm_latency_lens.engine.ring import Counter
 
 TURN_S: Final = 0.05
@@ -78,6 +80,7 @@ class Collector:
         conditions: Sequence[Condition] | None = None,
         slos: Slos | None = None,
         servers: Callable[[], dict[str, Server]] = dict,
+        count_tokens: Callable[[str], int] | None = None,
         clock: Callable[[], int] = time.monotonic_ns,
     ) -> None:
         self.directory = segment_dir
@@ -85,6 +88,7 @@ class Collector:
         self.manifest.host = host.describe() | self.manifest.host
         self.sinks = list(sinks)
         self.servers = servers
+        self.count_tokens = count_tokens
         self.clock = clock
         self.checkpoint = Checkpoint(segment_dir / CHECKPOINT)
         saved = self.checkpoint.load()
@@ -159,6 +163,8 @@ class Collector:
         for blob in drained.details:
             self._detail(drained.worker, blob)
         details = self._claim(drained) if self.details else {}
+        if self.count_tokens is not None and details:
+            count_locally(drained.records, details, self.count_tokens)
         batch = self.reader.batch(drained.records, worker=drained.worker, details=details)
         self.books.enter(drained, batch, now_ns=now)
         self._note_errors(batch)
@@ -172,7 +178,10 @@ class Collector:
             key = (worker, int(detail["phase"]), int(detail["request"]))
         except (msgspec.DecodeError, KeyError, TypeError, ValueError):
             return  # written by our own worker: cannot be, and is not worth the run
-        self.details[key] = detail
+        known = self.details.setdefault(key, {})
+        if "text" in detail:
+            known.setdefault("texts", []).append(detail.pop("text"))
+        known |= detail
         if len(self.details) > DETAILS_KEPT:
             del self.details[next(iter(self.details))]
 
@@ -336,3 +345,16 @@ def replace(path: Path, content: bytes) -> None:
     temporary = path.with_name(f".{path.name}.new")
     temporary.write_bytes(content)
     temporary.replace(path)
+
+
+def count_locally(
+    records: npt.NDArray[np.void], details: dict[tuple[int, int], dict[str, Any]], count: Callable[[str], int]
+) -> None:
+    """Fills in the output tokens of whole replies whose provider told none, from their text if all of it came."""
+    unsaid = (records["output_tokens"] == UNKNOWN) & (records["outcome"] == Outcome.OK)
+    for i in np.flatnonzero(unsaid).tolist():
+        detail = details.get((int(records["phase"][i]), int(records["request"][i])), {})
+        texts = detail.get("texts", ())
+        if texts and len(texts) == detail["pieces"]:
+            records["output_tokens"][i] = count("".join(texts))
+            records["flags"][i] |= LOCAL_TOKENS

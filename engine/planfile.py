@@ -441,6 +441,8 @@ def _workload(node: Node) -> Workload:
         input_tokens = _length(source.child("input_tokens")) or Length(mean=550)
         output_tokens = _length(source.child("output_tokens"))
     output_tokens = _length(option("output_tokens")) or output_tokens
+    if _flag(option("count_tokens"), False) and not option("tokenizer").given:
+        raise option("count_tokens").fail("needs a tokenizer: a tokenizer.json, or o200k_base, cl100k_base, ...")
     return Workload(
         kind=kind,  # type: ignore[arg-type]  # one of SOURCES
         prompt=prompt or Workload().prompt,

@@ -73,6 +73,7 @@ _CONNECT_FAILURES: Final = frozenset(
         Outcome.CONNECT_RESET,
     }
 )
+TEXT_PIECE: Final = 108  # characters of at most 4 bytes each that fit a detail
 _packed = msgspec.msgpack.Encoder().encode
 _NEXT_SLOT = int(Counter.NEXT_SLOT)
 _BUDGET_LEFT = int(Counter.BUDGET_LEFT)
@@ -97,7 +98,8 @@ class Worker:
         self.buckets = [buckets_of(plan, target, share.worker, share.workers) for target in plan.targets]
         for bucket, _ in chain.from_iterable(self.buckets if share.incarnation else ()):
             bucket.empty(monotonic_ns())  # the life before may have spent its burst a moment ago
-        self.keep_text = plan.workload.kind == "sessions" or plan.workload.keep_replies
+        self.told_text = plan.workload.keep_replies or plan.workload.count_tokens
+        self.keep_text = plan.workload.kind == "sessions" or self.told_text
         self.source = source_of(plan, seed=plan.seed)
         self.random = random.Random(f"{plan.seed}/{share.worker}/{share.incarnation}")
         self.runs: list[OpenRun | ClosedRun] = []
@@ -421,6 +423,8 @@ class Worker:
         """Writes the books of one request: detail first, then the record that commits it, then the place is free."""
         if exchange.error or exchange.kept_headers:
             self._detail(run, exchange)
+        if self.told_text:
+            self._text(run, exchange)
         ok = exchange.outcome is Outcome.OK
         self.segment.push(exchange.values(self.share.worker), exchange.gaps if ok else None)
         if exchange.gaps_saturated:
@@ -456,6 +460,17 @@ class Worker:
             detail.pop("headers", None)
             blob = _packed({**detail, "message": detail.get("message", "")[:120]})
         self.segment.push_detail(blob)
+
+    def _text(self, run: PhaseRun, exchange: Exchange) -> None:
+        """The reply's text for the collector, in as many details as it takes; `pieces` tells whether all came."""
+        reply = exchange.reply
+        if not (self.plan.workload.keep_replies or reply.output_tokens == record.UNKNOWN):
+            return
+        text = "".join([*reply.reasoning_text, *reply.text])
+        pieces = [text[i : i + TEXT_PIECE] for i in range(0, len(text), TEXT_PIECE)]
+        for piece in pieces:
+            told = {"request": exchange.request, "phase": run.index, "text": piece, "pieces": len(pieces)}
+            self.segment.push_detail(_packed(told))
 
     def unsent(self, run: PhaseRun, slot: int, slots: int, intended_ns: int, reason: Unsent) -> None:
         """Writes that `slots` slots from `slot` on were not sent."""

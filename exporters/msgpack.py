@@ -73,6 +73,7 @@ _FLAGS: Final = (
     ("local_tokens", LOCAL_TOKENS),
 )
 _DETAILS: Final = ("message", "request_id", "finish")
+_TEXT: Final = "text"  # of the reply, thoughts first; only where the plan says workload.keep_replies
 
 Objects = npt.NDArray[np.object_]
 
@@ -87,6 +88,7 @@ KEYS: Final = (
     *_METRICS,
     *(name for name, _ in _FLAGS),
     *_DETAILS,
+    _TEXT,
 )
 # A struct, not a dict: making and encoding a row is 6 us instead of 27 (benches/bench_histogram.py).
 Row: Final = msgspec.defstruct("Row", KEYS, gc=False)
@@ -119,15 +121,17 @@ def _columns(batch: Batch, manifest: Manifest) -> dict[str, list[Any]]:
     columns |= {f"{mark}_ms": _mark(records, mark, intended) for mark in _MARKS}
     columns |= {name: _metric(name, batch.columns.get(name), len(records)) for name in _METRICS}
     columns |= {name: ((records["flags"] & bit) != 0).tolist() for name, bit in _FLAGS}
-    return columns | _details(batch)
+    return columns | _details(batch, texts=plan.workload.keep_replies)
 
 
-def _details(batch: Batch) -> dict[str, list[Any]]:
+def _details(batch: Batch, *, texts: bool) -> dict[str, list[Any]]:
     if not batch.details:
-        return {name: [None] * len(batch.records) for name in _DETAILS}
+        return {name: [None] * len(batch.records) for name in (*_DETAILS, _TEXT)}
     keys = zip(batch.records["phase"].tolist(), batch.records["request"].tolist(), strict=True)
     found: list[dict[str, Any]] = [batch.details.get(key, {}) for key in keys]
-    return {name: [detail.get(name) for detail in found] for name in _DETAILS}
+    told: dict[str, list[Any]] = {name: [detail.get(name) for detail in found] for name in _DETAILS}
+    pieces = [detail.get("texts") if texts else None for detail in found]
+    return told | {_TEXT: [None if each is None else "".join(each) for each in pieces]}
 
 
 def _mark(records: npt.NDArray[np.void], mark: str, intended: npt.NDArray[np.int64]) -> list[float | None]:
