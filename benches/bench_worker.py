@@ -20,12 +20,8 @@ def test_worker(benchmark: Any, tokens: int, concurrency: int, requests: int, tm
     with simulator(ttft_ms=0, itl_ms=0 if tokens == 1 else 5, tokens=tokens) as sim:
 
         def run() -> None:
-            summaries.append(
-                measured(
-                    "--base-url", f"{sim.base_url}/v1", "--model", "m", "--concurrency", str(concurrency),
-                    "--requests", str(requests), cwd=tmp_path,
-                )  # fmt: skip
-            )
+            load = ("--concurrency", str(concurrency), "--requests", str(requests))
+            summaries.append(measured("--base-url", f"{sim.base_url}/v1", "--model", "m", *load, cwd=tmp_path))
 
         benchmark.pedantic(run, rounds=3)
     client = summaries[-1]["client"]
