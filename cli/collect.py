@@ -27,7 +27,7 @@ from llm_latency_lens.engine.manifest import Manifest, read_manifest
 from llm_latency_lens.engine.rundir import LOCK
 from llm_latency_lens.engine.slo import request_conditions
 from llm_latency_lens.engine.workload.tokenizer import tokenizer_of
-from llm_latency_lens.exporters.hdrlog import IntervalHistograms
+from llm_latency_lens.exporters.hdrlog import IntervalHistograms, write_totals
 from llm_latency_lens.exporters.json import IntervalLog, write_summary
 from llm_latency_lens.exporters.msgpack import RequestLog
 
@@ -64,8 +64,12 @@ def collect(segment_dir: Path) -> Report:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             raise LensError(f"another collector works on {segment_dir}") from error
-        report = collector_of(segment_dir).run()
-        write_summary(Path(read_manifest(segment_dir).run_dir), report)
+        collector = collector_of(segment_dir)
+        report = collector.run()
+        manifest = read_manifest(segment_dir)
+        run_dir = Path(manifest.run_dir)
+        write_totals(run_dir, collector.books.totals, manifest, report.run.duration_s)
+        write_summary(run_dir, report)
         return report
 
 

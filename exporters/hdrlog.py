@@ -1,23 +1,26 @@
-"""intervals.hlog: an HdrHistogram interval log, version 1.3, as the standard Java and Python readers take it.
+"""intervals.hlog and totals.hlog: HdrHistogram logs, version 1.3, as the standard Java and Python readers take them.
 
 One line per tick, metric and target of the measured phases, `Tag=<metric>/<target>`. Values are histogram units
 (ns; micro-tokens/s; 10 pico-USD), the max column is in the metric's own unit. Times are relative to BaseTime. The sum
-of a tag's intervals is the run's total, count for count.
+of a tag's intervals is the run's total, count for count: that is its one line in totals.hlog, for who would wait long
+for the intervals of days.
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
-from llm_latency_lens.collectors.series import NOBODY, Batch, Key, Series, Slab
+from llm_latency_lens.collectors.series import NOBODY, Batch, Key, Slab
 from llm_latency_lens.collectors.snapshot import METRICS, SCALES, Report, Snapshot
 from llm_latency_lens.engine.manifest import Manifest
 from llm_latency_lens.exporters.partfile import PartFile
 
 INTERVALS: Final = "intervals.hlog"
+TOTALS: Final = "totals.hlog"
 _LEGEND: Final = '"StartTimestamp","Interval_Length","Interval_Max","Interval_Compressed_Histogram"\n'
 _UNFIT: Final = re.compile(r"[,\s]")  # what would end a tag
 
@@ -41,11 +44,8 @@ class IntervalHistograms:
         self._file.turn(snapshot.elapsed_s)
         if self._file.fresh:  # every part is a log of its own
             self._file.write(header(manifest).encode())
-        plan = manifest.plan
-        for target, name in [*enumerate(each.name for each in plan.targets), (NOBODY, "")]:
-            series = slab.only(lambda key, target=target: _counts(manifest, key, target))  # type: ignore[misc]  # default
-            for line in lines(series, name, snapshot):
-                self._file.write(line.encode())
+        for line in lines(slab, manifest, snapshot.elapsed_s - snapshot.seconds, snapshot.seconds):
+            self._file.write(line.encode())
         self._file.flush()
 
     def position(self) -> list[int]:
@@ -76,15 +76,28 @@ def header(manifest: Manifest) -> str:
     )
 
 
-def lines(series: Series, target: str, snapshot: Snapshot) -> list[str]:
-    """The interval lines of one target, a metric each."""
-    start_s = snapshot.elapsed_s - snapshot.seconds
-    return [
-        f"Tag={tag(name, target)},{start_s:.3f},{snapshot.seconds:.3f},"
-        f"{(series.metrics[name].max or 0) / SCALES[name]:.3f},{series.metrics[name].hdr().encode().decode()}\n"
-        for name in METRICS
-        if name in series.metrics
-    ]
+def write_totals(run_dir: Path, totals: Slab, manifest: Manifest, seconds: float) -> None:
+    """totals.hlog of a run of so many seconds. A disk that refuses it costs readers time, and nothing else."""
+    if not manifest.phases:
+        return  # it never began
+    told = header(manifest) + "".join(lines(totals, manifest, 0.0, seconds))
+    temporary = run_dir / f".{TOTALS}.new"
+    try:
+        temporary.write_text(told)
+        temporary.replace(run_dir / TOTALS)
+    except OSError:
+        temporary.unlink(missing_ok=True)
+
+
+def lines(slab: Slab, manifest: Manifest, start_s: float, seconds: float) -> Iterator[str]:
+    """The interval lines of a stretch of time, one for each metric and target."""
+    for target, name in [*enumerate(each.name for each in manifest.plan.targets), (NOBODY, "")]:
+        series = slab.only(lambda key, target=target: _counts(manifest, key, target))  # type: ignore[misc]  # default
+        for metric in METRICS:
+            if metric in series.metrics:
+                histogram = series.metrics[metric]
+                top = (histogram.max or 0) / SCALES[metric]
+                yield f"Tag={tag(metric, name)},{start_s:.3f},{seconds:.3f},{top:.3f},{histogram.hdr().encode().decode()}\n"
 
 
 def tag(metric: str, target: str) -> str:

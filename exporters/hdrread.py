@@ -20,6 +20,7 @@ import numpy.typing as npt
 from llm_latency_lens.collectors.histogram import CELLS, DIGITS, HIGHEST, LOWEST, Histogram
 from llm_latency_lens.collectors.snapshot import SCALES
 from llm_latency_lens.engine.errors import OutputError
+from llm_latency_lens.exporters.hdrlog import INTERVALS, TOTALS
 from llm_latency_lens.exporters.partfile import lines_of
 
 BATCH: Final = 2048  # lines decoded at once
@@ -122,9 +123,9 @@ def values_and_counts(total: Histogram) -> tuple[npt.NDArray[np.float64], Ints]:
 
 def write_distributions(run_dir: Path, folder: Path) -> Iterator[tuple[Path, int]]:
     """Writes `<metric>-<target>.hgrm` for each tag, in the metric's unit; gives each path and its count of values."""
-    log = run_dir / "intervals.hlog"
-    if not log.exists():
-        raise OutputError(f"{run_dir} has no intervals.hlog")
+    log = next((run_dir / each for each in (TOTALS, INTERVALS) if (run_dir / each).exists()), None)
+    if log is None:
+        raise OutputError(f"{run_dir} has no {INTERVALS}")
     for tag, total in sums(log).items():
         path = folder / (re.sub(r"[^\w.-]", "-", tag) + ".hgrm")
         with path.open("wb") as file:

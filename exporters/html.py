@@ -2,7 +2,8 @@
 
 Memory and file size do not grow with the run: ticks are merged, two by two, whenever there are more than POINTS. A
 merged point keeps what people look for: rates are means, p50 is the count-weighted mean of the ticks' p50, p99 is the
-highest p99 of its ticks. Distributions come exact from intervals.hlog or, without one, roughly from the ticks' buckets.
+highest p99 of its ticks. Distributions come exact from totals.hlog, or from the sums of intervals.hlog where a run has
+not ended; without one, roughly from the ticks' buckets.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ from llm_latency_lens.collectors.snapshot import (
 )
 from llm_latency_lens.engine.errors import OutputError
 from llm_latency_lens.exporters import figures, hdrread
+from llm_latency_lens.exporters.hdrlog import INTERVALS, TOTALS, tag
 from llm_latency_lens.exporters.partfile import lines_of
 from llm_latency_lens.exporters.rundir import read_report
 
@@ -38,8 +40,11 @@ POINTS: Final = 1200  # a point per pixel of the widest chart
 HEAT_POINTS: Final = 240
 CURVES: Final = (("ttft_ms", "TTFT", "ttft_scheduled_ms"), ("itl_ms", "ITL", None), ("e2e_ms", "E2E", None))
 HEAT: Final = (("ttft_ms", "TTFT"), ("itl_ms", "ITL"))
+HEATED: Final = tuple(metric for metric, _ in HEAT)
 SERIES: Final = (("ttft", "ttft_ms"), ("scheduled", "ttft_scheduled_ms"), ("itl", "itl_ms"), ("e2e", "e2e_ms"))
 HEADLINE: Final = ("ttft_ms", "itl_ms", "e2e_ms")
+
+Curve = tuple[list[float], list[float]]  # percentiles and their values
 
 
 class _Percentiles(msgspec.Struct, frozen=True):
@@ -120,17 +125,19 @@ class _Point:
         self.top: list[float | None] = [None] * len(SERIES)
         self.buckets: dict[str, list[int]] = {}
 
-    def take(self, interval: _Interval) -> None:
+    def take(self, interval: _Interval, heat: Sequence[str]) -> None:
         self.ok += interval.requests.ok
-        self.failed += sum(interval.requests.failed.values())
+        if interval.requests.failed:
+            self.failed += sum(interval.requests.failed.values())
         self.tokens += interval.tokens.output or 0
         self.in_flight = max(self.in_flight, interval.in_flight)
-        for k, (_, metric) in enumerate(SERIES):
-            d: _Percentiles = getattr(interval.metrics, metric)
+        m = interval.metrics
+        for k, d in enumerate((m.ttft_ms, m.ttft_scheduled_ms, m.itl_ms, m.e2e_ms)):  # as SERIES
             if d.count and d.p50 is not None:
                 self.weight[k] += d.count
                 self.low[k] += d.count * d.p50
                 self.top[k] = _larger(self.top[k], d.p99)
+        for metric in heat:
             counts = getattr(interval.buckets, metric)
             if counts:
                 self.buckets[metric] = _added(self.buckets.get(metric), counts)
@@ -153,17 +160,27 @@ class _Span:
 
     __slots__ = ("cpu", "end", "lag", "points", "seconds", "start", "steal", "unhealthy")
 
-    def __init__(self, tick: _Tick) -> None:
-        self.start, self.end, self.seconds = tick.elapsed_s - tick.seconds, tick.elapsed_s, tick.seconds
-        self.lag, self.cpu, self.steal = (
-            tick.client.loop_lag_us.p99,
-            tick.client.cpu_utilisation,
-            tick.client.steal_share,
-        )
+    def __init__(self, start: float) -> None:
+        self.start = self.end = start
+        self.seconds = 0.0
+        self.lag: float | None = None
+        self.cpu: float | None = None
+        self.steal: float | None = None
         self.unhealthy = False
         self.points: dict[str, _Point] = {}
+
+    def take(self, tick: _Tick, heat: Sequence[str]) -> None:
+        client = tick.client
+        self.end = tick.elapsed_s
+        self.seconds += tick.seconds
+        self.lag, self.cpu = _larger(self.lag, client.loop_lag_us.p99), _larger(self.cpu, client.cpu_utilisation)
+        self.steal = _larger(self.steal, client.steal_share)
+        self.unhealthy |= (client.steal_share or 0) > 0.05 or (client.cpu_utilisation or 0) > 0.9
         for interval in tick.intervals:
-            self.points.setdefault(interval.target, _Point()).take(interval)
+            point = self.points.get(interval.target)
+            if point is None:
+                point = self.points[interval.target] = _Point()
+            point.take(interval, heat)
 
     def merge(self, other: _Span) -> None:
         self.end, self.seconds = other.end, self.seconds + other.seconds
@@ -175,24 +192,23 @@ class _Span:
 
 
 class Course:
-    """A run's ticks, at most POINTS spans of them; constant memory for any run."""
+    """A run's ticks, at most POINTS spans of them; constant memory for any run. Of `heat` it keeps bucket counts."""
 
-    def __init__(self) -> None:
+    def __init__(self, heat: Sequence[str] = HEATED) -> None:
+        self._heat = heat
         self.spans: list[_Span] = []
         self.ticks = 0
         self.width = 1  # ticks in a span
         self._before: tuple[int, int, int] = (0, 0, 0)
 
     def take(self, tick: _Tick) -> None:
-        span = _Span(tick)
+        if not self.ticks % self.width:
+            self.spans.append(_Span(tick.elapsed_s - tick.seconds))
+        span = self.spans[-1]
+        span.take(tick, self._heat)
         counts = (tick.client.ring_drops, tick.client.clock_steps, tick.client.restarts)
-        worse = any(now > before for now, before in zip(counts, self._before, strict=True))
-        span.unhealthy = worse or (span.steal or 0) > 0.05 or (span.cpu or 0) > 0.9
+        span.unhealthy |= any(now > before for now, before in zip(counts, self._before, strict=True))
         self._before = counts
-        if self.ticks % self.width:
-            self.spans[-1].merge(span)
-        else:
-            self.spans.append(span)
         self.ticks += 1
         if len(self.spans) > POINTS:
             self._halve()
@@ -210,9 +226,13 @@ class Run:
     def __init__(self, run_dir: Path) -> None:
         self.report: Report = read_report(run_dir)
         self.plan = _plan_text(run_dir / "plan.json")
-        self.course = _course(run_dir / "intervals.jsonl")
         self.targets = [target.name for target in self.report.targets]
-        self.curves, self.exact = _curves(run_dir, self)
+        self.curves = _exact_curves(run_dir, self.targets)
+        self.exact = bool(self.curves)
+        course = Course() if self.exact else Course([metric for _, metric in SERIES])
+        self.course = _course(run_dir / "intervals.jsonl", course)
+        if not self.exact:
+            self.curves = _rough_curves(self.course, self.targets)
 
 
 def write_html(run_dirs: Sequence[Path], path: Path) -> None:
@@ -258,8 +278,7 @@ def _plan_text(path: Path) -> str:
         return ""
 
 
-def _course(path: Path) -> Course:
-    course = Course()
+def _course(path: Path, course: Course) -> Course:
     try:
         for line in lines_of(path):
             try:
@@ -271,26 +290,26 @@ def _course(path: Path) -> Course:
     return course
 
 
-def _curves(run_dir: Path, run: Run) -> tuple[dict[tuple[str, str], tuple[list[float], list[float]]], bool]:
-    """(target, metric) -> percentiles and values; and whether they are exact."""
-    wanted = {
-        f"{metric}/{name}": (name, metric) for name in run.targets for m in CURVES for metric in (m[0], m[2]) if metric
-    }
-    tags = {tag.replace(",", "_").replace(" ", "_"): key for tag, key in wanted.items()}
-    log = run_dir / "intervals.hlog"
-    if log.exists():
-        totals = {tag: total for tag, total in hdrread.sums(log, tags).items() if total.count}
-        if totals:
-            return {tags[tag]: _exact(tags[tag][1], total) for tag, total in totals.items()}, True
+def _exact_curves(run_dir: Path, targets: Sequence[str]) -> dict[tuple[str, str], Curve]:
+    """(target, metric) -> its curve, from the run's histograms; nothing if it has none."""
+    tags = {tag(metric, name): (name, metric) for name in targets for _, metric in SERIES}
+    log = next((run_dir / each for each in (TOTALS, INTERVALS) if (run_dir / each).exists()), None)
+    if log is None:
+        return {}
+    return {tags[each]: _exact(tags[each][1], total) for each, total in hdrread.sums(log, tags).items() if total.count}
+
+
+def _rough_curves(course: Course, targets: Sequence[str]) -> dict[tuple[str, str], Curve]:
     curves = {}
-    for name, metric in wanted.values():
-        counts = _bucket_total(run.course, name, metric)
-        if counts is not None and counts.sum():
-            curves[name, metric] = _spectrum(*_spread(metric, counts))
-    return curves, False
+    for name in targets:
+        for _, metric in SERIES:
+            counts = _bucket_total(course, name, metric)
+            if counts is not None and counts.sum():
+                curves[name, metric] = _spectrum(*_spread(metric, counts))
+    return curves
 
 
-def _exact(metric: str, total: Histogram) -> tuple[list[float], list[float]]:
+def _exact(metric: str, total: Histogram) -> Curve:
     values, counts = hdrread.values_and_counts(total)
     return _spectrum(values / SCALES[metric], counts)
 
@@ -316,7 +335,7 @@ def _spread(metric: str, counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return np.array(values), np.array(spread)
 
 
-def _spectrum(values: np.ndarray, counts: np.ndarray) -> tuple[list[float], list[float]]:
+def _spectrum(values: np.ndarray, counts: np.ndarray) -> Curve:
     """The percentile spectrum: 1/(1-p) in even steps of its logarithm as far as the sample reaches, finer below."""
     running = np.cumsum(counts)
     total = running[-1]

@@ -11,7 +11,8 @@ from llm_latency_lens.collectors.histogram import DIGITS, HIGHEST, LOWEST
 from llm_latency_lens.collectors.series import Slab
 from llm_latency_lens.collectors.snapshot import Report, Run, Snapshot
 from llm_latency_lens.engine.manifest import Manifest
-from llm_latency_lens.exporters.hdrlog import INTERVALS, IntervalHistograms, tag
+from llm_latency_lens.exporters.hdrlog import INTERVALS, TOTALS, IntervalHistograms, tag, write_totals
+from llm_latency_lens.exporters.hdrread import sums
 from tests.support_collector import MS, START, fields, manifest, plan, slab
 
 REPORT = Report(run=Run(id="r", name="n", version="0", started_at=""))
@@ -77,6 +78,26 @@ def test_a_tags_intervals_add_up_to_the_total_bit_for_bit(tmp_path: Path) -> Non
                 merged.add(each)
             assert list(merged.counts) == list(histogram.hdr().counts)
             assert merged.get_total_count() == histogram.count
+
+
+def test_the_totals_are_the_sums_of_the_intervals_in_one_line_a_tag(tmp_path: Path) -> None:
+    slabs, run, total = [tick(number) for number in range(5)], manifest(str(tmp_path), plan(targets=2)), Slab()
+    for each in slabs:
+        total.add(each)
+    log(run, slabs)
+    write_totals(tmp_path, total, run, 5.0)
+    found = {each.get_tag(): each for each in read(tmp_path / TOTALS)}
+    assert {name: list(each.counts) for name, each in found.items()} == {
+        name: list(each.hdr().counts) for name, each in sums(tmp_path / INTERVALS).items()
+    }
+    assert {each.get_end_time_stamp() - each.get_start_time_stamp() for each in found.values()} == {5000}
+
+
+def test_totals_that_a_disk_refuses_leave_no_trace(tmp_path: Path) -> None:
+    (tmp_path / TOTALS).mkdir()
+    run = manifest(str(tmp_path), plan(targets=2))
+    write_totals(tmp_path, tick(0), run, 1.0)
+    assert [each.name for each in tmp_path.iterdir()] == [TOTALS]
 
 
 def test_an_interval_says_when_it_was(tmp_path: Path) -> None:

@@ -144,7 +144,7 @@ def test_a_days_run_of_five_targets_stays_small_and_keeps_its_peaks(
         course.take(report._Tick(tick=i, elapsed_s=i + 1.0, seconds=1.0, intervals=loud if i == 54_321 else quiet))
     assert len(course.spans) <= report.POINTS
     run.write(tmp_path)
-    monkeypatch.setattr(report, "_course", lambda _: course)
+    monkeypatch.setattr(report, "_course", lambda *_: course)
     page = report.report_html([tmp_path])
     assert len(page) < 15_000_000
     charts = payload_of(page)
