@@ -408,7 +408,9 @@ def _heading(r: Report) -> Text:
 
     only = f" · {_model(r.targets[0])}" if len(r.targets) == 1 else f" · {len(r.targets)} targets" if r.targets else ""
     text = Text.assemble(("LLM Latency Lens", "bold"), f" {r.run.version} · {r.run.name}{only}")
-    text.append(f"\n{r.run.started_at} · {figures.clock(r.run.duration_s)} · {r.run.load.replace('_', ' ')} loop")
+    text.append(
+        f"\n{figures.moment(r.run.started_at)} · {figures.clock(r.run.duration_s)} · {r.run.load.replace('_', ' ')} loop"
+    )
     text.append(f" · seed {r.run.seed} · {r.run.id}", style="dim")
     return text
 
@@ -583,8 +585,9 @@ def _slos(r: Report) -> Table:
 
     table = _grid("SLO", "value", "", first=40)
     for slo in r.slo:
-        seen = figures.MISSING if slo.value is None else f"{slo.value:.4g}"
-        table.add_row(_safe(slo.expression), seen, Text(slo.state, style=SLO_STYLES.get(slo.state, "")))
+        table.add_row(
+            _safe(slo.expression), figures.objective(slo), Text(slo.state, style=SLO_STYLES.get(slo.state, ""))
+        )
     return table
 
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from datetime import UTC, datetime
 from typing import Final
 
-from llm_latency_lens.collectors.snapshot import Distribution, Requests, Verdict
+from llm_latency_lens.collectors.snapshot import Distribution, Requests, Slo, Verdict
+from llm_latency_lens.engine.slo import is_per_request
 
 MISSING: Final = "–"
 TOO_SMALL: Final = "n/a (n too small)"
@@ -63,6 +65,23 @@ def value(number: float | None, metric: str = "x_ms") -> str:
     if size >= 1:
         return f"{number:.2f}"
     return f"{number:.3f}"
+
+
+def objective(slo: Slo) -> str:
+    """What was measured of an objective: one over each request is met by a share of them."""
+    if slo.value is None:
+        return MISSING
+    if is_per_request(slo.expression):
+        return share(slo.value)
+    return value(slo.value) if abs(slo.value) >= 1 else f"{slo.value:.4g}"
+
+
+def moment(iso: str) -> str:
+    """`2026-11-23 09:10:12 UTC`: an ISO 8601 time to the second; as it stands if it is none."""
+    try:
+        return datetime.fromisoformat(iso).astimezone(UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
+    except ValueError:
+        return iso
 
 
 def money(usd: float | None, sign: str = "$") -> str:

@@ -406,7 +406,7 @@ def _health(course: Course) -> dict[str, list[float | None]]:
 
 
 def _heat(run: Run, metric: str, title: str, several: bool) -> dict[str, Any] | None:
-    """Counts per stretch of time and bucket, over all targets, without the empty rows above and below."""
+    """Counts per stretch of time and bucket, over all targets, without most of the empty rows above and below."""
     spans = run.course.spans
     group = max(1, math.ceil(len(spans) / HEAT_POINTS))
     cells, times = [], []
@@ -422,7 +422,7 @@ def _heat(run: Run, metric: str, title: str, several: bool) -> dict[str, Any] | 
     filled = np.nonzero(np.sum(cells, axis=0))[0] if cells else np.empty(0, int)
     if not len(filled):
         return None
-    low, high = int(filled[0]), int(filled[-1]) + 1
+    low, high = max(0, int(filled[0]) - 1), min(len(BUCKETS[metric]) + 1, int(filled[-1]) + 2)  # an empty row around
     bounds: list[float | None] = [0, *BUCKETS[metric], None]
     where = f" of {run.report.run.name} {run.report.run.id[-4:]}" if several else ""
     return {
@@ -457,7 +457,7 @@ def _head(run: Run, *, alone: bool) -> str:
         f"<p>{_text(x.detail or x.code)} <span class='soft small'>{_text(x.code)}</span></p>" for x in v.reasons
     )
     budget = "".join(f"<tr><td>{_text(k)}</td><td>{_text(_plain(x))}</td></tr>" for k, x in v.error_budget.items())
-    facts = [r.run.started_at, figures.clock(r.run.duration_s), f"{r.run.load.replace('_', ' ')} loop"]
+    facts = [figures.moment(r.run.started_at), figures.clock(r.run.duration_s), f"{r.run.load.replace('_', ' ')} loop"]
     facts += [f"seed {r.run.seed}", r.run.id, f"LLM Latency Lens {r.run.version}"]
     more = f"<details><summary class='small'>Error budget</summary><table>{budget}</table></details>" if budget else ""
     return f"""
@@ -488,9 +488,10 @@ def _facts(r: Report) -> str:
         (figures.rate(t.output_tokens_per_s), "output tokens/s"),
         (figures.share(t.goodput_share), "goodput"),
         (figures.money(r.cost.usd), "cost"),
-        (figures.money(r.cost.usd_per_1k_requests), "per 1k requests"),
-        (figures.money(r.cost.usd_per_day), "a day at this rate"),
     ]
+    if r.cost.usd is not None:
+        facts.append((figures.money(r.cost.usd_per_1k_requests), "per 1k requests"))
+        facts.append((figures.money(r.cost.usd_per_day), "a day at this rate"))
     return (
         '<div class="facts">'
         + "".join(f'<div class="fact"><b>{_text(n)}</b><span>{w}</span></div>' for n, w in facts)
@@ -502,7 +503,7 @@ def _slos(r: Report) -> str:
     if not r.slo:
         return ""
     rows = "".join(
-        f'<tr><td class="wrap">{_text(s.expression)}</td><td>{figures.value(s.value)}</td>'
+        f'<tr><td class="wrap">{_text(s.expression)}</td><td>{figures.objective(s)}</td>'
         f'<td class="{_text(s.state)}"><b>{_text(s.state)}</b></td></tr>'
         for s in r.slo
     )
@@ -512,20 +513,19 @@ def _slos(r: Report) -> str:
 
 def _metrics_table(metrics: dict[str, Distribution]) -> str:
     rows = []
-    for name in METRICS:
-        d = metrics.get(name)
-        if d is None or not d.count:
-            continue
+    shown = [(name, d) for name in METRICS if (d := metrics.get(name)) and d.count]
+    sure = any((d.ci95 or {}).get("p99") for _, d in shown)
+    for name, d in shown:
         cells = [figures.count(d.count), figures.value(d.mean, name)]
         cells += [figures.value(getattr(d, level), name) for level in ("p50", "p90", "p95", "p99")]
-        cells += [figures.p99_9(d, name), figures.value(d.max, name), _ci(d, name)]
+        cells += [figures.p99_9(d, name), figures.value(d.max, name), *([_ci(d, name)] if sure else [])]
         key = ' class="key"' if name in HEADLINE else ""
         rows.append(
             f"<tr{key}><td>{_text(figures.label(name))}</td>" + "".join(f"<td>{c}</td>" for c in cells) + "</tr>"
         )
     if not rows:
         return "<p>No request succeeded: there are no latencies to show.</p>"
-    heads = ("", "count", "mean", "p50", "p90", "p95", "p99", "p99.9", "max", "p99, 95 % CI")
+    heads = ("", "count", "mean", "p50", "p90", "p95", "p99", "p99.9", "max", *(["p99, 95 % CI"] if sure else []))
     return f"<table><tr>{''.join(f'<th>{h}</th>' for h in heads)}</tr>{''.join(rows)}</table>"
 
 
@@ -597,6 +597,8 @@ def _text(text: str) -> str:
 def _plain(value: Any) -> str:
     if isinstance(value, float):
         return f"{value:.4g}"
+    if value is None:
+        return figures.MISSING
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 

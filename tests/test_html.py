@@ -195,3 +195,29 @@ def test_several_runs_stand_side_by_side(run_dir: Path, tmp_path: Path) -> None:
     assert [len(x) for x in charts["x"]] == [60, 20]
     _, console = opened(tmp_path / "both.html", tmp_path, width=1280)
     assert console == []
+
+
+def test_what_a_run_does_not_know_takes_no_room(run_dir: Path, tmp_path: Path) -> None:
+    told = json.loads((run_dir / "summary.json").read_bytes())
+    told["cost"] = {"usd": None}
+    told["run"]["host"] = {"governor": None}
+    for distribution in told["metrics"].values():
+        distribution["ci95"] = None
+    told["slo"] = [{"expression": "request: ttft_ms <= 800", "value": 0.985, "state": "PASS"}]
+    (tmp_path / "summary.json").write_text(json.dumps(told))
+    page = report.report_html([tmp_path])
+    assert "a day at this rate" not in page
+    assert "95 % CI" not in page
+    assert "<td>98.5 %</td>" in page
+    assert "null</td>" not in page
+    assert "2023-11-14 22:13:20 UTC" in page
+
+
+def test_the_totals_of_a_run_spare_reading_its_intervals(run_dir: Path, tmp_path: Path) -> None:
+    for name in ("summary.json", "intervals.jsonl"):
+        (tmp_path / name).write_bytes((run_dir / name).read_bytes())
+    write_hlog(tmp_path, {"ttft_ms/target-0": [[50_000_000] * 9]})
+    (tmp_path / "intervals.hlog").rename(tmp_path / "totals.hlog")
+    (tmp_path / "intervals.hlog").mkdir()  # nobody can read it
+    curves = payload_of(report.report_html([tmp_path]))["distributions"]
+    assert {round(value) for value in curves[0]["curves"][0]["v"]} == {50}

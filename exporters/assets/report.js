@@ -60,6 +60,9 @@
     u.ctx.restore();
   }
 
+  // Steps of a time axis: whole seconds, minutes, hours, days.
+  const SECONDS = [1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200, 10800, 21600, 43200, 86400, 172800, 604800];
+
   // lines: [{target, label, x, y, dash}]
   function plot(box, lines, options) {
     if (!lines.some((l) => l.y.some((v) => v != null))) {
@@ -74,10 +77,11 @@
       width: box.clientWidth - 32, height: options.height || 230,
       legend: { live: true },
       cursor: options.time ? { sync: { key: sync.key }, drag: { x: true, y: false } } : { drag: { x: true, y: false } },
-      scales: { x: Object.assign({ time: false }, options.x), y: Object.assign({ range: options.log ? undefined : floor }, options.y) },
-      axes: [axis(options.xAxis || { values: (_, all) => all.map(clock) }), axis(Object.assign({ size: 56, values: (_, all) => all.map(short) }, options.yAxis))],
+      scales: { x: Object.assign({ time: false }, options.x), y: Object.assign({ range: floor }, options.y), right: { range: [0, 100] } },
+      axes: [axis(options.xAxis || { values: (_, all) => all.map(clock), incrs: SECONDS }), axis({ size: 56, values: (_, all) => all.map(short) })].concat(
+        options.right ? [axis({ scale: "right", side: 1, size: 50, grid: { show: false }, values: (_, all) => all.map((v) => v + " %") })] : []),
       series: [{ label: options.xLabel || "time", value: options.xValue || ((_, v) => clock(v)) }].concat(lines.map((l) => ({
-        label: l.label, width: 1.6, dash: l.dash, spanGaps: !options.time, points: { show: false },
+        label: l.label, scale: l.scale || "y", width: 1.6, dash: l.dash, spanGaps: !options.time, points: { show: false },
         stroke: () => (l.color == null ? color(l.target) : color(l.color)),
         show: l.target == null || shown.has(l.target), value: (_, v) => short(v) + (v == null ? "" : options.unit || ""),
       }))),
@@ -113,11 +117,11 @@
     const health = [];
     data.clients.forEach((c, run) => {
       const where = data.clients.length > 1 ? " " + data.runs[run] : "";
-      health.push({ color: 0, label: "loop lag p99 (us)" + where, x: data.x[run], y: c.lag });
-      health.push({ color: 1, label: "CPU of the busiest worker (%)" + where, x: data.x[run], y: c.cpu });
-      health.push({ color: 3, label: "steal (%)" + where, x: data.x[run], y: c.steal, dash: [4, 3] });
+      health.push({ color: 0, label: "loop lag p99 (left, us)" + where, x: data.x[run], y: c.lag });
+      health.push({ color: 1, scale: "right", label: "CPU of the busiest worker (right)" + where, x: data.x[run], y: c.cpu });
+      health.push({ color: 3, scale: "right", label: "steal (right)" + where, x: data.x[run], y: c.steal, dash: [4, 3] });
     });
-    plot(card("time", "Health of this client", ""), health, { time: true });
+    plot(card("time", "Health of this client", ""), health, { time: true, right: true });
   }
 
   const NINES = [0.5, 0.9, 0.99, 0.999, 0.9999, 0.99999, 0.999999];
@@ -148,9 +152,12 @@
         },
       });
       const cdf = d.curves.filter((c) => !c.dash).map((c) => ({ target: c.target, label: named(data.series[c.target], ""), x: c.v.filter((v, k) => k === 0 || v > c.v[k - 1]), y: c.p.filter((_, k) => k === 0 || c.v[k] > c.v[k - 1]).map((p) => 100 * p) }));
+      const low = Math.min(...cdf.map((c) => c.x[0])), high = Math.max(...cdf.map((c) => c.x[c.x.length - 1]));
+      const wide = high > 10 * low, pad = Math.max((high - low) * 0.05, low * 0.001);
       plot(card("distributions", d.title + ", share of all below", "%"), cdf, {
-        x: { distr: 3, log: 10 }, unit: " %", xLabel: d.unit, xValue: (_, v) => (v == null ? "–" : short(v) + " " + d.unit),
-        xAxis: { values: (_, all) => all.map((v) => (v == null ? "" : short(v))), filter: (u, all) => all.map((v) => (/^[125]/.test(v.toExponential()) ? v : null)) },
+        x: wide ? { distr: 3, log: 10 } : { range: [low - pad, high + pad] },
+        unit: " %", xLabel: d.unit, xValue: (_, v) => (v == null ? "–" : short(v) + " " + d.unit),
+        xAxis: { values: (_, all) => all.map((v) => (v == null ? "" : short(v))), filter: (u, all) => all.map((v) => (!wide || /^[125]/.test(v.toExponential()) ? v : null)) },
         y: { range: [0, 100] },
       });
     }
@@ -165,7 +172,7 @@
   const maps = [];
   function drawHeat() {
     for (const h of data.heat) {
-      const box = card("heat", h.title, "ms from bottom to top, requests per interval from light to strong");
+      const box = card("heat", h.title, "ms from bottom to top, their number per interval from light to strong");
       const canvas = document.createElement("canvas");
       canvas.className = "heat";
       canvas.setAttribute("role", "img");
@@ -214,6 +221,8 @@
     g.textAlign = "right";
     const step = Math.max(1, Math.ceil(h.rows.length * 15 / t));
     h.rows.forEach((row, k) => { if (k % step === 0) g.fillText(short(row[0]), LEFT - 6, t - k * t / h.rows.length + 3); });
+    const last = h.rows[h.rows.length - 1][1];
+    if (last != null && h.rows.length % step === 0) g.fillText(short(last), LEFT - 6, 10);
     const ends = Math.max(2, Math.min(6, Math.floor(w / 90)));
     for (let i = 0; i < ends; i++) {
       const at = Math.round(i * (h.times.length - 1) / (ends - 1));
