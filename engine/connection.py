@@ -205,7 +205,8 @@ class Connection:
 
     def start(self) -> None:
         """Sends the request, head and body together; the send mark is read immediately before send()."""
-        exchange = self._busy()
+        exchange = self.exchange
+        assert exchange is not None
         self.reply_bytes = 0
         self.framing = None
         self.clear = None

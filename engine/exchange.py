@@ -6,7 +6,7 @@ from array import array
 from typing import TYPE_CHECKING, Final
 
 from llm_latency_lens.engine import record
-from llm_latency_lens.engine.dialects import FAILED, TOKEN, VISIBLE, Reply
+from llm_latency_lens.engine.dialects import FAILED, OK, TOKEN, VISIBLE, Reply
 from llm_latency_lens.engine.record import (
     GAP_COALESCED,
     GAP_MAX,
@@ -100,7 +100,7 @@ class Exchange:
         self.reply = reply
         self.read_event = reply.event
         self.attempts += 1
-        self.outcome = Outcome.OK
+        self.outcome: Outcome = OK
         self.error = ""
         self.http_status = 0
         self.kept_headers: dict[str, str] = {}

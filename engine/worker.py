@@ -30,7 +30,7 @@ from llm_latency_lens.engine.bucket import buckets_of
 from llm_latency_lens.engine.budget import PICO_PER_USD, Budget
 from llm_latency_lens.engine.clock import StampClock, keep_stamps_on
 from llm_latency_lens.engine.control import Frames, Order, Share, Word, frame, read_share
-from llm_latency_lens.engine.dialects import Prompt
+from llm_latency_lens.engine.dialects import OK, Prompt
 from llm_latency_lens.engine.dialects.outcomes import masked_text
 from llm_latency_lens.engine.dialects.table import DIALECTS
 from llm_latency_lens.engine.endpoint import Endpoint
@@ -79,6 +79,17 @@ _NEXT_SLOT = int(Counter.NEXT_SLOT)
 _BUDGET_LEFT = int(Counter.BUDGET_LEFT)
 
 
+class Detail(msgspec.Struct, omit_defaults=True, gc=False):
+    """What a request's fixed record has no room for. Goes through the ring as a msgpack map of what there is."""
+
+    request: int
+    phase: int
+    message: str = ""
+    request_id: str = ""
+    finish: str = ""
+    headers: dict[str, str] = {}
+
+
 class Worker:
     """One life of one worker, from its share to the last record."""
 
@@ -86,6 +97,7 @@ class Worker:
         plan = share.plan
         self.share = share
         self.plan = plan
+        self.number = share.worker
         self.segment = segment
         self.say = say
         self.clock = StampClock()
@@ -131,6 +143,11 @@ class Worker:
             self.budget = Budget(mine, share.prices, self._tell_budget)
         self.reserved: int | None = 0  # pico-USD, by affordable() for the dispatch that follows it
         self.stopping: Unsent | None = None
+        limits = plan.limits
+        self.connect_limit_ns = limits.connect_timeout_ns
+        self.first_limit_ns = min(limits.timeout_ns, limits.first_token_timeout_ns or limits.timeout_ns)
+        self.cancels = limits.cancel_share > 0
+        self.metered = self.budget is not None or any(self.buckets)  # do a reply's token counts matter to a limit?
         self.at(monotonic_ns() + HEARTBEAT_NS, self._heartbeat)
         self.at(monotonic_ns() + CLOCK_CHECK_NS, self._check_clock)
 
@@ -305,8 +322,11 @@ class Worker:
         self.segment.begin(place, exchange.request, exchange.intended_ns, run.index, exchange.target)
         if not exchange.request >> TURN_SHIFT:  # after begin(): a worker killed in between must not lose the slot
             self.segment.counters[_NEXT_SLOT] = run.index << PHASE_SHIFT | exchange.request + 1
-        exchange.dequeued_ns = monotonic_ns()
-        self._admit(exchange, exchange.estimate_tokens)
+        exchange.dequeued_ns = now = monotonic_ns()
+        if self.buckets[exchange.target]:
+            self._admit(exchange, exchange.estimate_tokens)
+        else:
+            self._begin(exchange, now)
 
     def _admit(self, exchange: Exchange, tokens: int) -> None:
         """Begins an attempt as soon as the limits of its target allow one more request, of `tokens` tokens."""
@@ -319,29 +339,31 @@ class Worker:
         if wait:
             self.at(now + wait, self._attempt, exchange)
         else:
-            self._attempt(exchange)
+            self._begin(exchange, now)
 
     def _attempt(self, exchange: Exchange) -> None:
-        if exchange not in self.active:  # withdrawn while it waited
-            return
+        if exchange in self.active:  # not withdrawn while it waited
+            self._begin(exchange, monotonic_ns())
+
+    def _begin(self, exchange: Exchange, now: int) -> None:
         pool = self.pools[exchange.target]
         exchange.begin_attempt(pool.dialect.reply(pool.target, self.keep_text))
-        limits = self.plan.limits
-        exchange.deadline_ns = monotonic_ns() + limits.connect_timeout_ns
-        self._watch(exchange.deadline_ns)
+        exchange.deadline_ns = deadline = now + self.connect_limit_ns
+        if deadline < self.sweep_ns:
+            self._watch(deadline)
         pool.send(exchange)
 
     def sending(self, exchange: Exchange) -> None:
         """The pool is about to call send(): the books say so first."""
         now = monotonic_ns()
         self.segment.sent(exchange.inflight_slot, now)
-        limits = self.plan.limits
         if exchange.attempts == 1 and not exchange.flags & record.STALE_RESENT:
             self.sent += 1
-            if limits.cancel_share and self._to_cancel(exchange):
-                self.at(now + limits.cancel_after_ns, self._cancel_planned, exchange)
-        exchange.deadline_ns = now + min(limits.timeout_ns, limits.first_token_timeout_ns or limits.timeout_ns)
-        self._watch(exchange.deadline_ns)
+            if self.cancels and self._to_cancel(exchange):
+                self.at(now + self.plan.limits.cancel_after_ns, self._cancel_planned, exchange)
+        exchange.deadline_ns = deadline = now + self.first_limit_ns
+        if deadline < self.sweep_ns:
+            self._watch(deadline)
 
     def done(self, exchange: Exchange) -> None:
         """An attempt ended: try again by the retry law, or write the record and free the place."""
@@ -350,15 +372,16 @@ class Worker:
         self.events += exchange.events
         self.bytes_in += exchange.received_bytes
         self.bytes_out += exchange.sent_bytes
-        if exchange.outcome is not Outcome.OK and self.plan.retry.attempts > exchange.attempts:
+        if exchange.outcome is not OK and self.plan.retry.attempts > exchange.attempts:
             delay = retry_delay_ns(self.plan.retry, exchange, time_ns(), self.random)
             if delay is not None and self.stopping is None:
                 exchange.deadline_ns = NEVER
                 self.at(monotonic_ns() + delay, self._admit, exchange, 0)  # its tokens are still charged
                 return
         self._record(run, exchange)
-        self._settle_tokens(exchange)
-        if exchange.session is not None and exchange.outcome is Outcome.OK and self.stopping is None:
+        if self.metered:
+            self._settle_tokens(exchange)
+        if exchange.session is not None and exchange.outcome is OK and self.stopping is None:
             following = exchange.session.next("".join(exchange.reply.text))
             if following is not None:
                 think_ns, prompt = following
@@ -425,8 +448,7 @@ class Worker:
             self._detail(run, exchange)
         if self.told_text:
             self._text(run, exchange)
-        ok = exchange.outcome is Outcome.OK
-        self.segment.push(exchange.values(self.share.worker), exchange.gaps if ok else None)
+        self.segment.push(exchange.values(self.number), exchange.gaps if exchange.outcome is OK else None)
         if exchange.gaps_saturated:
             self.segment.counters[int(Counter.GAPS_SATURATED)] += exchange.gaps_saturated
         self._free(exchange)
@@ -442,23 +464,23 @@ class Worker:
 
     def _detail(self, run: PhaseRun, exchange: Exchange) -> None:
         reply = exchange.reply
-        detail: dict[str, Any] = {"request": exchange.request, "phase": run.index}
         hidden = self.pools[exchange.target].secrets
-        if exchange.error:
-            detail["message"] = masked_text(exchange.error, hidden)
-        if reply.request_id:
-            detail["request_id"] = masked_text(reply.request_id, hidden)[:80]
-        if reply.finish:
-            detail["finish"] = reply.finish[:40]
         headers = exchange.kept_headers
-        if headers:
-            detail["headers"] = (
-                {name: masked_text(value, hidden) for name, value in headers.items()} if hidden else headers
-            )
+        if hidden:
+            headers = {name: masked_text(value, hidden) for name, value in headers.items()}
+        detail = Detail(
+            exchange.request,
+            run.index,
+            masked_text(exchange.error, hidden) if exchange.error else "",
+            masked_text(reply.request_id, hidden)[:80] if reply.request_id else "",
+            reply.finish[:40] if reply.finish else "",
+            headers,
+        )
         blob = _packed(detail)
         if len(blob) > DETAIL_MAX:
-            detail.pop("headers", None)
-            blob = _packed({**detail, "message": detail.get("message", "")[:120]})
+            detail.headers = {}
+            detail.message = detail.message[:120]
+            blob = _packed(detail)
         self.segment.push_detail(blob)
 
     def _text(self, run: PhaseRun, exchange: Exchange) -> None:
@@ -522,9 +544,9 @@ class Worker:
     # --- timeouts -------------------------------------------------------------------------------------------------
 
     def _watch(self, deadline_ns: int) -> None:
-        if deadline_ns < self.sweep_ns:
-            self.sweep_ns = deadline_ns
-            self.pending = True
+        """Sweeps no later than at `deadline_ns`."""
+        self.sweep_ns = deadline_ns
+        self.pending = True
 
     def _sweep(self, now: int) -> None:
         """Ends what is over its deadline; the next sweep is at the earliest deadline left."""

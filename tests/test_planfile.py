@@ -97,7 +97,7 @@ TOPS: list[tuple[str, str, Any]] = [
     ("workload: {output_tokens: 150}", "workload.output_tokens", Length(mean=150)),
     ("workload: {tokenizer: t.json}", "workload.tokenizer", "t.json"),
     ("workload: {calibration: 1.1}", "workload.calibration", 1.1),
-    ("workload: {count_tokens: true}", "workload.count_tokens", True),
+    ("workload: {count_tokens: true, tokenizer: t.json}", "workload.count_tokens", True),
     ("workload: {prefix: unique}", "workload.prefix", "unique"),
     ("workload: {prefix_tokens: 8}", "workload.prefix_tokens", 8),
     ("workload: {keep_replies: true}", "workload.keep_replies", True),

@@ -104,8 +104,8 @@ def message_in(value: Any, depth: int = DEPTH) -> str | None:
 
 def kept_headers(headers: dict[bytes, bytes]) -> dict[str, str]:
     """The reply headers (names in lower case) worth a place in the record's detail: request id, rate limits, hints."""
-    return {
-        name.decode("latin-1"): value[:80].decode("latin-1")
-        for name, value in headers.items()
-        if name[0] in KEPT_FIRST and (name in KEPT or name.startswith(KEPT_PREFIXES))
-    }
+    kept: dict[str, str] = {}
+    for name, value in headers.items():
+        if name[0] in KEPT_FIRST and (name in KEPT or name.startswith(KEPT_PREFIXES)):
+            kept[name.decode("latin-1")] = value[:80].decode("latin-1")
+    return kept

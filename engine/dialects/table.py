@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Final
 
 from llm_latency_lens.engine.dialects import Dialect, Reply
@@ -29,7 +30,11 @@ DIALECTS: Final[dict[str, Dialect]] = {dialect.name: dialect for dialect in ALL}
 
 def framing_for(reply: Reply, content_type: str) -> str:
     """The framing of a streamed reply; `none` when the server answered a request for a stream with one whole body."""
-    kind = content_type.partition(";")[0].strip().lower()
-    if reply.framing == "sse" and kind == "application/json":
+    if reply.framing == "sse" and _is_json(content_type):
         return reply.json_framing
     return reply.framing
+
+
+@lru_cache(maxsize=64)  # a server has one or two
+def _is_json(content_type: str) -> bool:
+    return content_type.partition(";")[0].strip().lower() == "application/json"
