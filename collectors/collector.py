@@ -258,7 +258,6 @@ class Collector:
             self.books.totals.only(self.teller.measured),
             self.state.health,
             workers=self.manifest.workers,
-            measured_ns=self._measured_ns(moment.now_ns),
             restarts=(self.manifest.restarts, self.manifest.collector_restarts),
         )
         losses = Losses(
@@ -275,11 +274,6 @@ class Collector:
             finished=finished,
             losses=losses,
         )
-
-    def _measured_ns(self, now: int) -> int:
-        spans = zip(self.manifest.plan.phases, self.manifest.phases, strict=True)
-        ends = [(times.start_ns, times.end_ns or now) for phase, times in spans if phase.measure and times.start_ns]
-        return sum(max(0, min(end, now) - start) for start, end in ends)
 
     def _count_failures(self) -> None:
         health = self.state.health

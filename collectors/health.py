@@ -66,15 +66,13 @@ def lag_of(counts: npt.NDArray[np.int64]) -> Lag:
     return Lag(p50=lag_value(p50) / NS_PER_US, p99=lag_value(p99) / NS_PER_US, max=lag_value(last) / NS_PER_US)
 
 
-def client_of_run(
-    now: Moment, series: Series, health: Health, *, workers: int, measured_ns: int, restarts: tuple[int, int]
-) -> Client:
-    """Over the whole run. CPU is that of the measured phases; `cpu_utilisation` is the busiest worker's mean."""
-    busiest = max((counts[Counter.CPU_MEASURED_NS] for counts in now.counters.values()), default=0)
+def client_of_run(now: Moment, series: Series, health: Health, *, workers: int, restarts: tuple[int, int]) -> Client:
+    """Over the whole run. CPU is that of the measured phases, drain included; utilisation the busiest worker's mean."""
+    spans = [(counts[Counter.CPU_MEASURED_NS], counts[Counter.MEASURED_NS]) for counts in now.counters.values()]
     events, cpu_ns = now.sum(Counter.EVENTS_MEASURED), now.sum(Counter.CPU_MEASURED_NS)
     client = _common(now, series, health, workers=workers, restarts=restarts)
     client.cpu_us_per_event = cpu_ns / NS_PER_US / events if events else None
-    client.cpu_utilisation = busiest / measured_ns if measured_ns > 0 and busiest else None
+    client.cpu_utilisation = max((cpu / span for cpu, span in spans if span), default=None)
     client.loop_lag_us = lag_of(now.lag)
     client.steal_share = share(health.steal, health.total)
     client.rss_mb_max = health.rss_mb_max or None

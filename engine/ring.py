@@ -96,6 +96,7 @@ class Counter(IntEnum):
     LATE_RENDERS = 22
     CLOCK_BRACKET_NS = 23  # width of the mapping of kernel stamps to CLOCK_MONOTONIC, now
     BUDGET_LEFT = 24  # pico-USD + 1, 0 where there is no budget: what a successor may still spend
+    MEASURED_NS = 25  # wall time in which CPU_MEASURED_NS was used
 
 
 class Geometry(NamedTuple):

@@ -131,8 +131,8 @@ class Worker:
         self.events = 0
         self.bytes_in = 0
         self.bytes_out = 0
-        self.measured_cpu_ns = self.measured_events = 0
-        self.mark_cpu_ns = self.mark_events = 0
+        self.measured_ns = self.measured_cpu_ns = self.measured_events = 0
+        self.mark_ns, self.mark_cpu_ns, self.mark_events = monotonic_ns(), 0, 0
         self.gc_started_ns = 0
         self.collected_ns = 0
         limit = plan.limits.budget_usd
@@ -614,12 +614,13 @@ class Worker:
         return min((run.next_due_ns(self) for run in self.runs), default=NEVER)
 
     def _measure(self) -> None:
-        """Adds the CPU time and events since the last call to the measured ones, if a measured phase is running."""
-        cpu, events = process_time_ns(), self._events_now()
-        if any(run.phase.measure and run.start_ns <= monotonic_ns() for run in self.runs):
+        """Adds the time, CPU time and events since the last call to the measured ones, if a measured phase is running."""
+        now, cpu, events = monotonic_ns(), process_time_ns(), self._events_now()
+        if any(run.phase.measure and run.start_ns <= now for run in self.runs):
+            self.measured_ns += now - self.mark_ns
             self.measured_cpu_ns += cpu - self.mark_cpu_ns
             self.measured_events += events - self.mark_events
-        self.mark_cpu_ns, self.mark_events = cpu, events
+        self.mark_ns, self.mark_cpu_ns, self.mark_events = now, cpu, events
 
     def _events_now(self) -> int:
         return self.events + sum(exchange.events for exchange in self.active if exchange.attempts)
@@ -638,6 +639,7 @@ class Worker:
             Counter.STALE_RESENDS: sum(pool.stale_resends for pool in self.pools),
             Counter.CPU_NS: process_time_ns(),
             Counter.CPU_MEASURED_NS: self.measured_cpu_ns,
+            Counter.MEASURED_NS: self.measured_ns,
             Counter.EVENTS_MEASURED: self.measured_events,
             Counter.LATE_RENDERS: sum(run.feed.late for run in self.runs),
             Counter.CLOCK_BRACKET_NS: self.clock.width_ns,

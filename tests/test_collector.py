@@ -311,6 +311,7 @@ def test_a_dead_workers_requests_are_lost_once_and_its_segment_goes(run: Run) ->
     second = run.writer(0, 2)
     second.counters[Counter.EVENTS_MEASURED] = 5
     second.counters[Counter.CPU_MEASURED_NS] = 30_000
+    second.counters[Counter.MEASURED_NS] = 120_000
     second.push(values(ended(340, request=3)), None)
     second.close()
     run.manifest.restarts = 1
@@ -318,6 +319,7 @@ def test_a_dead_workers_requests_are_lost_once_and_its_segment_goes(run: Run) ->
     report = done(run, Clock(START + 5 * TICK))
     assert (report.requests.ok, report.requests.failed, report.requests.unsent) == (2, {"lost": 1}, {"worker_down": 1})
     assert report.client.cpu_us_per_event == pytest.approx(2.0)
+    assert report.client.cpu_utilisation == pytest.approx(0.25)
     assert "worker_restarts" in [reason.code for reason in report.verdict.reasons]
     assert not list(run.segment_dir.glob("*.ring"))
     lost = [snapshot.tick for snapshot in run.snapshots() for i in snapshot.intervals if "lost" in i.requests.failed]

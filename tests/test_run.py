@@ -156,6 +156,18 @@ def test_an_open_loop_keeps_its_rate_and_is_never_early(tmp_path: Path) -> None:
     assert abs(summary["throughput"]["requests_per_s"] / 500 - 1) < 0.02
 
 
+def test_a_worker_over_its_limit_uses_a_core_and_not_more(tmp_path: Path) -> None:
+    """Most of the work is done after the phase's last slot: that time counts on both sides of the division."""
+    with simulator(ttft_ms=0, itl_ms=0, tokens=500) as sim:
+        summary = measured(
+            "--base-url", f"{sim.base_url}/v1", *TARGET, "--rate", "1500", "--duration", "1s", "--workers", "1",
+            cwd=tmp_path,
+        )  # fmt: skip
+    accounts(summary["requests"])
+    assert summary["run"]["duration_s"] > 1.5
+    assert 0.3 < summary["client"]["cpu_utilisation"] <= 1.02
+
+
 def test_a_frozen_server_is_felt_in_the_scheduled_latencies(tmp_path: Path) -> None:
     """Coordinated omission: requests that came on time waited, and the scheduled latencies say how long."""
     with simulator(ttft_ms=1, itl_ms=0, tokens=1, freeze=[[1.0, 2.0]]) as sim:
