@@ -2,12 +2,15 @@
 
 Prices are integer pico-USD per token, so that price x tokens has no rounding: a price per million tokens with up to six
 decimals is exact. The order of trust: the target's own `price`, the user's price table, the public table of
-`genai-prices`, and that one only for a provider's public endpoint: a self-hosted model has no list price.
+`genai-prices`. There a model is looked up at the endpoint's own provider, else, behind a gateway or proxy, at the
+provider whose API is spoken, if the name is one of that provider's closed models: open weights have no list price on
+machines of one's own.
 """
 
 from __future__ import annotations
 
 import ipaddress
+import re
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from decimal import Decimal
@@ -23,6 +26,16 @@ from llm_latency_lens.engine.errors import PlanError
 from llm_latency_lens.engine.plan import Plan, Target
 from llm_latency_lens.engine.record import LOCAL_TOKENS, UNKNOWN
 
+_OPENAI = r"(ft:)?(gpt-(?!oss)|chatgpt-|o\d|codex-|text-|davinci|babbage|computer-use)"
+CLOSED_MODELS = {  # dialect -> its provider in the public table, and how the names of its closed models begin
+    "openai": ("openai", _OPENAI),
+    "openai-completions": ("openai", _OPENAI),
+    "openai-responses": ("openai", _OPENAI),
+    "azure-openai": ("azure", _OPENAI),
+    "anthropic": ("anthropic", "claude-"),
+    "google": ("google", "gemini-"),
+    "cohere": ("cohere", "command"),
+}
 PICO_PER_TOKEN = 1_000_000  # pico-USD per token of a price of 1 USD per million tokens
 PICO_PER_UNIT = 10  # of the cost_usd histogram (snapshot.SCALES)
 KINDS = ("input", "cached_input", "cache_write", "output", "reasoning")
@@ -109,9 +122,7 @@ def _resolve(target: Target, table: Mapping[str, Any], today: datetime) -> tuple
         return [price(target.price)], "plan"
     if target.model in table:
         return _from_table(table[target.model], today)
-    if _public(target.base_url):
-        return _published(target, today)
-    return [], None
+    return _published(target, today)
 
 
 def _read_table(path: str) -> Mapping[str, Any]:
@@ -147,12 +158,21 @@ def _public(base_url: str) -> bool:
 
 
 def _published(target: Target, today: datetime) -> tuple[list[Price], str | None]:
-    import genai_prices  # 0.8 s to import: only where a public endpoint is measured
+    provider, closed = CLOSED_MODELS.get(target.provider, ("", "$."))
+    known = re.match(closed, target.model) is not None
+    if not known and not _public(target.base_url):
+        return [], None
+    import genai_prices  # 0.8 s to import: only where it can have an answer
     from genai_prices.data_snapshot import get_snapshot
 
-    try:
-        _, model = get_snapshot().find_provider_model(target.model, None, None, target.base_url)
-    except LookupError:
+    places: list[tuple[str | None, str | None]] = [(None, target.base_url), *([(provider, None)] if known else [])]
+    for place in places:
+        try:
+            _, model = get_snapshot().find_provider_model(target.model, None, *place)
+            break
+        except LookupError:
+            continue
+    else:
         return [], None
     listed = model.get_prices(today)
     attributes = {

@@ -101,8 +101,26 @@ def test_the_targets_own_price_comes_first() -> None:
     assert made.date == "plan"
 
 
-def test_a_self_hosted_model_has_no_list_price_even_under_a_famous_name() -> None:
-    assert prices_of(with_target(model="gpt-4o")).tiers == [[]]
+@pytest.mark.parametrize("model", ["llama-3.1-8b", "gpt-oss-120b", "gpt-9-of-mine", "m"])
+def test_a_self_hosted_model_has_no_list_price(model: str) -> None:
+    assert prices_of(with_target(model=model)).tiers == [[]]
+
+
+GATEWAY = [
+    ("openai", "gpt-4o-mini", "https://api.openai.com/v1"),
+    ("openai-responses", "gpt-4.1-mini", "https://api.openai.com/v1"),
+    ("azure-openai", "gpt-4o", "https://me.openai.azure.com"),
+    ("anthropic", "claude-haiku-4-5", "https://api.anthropic.com"),
+    ("google", "gemini-2.5-flash", "https://generativelanguage.googleapis.com"),
+    ("cohere", "command-a-03-2025", "https://api.cohere.com"),
+]
+
+
+@pytest.mark.parametrize(("provider", "model", "public"), GATEWAY)
+def test_a_gateway_costs_what_the_provider_behind_it_does(provider: str, model: str, public: str) -> None:
+    behind = prices_of(with_target(provider=provider, model=model), today=TODAY)
+    assert behind.tiers == prices_of(with_target(base_url=public, model=model), today=TODAY).tiers
+    assert behind.tiers[0]
 
 
 def test_the_newest_entry_of_the_users_table_that_is_in_effect(tmp_path: Path) -> None:
