@@ -42,6 +42,8 @@ CURVES: Final = (("ttft_ms", "TTFT", "ttft_scheduled_ms"), ("itl_ms", "ITL", Non
 HEAT: Final = (("ttft_ms", "TTFT"), ("itl_ms", "ITL"))
 HEATED: Final = tuple(metric for metric, _ in HEAT)
 SERIES: Final = (("ttft", "ttft_ms"), ("scheduled", "ttft_scheduled_ms"), ("itl", "itl_ms"), ("e2e", "e2e_ms"))
+SERVER: Final = ("requests_running", "requests_waiting", "kv_cache_usage", "gpu_utilisation")  # of snapshot.Server
+SHARES: Final = ("kv_cache_usage", "gpu_utilisation")
 HEADLINE: Final = ("ttft_ms", "itl_ms", "e2e_ms")
 
 Curve = tuple[list[float], list[float]]  # percentiles and their values
@@ -102,12 +104,20 @@ class _Client(msgspec.Struct, frozen=True):
     restarts: int = 0
 
 
+class _Server(msgspec.Struct, frozen=True):
+    requests_running: float | None = None
+    requests_waiting: float | None = None
+    kv_cache_usage: float | None = None
+    gpu_utilisation: float | None = None
+
+
 class _Tick(msgspec.Struct, frozen=True):
     tick: int
     elapsed_s: float
     seconds: float
     intervals: list[_Interval] = []
     client: _Client = _Client()
+    servers: dict[str, _Server] = {}
 
 
 _TICKS: Final = msgspec.json.Decoder(_Tick)
@@ -156,9 +166,9 @@ class _Point:
 
 
 class _Span:
-    """Some neighbouring ticks of a run: their time, their targets' points, the client's health."""
+    """Some neighbouring ticks of a run: their time, their targets' points, the client's health, the servers' load."""
 
-    __slots__ = ("cpu", "end", "lag", "points", "seconds", "start", "steal", "unhealthy")
+    __slots__ = ("cpu", "end", "lag", "points", "seconds", "servers", "start", "steal", "unhealthy")
 
     def __init__(self, start: float) -> None:
         self.start = self.end = start
@@ -168,6 +178,7 @@ class _Span:
         self.steal: float | None = None
         self.unhealthy = False
         self.points: dict[str, _Point] = {}
+        self.servers: dict[tuple[str, str], float] = {}  # (target, one of SERVER): its highest
 
     def take(self, tick: _Tick, heat: Sequence[str]) -> None:
         client = tick.client
@@ -181,6 +192,13 @@ class _Span:
             if point is None:
                 point = self.points[interval.target] = _Point()
             point.take(interval, heat)
+        for name, server in tick.servers.items():
+            for field in SERVER:
+                self._serve((name, field), getattr(server, field))
+
+    def _serve(self, key: tuple[str, str], value: float | None) -> None:
+        if value is not None:
+            self.servers[key] = max(value, self.servers.get(key, value))
 
     def merge(self, other: _Span) -> None:
         self.end, self.seconds = other.end, self.seconds + other.seconds
@@ -189,6 +207,8 @@ class _Span:
         self.unhealthy |= other.unhealthy
         for name, point in other.points.items():
             self.points.setdefault(name, _Point()).merge(point)
+        for key, value in other.servers.items():
+            self._serve(key, value)
 
 
 class Course:
@@ -394,6 +414,11 @@ def _series(course: Course, name: str) -> dict[str, list[float | None]]:
     for k, (field, _) in enumerate(SERIES):
         told[f"{field}_p50"] = [_round(p.low[k] / p.weight[k]) if p and p.weight[k] else None for _, p in points]
         told[f"{field}_p99"] = [_round(p.top[k]) if p else None for _, p in points]
+    for field in SERVER:
+        values = [span.servers.get((name, field)) for span, _ in points]
+        if any(value is not None for value in values):
+            scale = 100 if field in SHARES else 1
+            told[field] = [_round(None if value is None else value * scale) for value in values]
     return told
 
 

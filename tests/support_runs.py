@@ -25,6 +25,7 @@ from llm_latency_lens.collectors.snapshot import (
     Report,
     Requests,
     Run,
+    Server,
     Slo,
     Snapshot,
     TargetReport,
@@ -64,12 +65,13 @@ class FakeRun:
     """`ticks` seconds of `targets` targets at 20 requests/s each, written out piece by piece or whole."""
 
     def __init__(
-        self, *, ticks: int = 30, targets: int = 2, seed: int = 7, rate: int = RATE, name: str = "fake"
+        self, *, ticks: int = 30, targets: int = 2, seed: int = 7, rate: int = RATE, name: str = "fake", servers: bool = False
     ) -> None:
         self.ticks = ticks
         self.names = [f"target-{k}" for k in range(targets)]
         self.rate = rate
         self.name = "fake"
+        self.servers = servers  # does every target's own metrics page say something?
         self.id = f"20231114T221320Z-fake-ab{seed:02x}"
         self._seed = seed
         self._samples: dict[str, dict[str, list[np.ndarray]]] = {t: {m: [] for m in METRICS} for t in self.names}
@@ -101,7 +103,12 @@ class FakeRun:
                 cost_usd_total=ok * 0.0002,
                 intervals=intervals,
                 client=self._client(float(rng.uniform(8, 30))),
+                servers={name: self._server(tick) for name in self.names} if self.servers else {},
             )
+
+    def _server(self, tick: int) -> Server:
+        waiting = tick % 7
+        return Server(requests_running=8, requests_waiting=waiting, kv_cache_usage=0.1 * waiting, gpu_utilisation=0.9)
 
     def _interval(self, rng: np.random.Generator, k: int, tick: int) -> Interval:
         name, bad = self.names[k], int(rng.binomial(self.rate, 0.02))

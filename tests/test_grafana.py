@@ -42,7 +42,7 @@ def test_a_dashboard_asks_for_its_data_source_and_has_panels_that_do_not_overlap
 
 
 def test_every_query_of_the_influxdb_dashboard_finds_what_the_exporter_writes(tmp_path: Path) -> None:
-    run = FakeRun(ticks=30, targets=2)
+    run = FakeRun(ticks=30, targets=2, servers=True)
     with Influx(tmp_path) as database:
         options = {"org": database.org, "bucket": database.bucket, "token": Secret(database.token)}
         destination = InfluxDB(Export(kind="influxdb", url=Secret(database.url), options=options), name="fake")
@@ -63,7 +63,7 @@ def test_every_query_of_the_influxdb_dashboard_finds_what_the_exporter_writes(tm
 def test_every_query_of_the_prometheus_dashboard_finds_what_the_page_shows(tmp_path: Path) -> None:
     totals, now = Totals({}, "fake"), time.time() - 120  # it hides the newest half minute from queries
     with VictoriaMetrics(tmp_path) as database:
-        for tick in FakeRun(ticks=20, targets=2).snapshots():
+        for tick in FakeRun(ticks=20, targets=2, servers=True).snapshots():
             totals.add(tick)
             at = int((now - (20 - tick.tick)) * 1000)
             body = re.sub(r"(?m)^([^#\n].*)$", rf"\1 {at}", totals.page())

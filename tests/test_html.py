@@ -166,6 +166,21 @@ def test_unhealthy_intervals_are_marked(tmp_path: Path) -> None:
     assert payload_of(report.report_html([tmp_path]))["unhealthy"] == [[5, 6]]
 
 
+def test_the_servers_own_load_stands_beside_the_latencies(tmp_path: Path) -> None:
+    run = FakeRun(ticks=2 * report.POINTS, targets=2, servers=True)
+    run.write(tmp_path)
+    report.write_html([tmp_path], tmp_path / "report.html")
+    first = payload_of((tmp_path / "report.html").read_text())["series"][0]
+    assert set(first["requests_running"]) == {8}
+    merged = [max(tick % 7, (tick + 1) % 7) for tick in range(0, 2 * report.POINTS, 2)]
+    assert first["requests_waiting"] == merged
+    assert first["kv_cache_usage"] == pytest.approx([10 * waiting for waiting in merged])
+    assert first["gpu_utilisation"][0] == 90
+    dom, console = opened(tmp_path / "report.html", tmp_path, width=1280)
+    assert console == []
+    assert "Load of the server" in dom
+
+
 def test_a_directory_without_a_summary_says_what_to_do(tmp_path: Path) -> None:
     with pytest.raises(OutputError, match="lens recover"):
         report.report_html([tmp_path])

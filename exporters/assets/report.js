@@ -100,9 +100,10 @@
 
   function overTime(title, note, unit, fields, options) {
     const lines = [];
-    data.series.forEach((s, i) => fields.forEach(([field, label, dash], k) => lines.push({
+    data.series.forEach((s, i) => fields.forEach(([field, label, dash], k) => s[field] && lines.push({
       target: i, color: many ? undefined : k, label: named(s, label), x: data.x[s.run], y: s[field], dash,
     })));
+    if (!lines.length) return;
     plot(card("time", title, note), lines, Object.assign({ time: true, unit: " " + unit }, options));
   }
 
@@ -114,6 +115,8 @@
     overTime("Inter-token latency", "ms, p50 and p99 of each interval", "ms", [["itl_p50", "p50"], ["itl_p99", "p99", [4, 3]]]);
     overTime("End to end", "ms, p50 and p99 of each interval", "ms", [["e2e_p50", "p50"], ["e2e_p99", "p99", [4, 3]]]);
     overTime("In flight", "", "", [["in_flight", ""]]);
+    overTime("Load of the server", "requests, by its own metrics page", "", [["requests_running", "running"], ["requests_waiting", "waiting", [4, 3]]]);
+    overTime("KV cache and GPU of the server", "by its own metrics page", "%", [["kv_cache_usage", "KV cache"], ["gpu_utilisation", "GPU", [4, 3]]]);
     const health = [];
     data.clients.forEach((c, run) => {
       const where = data.clients.length > 1 ? " " + data.runs[run] : "";
