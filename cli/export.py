@@ -19,8 +19,17 @@ from time import monotonic
 from typing import Final
 
 from llm_latency_lens.engine.errors import LensError, PlanError
-from llm_latency_lens.engine.plan import DECODER, ENCODER, Export, Plan, Secret
-from llm_latency_lens.exporters.tail import LOG, Destination, Pump, Tail, Unavailable, cursor_path, cursors
+from llm_latency_lens.engine.plan import DECODER, ENCODER, SECOND, Export, Plan
+from llm_latency_lens.exporters.tail import (
+    LOG,
+    MAX_PENDING_BYTES,
+    Destination,
+    Pump,
+    Tail,
+    Unavailable,
+    cursor_path,
+    cursors,
+)
 
 HEAD_BYTES: Final = 4
 GIVE_UP_S: Final = 60.0
@@ -173,10 +182,16 @@ def deliver(plan: Plan, run_dir: Path, *, give_up_s: float = GIVE_UP_S) -> bool:
 def _pump(export: Export, index: int, plan: Plan, run_dir: Path, give_up_s: float) -> Pump:
     # A page's sums live in memory: it reads the log from the start in every life.
     cursor = None if export.kind == "prometheus" else cursor_path(run_dir, index, export.kind)
-    limit = export.options.get("spool_max_bytes", 1 << 30)
-    tail = Tail(run_dir / LOG, cursor, max_pending_bytes=int(limit) if not isinstance(limit, Secret) else 1 << 30)
-    destination = destination_of(export, name=plan.name, models=models_of(plan))
-    return Pump(tail, destination, run_dir=run_dir, give_up_s=give_up_s, log=lambda line: print(line, flush=True))
+    options = {key: value for key, value in export.options.items() if isinstance(value, int)}
+    tail = Tail(run_dir / LOG, cursor, max_pending_bytes=options.get("spool_max_bytes", MAX_PENDING_BYTES))
+    return Pump(
+        tail,
+        destination_of(export, name=plan.name, models=models_of(plan)),
+        run_dir=run_dir,
+        give_up_s=give_up_s,
+        interval_s=options.get("interval", 0) / SECOND,
+        log=lambda line: print(line, flush=True),
+    )
 
 
 def _run(pump: Pump, index: int, results: dict[int, bool]) -> None:

@@ -60,6 +60,7 @@ class Teller:
         self, manifest: Manifest, *, conditions: bool = False, price_date: str | None = None, slos: Slos | None = None
     ) -> None:
         self.plan = manifest.plan
+        self.hdr = any(export.options.get("hdr") for export in manifest.plan.export)
         self.conditions = conditions
         self.price_date = price_date
         self.slos = slos
@@ -119,6 +120,7 @@ class Teller:
             measured=phase.measure,
             in_flight=in_flight,
             buckets=buckets(series),
+            hdr={name: h.hdr().encode().decode() for name, h in series.metrics.items()} if self.hdr else {},
             **slice_of(series, tick_ns / SECOND, conditions=self.conditions, date=self.price_date),
         )
 

@@ -234,6 +234,8 @@ class Interval(Slice, kw_only=True):
     in_flight: int = 0
     # per metric of BUCKETS: how many of this tick's values fell in each bucket, one more than bounds (the rest above)
     buckets: dict[str, list[int]] = msgspec.field(default_factory=dict)
+    # per metric: the tick's HDR histogram as a line of intervals.hlog has it; where an export of the plan asks for `hdr`
+    hdr: dict[str, str] = msgspec.field(default_factory=dict)
 
 
 class Server(msgspec.Struct, kw_only=True):

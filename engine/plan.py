@@ -196,7 +196,10 @@ class Workers(Frozen, frozen=True):
 
 
 class Export(Frozen, frozen=True):
-    """One place the time series goes: `kind` is the exporter's name, `url` where, `options` what only it understands."""
+    """One place the time series goes: `kind` is the exporter's name, `url` where, `options` what only it understands.
+
+    Common to those that push: `interval`, ns between two writes, and `spool_max_bytes`.
+    """
 
     kind: str
     url: Secret

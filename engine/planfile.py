@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Final
 
@@ -49,7 +49,11 @@ DEFAULT_CONCURRENCY: Final = 8
 DEFAULT_REQUESTS: Final = 100  # of a closed-loop run that says neither requests nor duration
 DEFAULT_DURATION_NS: Final = 30 * SECOND  # of an open-loop run that says neither
 SIMULATED_MODEL: Final = "simulated"
-EXPORTERS: Final = ("influxdb", "prometheus", "otlp")
+EXPORTERS: Final = {  # and their keys
+    "influxdb": ("url", "org", "bucket", "token", "verify_tls", "interval", "hdr", "spool_max_bytes"),
+    "prometheus": ("url",),
+    "otlp": ("url", "headers", "interval", "spool_max_bytes"),
+}
 PRICE_KINDS: Final = ("input", "cached_input", "cache_write", "output", "reasoning")
 HIDDEN: Final = frozenset({"api_key", "headers", "proxy", "export", "webhook"})  # keys whose values no error may show
 
@@ -817,9 +821,21 @@ def _export_url(node: Node) -> Export:
     return Export(kind=kind, url=Secret(url))
 
 
+EXPORT_OPTIONS: Final[dict[str, Callable[[Node], int]]] = {
+    "interval": Node.duration,
+    "spool_max_bytes": Node.size,
+    "verify_tls": Node.flag,
+    "hdr": Node.flag,
+}
+
+
 def _export(kind: str, node: Node) -> Export:
     options: dict[str, Any] = {}
-    for key, value in _flat_headers(node.mapping(None, "a mapping with url")).items():
+    entries = _flat_headers(node.mapping(EXPORTERS[kind], "a mapping with url"))
+    for key, value in entries.items():
+        if key in EXPORT_OPTIONS:
+            options[key] = EXPORT_OPTIONS[key](value)
+            continue
         secret = key.startswith(("token", "password", "header.")) or "${" in str(value.value)
         plain = value.plain()
         if not isinstance(plain, str | int | float | bool):

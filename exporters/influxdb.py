@@ -5,6 +5,8 @@ Timestamps are the tick's `wall_time_ns`, so telling a tick twice overwrites it 
 
     lens_metric    + target, phase, measured, metric (METRICS names)
                    count:int  mean stddev min max p50 p90 p95 p99 p99_9:float  (in the metric's unit)
+                   hdr:string  (with `hdr: true`: the tick's histogram, HdrHistogram V2 compressed, base64, as in
+                   intervals.hlog; not with VictoriaMetrics, which has no strings)
     lens_requests  + target, phase, measured
                    planned sent ok failed cancelled unsent attempts in_flight:int
                    input_tokens output_tokens cached_tokens reasoning_tokens:int
@@ -87,7 +89,7 @@ class Address(msgspec.Struct, frozen=True):
 def address_of(export: Export) -> Address:
     """Reads `influxdb://[TOKEN@]HOST[:PORT]/[ORG/]BUCKET[?tls=1&insecure=1]`, or an http(s) URL with options.
 
-    Options: org, bucket, token, verify_tls. Raises PlanError.
+    Options: org, bucket, token, verify_tls, hdr, interval, spool_max_bytes. Raises PlanError.
     """
     options = {key: v.value if isinstance(v, Secret) else v for key, v in export.options.items()}
     parts = urlsplit(export.url.value)
@@ -226,7 +228,8 @@ def _interval_lines(interval: Interval, tick: Snapshot, name: str) -> Iterator[s
     for metric, d in interval.metrics.items():
         if d.count:
             values = [("count", d.count, "i"), *((f, getattr(d, f), "") for f in LEVELS)]
-            yield f"lens_metric{tags},metric={metric} {_fields(values)} {at}"
+            payload = f',hdr="{interval.hdr[metric]}"' if metric in interval.hdr else ""
+            yield f"lens_metric{tags},metric={metric} {_fields(values)}{payload} {at}"
     for outcome, n in {"ok": q.ok, "cancelled": q.cancelled, **q.failed}.items():
         if n:
             values = [("count", n, "i")]

@@ -215,7 +215,8 @@ class Tail:
 class Pump:
     """Moves ticks from one tail to one destination until the run is over. One thread; no peer's fault raises here.
 
-    `give_up_s`: how long after the run's end an absent destination is waited for.
+    `give_up_s`: how long after the run's end an absent destination is waited for. `interval_s`: pause after a write that
+    left nothing waiting; the run's last ticks go at once.
     """
 
     def __init__(
@@ -226,6 +227,7 @@ class Pump:
         run_dir: Path,
         poll_s: float = 0.25,
         give_up_s: float = 60.0,
+        interval_s: float = 0.0,
         backoff_s: float = 0.5,
         backoff_max_s: float = 30.0,
         log: Callable[[str], None] = lambda line: None,
@@ -236,11 +238,13 @@ class Pump:
         self._run_dir = run_dir
         self._poll_s = poll_s
         self._give_up_s = give_up_s
+        self._interval_s = interval_s
         self._backoff_s = backoff_s
         self._backoff_max_s = backoff_max_s
         self._log = log
         self._failed = 0  # in a row
         self._retry_at = 0.0
+        self._rest_until = 0.0
 
     def run(self, *, follow: bool = True) -> bool:
         """Delivers until the run has ended (`follow`) or the log's present end; True if everything was delivered."""
@@ -248,7 +252,7 @@ class Pump:
         while not self.stop.is_set():
             ended = not follow or (self._run_dir / SUMMARY).exists()  # asked before reading: the log is whole by then
             ended_at = (ended_at or monotonic()) if ended else None
-            moved = self._step()
+            moved = (ended or monotonic() >= self._rest_until) and self._step()
             if ended and not moved and self._failed == 0:
                 return True
             if ended_at is not None and self._failed and monotonic() - ended_at > self._give_up_s:
@@ -285,6 +289,8 @@ class Pump:
             self._log(f"{self.destination.name}: back after {self._failed} attempts")
         self._failed = 0
         self.tail.advance(delivered=len(ticks))
+        if self._interval_s and not self.tail.pending_bytes():
+            self._rest_until = monotonic() + self._interval_s
         return True
 
     def _wait(self, why: str) -> None:

@@ -65,7 +65,14 @@ class FakeRun:
     """`ticks` seconds of `targets` targets at 20 requests/s each, written out piece by piece or whole."""
 
     def __init__(
-        self, *, ticks: int = 30, targets: int = 2, seed: int = 7, rate: int = RATE, name: str = "fake", servers: bool = False
+        self,
+        *,
+        ticks: int = 30,
+        targets: int = 2,
+        seed: int = 7,
+        rate: int = RATE,
+        name: str = "fake",
+        servers: bool = False,
     ) -> None:
         self.ticks = ticks
         self.names = [f"target-{k}" for k in range(targets)]

@@ -15,7 +15,10 @@ from typing import Any
 
 import psutil
 import pytest
+from hdrh.histogram import HdrHistogram
 
+from llm_latency_lens.collectors.snapshot import SCALES
+from llm_latency_lens.exporters import hdrread
 from tests.support_databases import Influx, VictoriaMetrics, free_port
 from tests.support_lens import LENS, accounts, environment, finish, lens, manifest_of, running
 from tests.support_simulator import FAST, Simulator, simulator
@@ -33,6 +36,27 @@ def target(sim: Simulator) -> tuple[str, ...]:
 
 def ticks_of(folder: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (folder / "runs/latest/intervals.jsonl").read_text().splitlines()]
+
+
+def test_a_database_can_have_the_histograms_too(sim: Simulator, tmp_path: Path) -> None:
+    """The payloads of all ticks together are the run's own distribution, count for count."""
+    with Influx(tmp_path / "db") as database:
+        (tmp_path / "plan.yaml").write_text(
+            f"target: {{base_url: '{sim.base_url}/v1', model: m}}\n"
+            "load: {rate: 200}\nduration: 3s\n"
+            f"export: {{influxdb: {{url: '{database.url}', org: {database.org}, bucket: {database.bucket}, "
+            f"token: {database.token}, hdr: true, interval: 2s}}}}\n"
+        )
+        summary = lens("run", "plan.yaml", "--json", cwd=tmp_path).summary
+        rows = database.query("SELECT hdr, count FROM lens_metric WHERE metric='e2e_ms'")
+    total = HdrHistogram(hdrread.LOWEST, hdrread.HIGHEST, 3)
+    for row in rows:
+        assert total.decode_and_add(row["hdr"].encode()) is None
+    told = summary["metrics"]["e2e_ms"]
+    assert total.get_total_count() == sum(row["count"] for row in rows) == told["count"] == 600
+    for level in (50, 99):
+        value = total.get_value_at_percentile(level) / SCALES["e2e_ms"]
+        assert value == pytest.approx(told[f"p{level}"], rel=1e-3)
 
 
 def test_a_database_that_goes_and_comes_back_has_every_tick_once(sim: Simulator, tmp_path: Path) -> None:

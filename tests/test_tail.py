@@ -42,6 +42,7 @@ class Shelf:
 
     def __init__(self, faults: list[Exception] | None = None) -> None:
         self.ticks: list[int] = []
+        self.writes: list[int] = []  # the number of ticks of each
         self.restarts = 0
         self.faults = faults or []
 
@@ -49,6 +50,7 @@ class Shelf:
         if self.faults:
             raise self.faults.pop(0)
         self.ticks += [t.tick for t in ticks]
+        self.writes.append(len(ticks))
 
     def restart(self) -> None:
         self.restarts += 1
@@ -174,6 +176,26 @@ def test_the_pump_ends_when_the_summary_is_there_and_everything_is_delivered(tmp
     (tmp_path / "summary.json").write_text("{}")
     thread.join(10)
     assert result == [True]
+    assert shelf.ticks == list(range(30))
+
+
+def test_with_an_interval_ticks_wait_for_each_other_and_the_last_ones_for_nothing(tmp_path: Path) -> None:
+    shelf = Shelf()
+    pump = pump_of(tmp_path, shelf, interval_s=3_600)
+    log = tmp_path / "intervals.jsonl"
+    log.write_bytes(tick(0))
+    thread = threading.Thread(target=pump.run, daemon=True)
+    thread.start()
+    while not shelf.writes:
+        thread.join(0.01)
+    with log.open("ab", buffering=0) as file:
+        for n in range(1, 30):
+            file.write(tick(n))
+            thread.join(0.005)
+    assert shelf.writes == [1]
+    (tmp_path / "summary.json").write_text("{}")
+    thread.join(10)
+    assert shelf.writes == [1, 29]
     assert shelf.ticks == list(range(30))
 
 
