@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import resource
 import sys
 from typing import Any, Final, NamedTuple
 
@@ -56,8 +57,14 @@ def lens() -> None:
     """
 
 
+def no_core_dumps() -> None:
+    """For this process and all it starts: a core file would hold keys, prompts and replies (core(5))."""
+    resource.setrlimit(resource.RLIMIT_CORE, (0, resource.getrlimit(resource.RLIMIT_CORE)[1]))
+
+
 def main(arguments: list[str] | None = None) -> Any:
     """Entry of the console script: turns every LensError into one line on stderr and its exit code."""
+    no_core_dumps()
     try:
         code = lens.main(args=arguments, prog_name="lens", standalone_mode=False)
     except click.exceptions.Abort:

@@ -20,6 +20,7 @@ from llm_latency_lens.engine.manifest import SEGMENTS, Manifest, PhaseTimes
 from llm_latency_lens.engine.plan import Plan
 from llm_latency_lens.engine.planfile import plan_sha256, stripped
 from llm_latency_lens.engine.rundir import leftovers, make_run_dir, make_segment_dir, remove_segments, run_id_of
+from llm_latency_lens.engine.runlog import note
 
 
 @click.command(short_help="Run a plan, or a load given by flags, and report.")
@@ -42,12 +43,13 @@ def carry_out(plan: Plan, *, as_json: bool, quiet: bool, strict: bool, beside: S
     """Runs a plan and tells the result; gives the exit code of METRICS. Processes `beside` it are kept off its cores."""
     from llm_latency_lens.cli.export import Exporter, check_exports
     from llm_latency_lens.cli.stops import StopRules
+    from llm_latency_lens.engine.ports import PortWatch, foreseen
     from llm_latency_lens.engine.preflight import check_targets
     from llm_latency_lens.engine.supervisor import Supervisor, geometry_of, worker_count
 
     check_targets(plan, os.environ)
     run_id = run_id_of(plan.name)
-    for warning in check_exports(plan, run_id):
+    for warning in [*check_exports(plan, run_id), *foreseen(plan)]:
         click.echo(f"lens: {warning}", err=True)
     prices = budget_prices(plan)
     workers = worker_count(plan)
@@ -60,8 +62,15 @@ def carry_out(plan: Plan, *, as_json: bool, quiet: bool, strict: bool, beside: S
     try:
         manifest.write(segment_dir)
         collector = [sys.executable, "-m", "llm_latency_lens.cli.collect", "--segment-dir", str(segment_dir)]
-        rules = StopRules(plan, segment_dir)
-        supervisor = Supervisor(plan, manifest, segment_dir, collector, geometry, prices=prices, on_tick=rules.reason)
+        rules, ports = StopRules(plan, segment_dir), PortWatch(plan)
+
+        def on_tick() -> str | None:
+            if warning := ports.look():
+                note(run_dir, "ports", warning=warning)
+                click.echo(f"lens: {warning}", err=True)
+            return rules.reason()
+
+        supervisor = Supervisor(plan, manifest, segment_dir, collector, geometry, prices=prices, on_tick=on_tick)
         supervisor.keep_aside(beside)
         with watched(segment_dir, quiet=quiet or as_json):
             supervisor.run()

@@ -21,6 +21,7 @@ def validate(plan_path: str, as_json: bool) -> None:
     Everything is checked that can be without asking a server: keys, values, environment variables, files, prices.
     """
     from llm_latency_lens.cli.run import budget_prices
+    from llm_latency_lens.engine.ports import foreseen
     from llm_latency_lens.engine.supervisor import geometry_of, worker_count
     from llm_latency_lens.engine.workload import source_of
 
@@ -32,7 +33,7 @@ def validate(plan_path: str, as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps({"plan": masked(plan), "plan_sha256": plan_sha256(plan), "workers": workers}, indent=1))
         return
-    for line in description(plan, workers):
+    for line in [*description(plan, workers), *(f"  warning: {each}" for each in foreseen(plan))]:
         click.echo(line)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import resource
 import signal
 from pathlib import Path
 from time import monotonic, sleep
@@ -262,6 +263,18 @@ def test_an_slo_that_fails_is_exit_code_3(tmp_path: Path) -> None:
     assert held.summary["throughput"]["goodput_share"] == 1
     assert broken.code == 3
     assert broken.summary["slo"][0]["state"] == "FAIL"
+
+
+def test_no_process_of_a_run_leaves_a_core_file(tmp_path: Path) -> None:
+    with simulator(ttft_ms=1, itl_ms=0, tokens=1) as sim:
+        arguments = ("--base-url", f"{sim.base_url}/v1", *TARGET, "--rate", "10", "--duration", "30s")
+        with running(*arguments, cwd=tmp_path) as process:
+            _, manifest = manifest_of(tmp_path)
+            assert {"supervisor", "collector", "worker-0"} <= set(manifest["pids"])
+            for pid in manifest["pids"].values():
+                assert resource.prlimit(pid, resource.RLIMIT_CORE)[0] == 0
+            process.send_signal(signal.SIGINT)
+            assert finish(process).code == 130
 
 
 def test_secrets_stand_in_no_output(tmp_path: Path) -> None:

@@ -1,0 +1,35 @@
+from __future__ import annotations
+
+import socket
+
+import pytest
+
+from llm_latency_lens.engine import endpoint
+from llm_latency_lens.engine.endpoint import DNS_TTL_NS, Endpoint
+from llm_latency_lens.engine.plan import Target
+
+
+def made(base_url: str) -> Endpoint:
+    return Endpoint(Target(name="t", provider="openai", base_url=base_url), {})
+
+
+def test_a_name_is_asked_again_after_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [10**12]
+    monkeypatch.setattr(endpoint, "monotonic_ns", lambda: now[0])
+    name = made("http://api.example.com/v1")
+    assert not name.fresh
+    name.resolved([(socket.AF_INET, socket.SOCK_STREAM, 6, "", ("192.0.2.1", 80))])
+    now[0] += DNS_TTL_NS - 1
+    assert name.fresh
+    now[0] += 1
+    assert not name.fresh
+    name.resolved([(socket.AF_INET, socket.SOCK_STREAM, 6, "", ("192.0.2.2", 80))])
+    assert name.fresh
+    assert [address.sockaddr[0] for address in name.addresses] == ["192.0.2.2"]
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "[::1]"])
+def test_an_address_is_never_asked_for(host: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    literal = made(f"http://{host}:8000/v1")
+    monkeypatch.setattr(endpoint, "monotonic_ns", lambda: 1 << 62)
+    assert literal.fresh
