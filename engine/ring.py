@@ -443,9 +443,14 @@ class SegmentReader:
         self._checked_gaps = self._gap_cursor
 
     def release(self) -> None:
-        """Gives the room of everything read back to the writer. Only after the checkpoint that holds it."""
+        """Gives the room of everything read back to the writer. Only after the checkpoint that holds it.
+
+        The lanes' pages are unmapped, as by the writer's trim(): this process does not grow to the size of the rings.
+        """
         for word, cursor in enumerate(self.cursors(), _TAIL_WORDS):
             self._words[word] = cursor
+        layout = self._layout
+        self._memory.madvise(mmap.MADV_DONTNEED, layout.requests, layout.size - layout.requests)
 
     def counters(self) -> list[int]:
         """All live counters, indexed by Counter."""

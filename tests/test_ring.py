@@ -530,6 +530,11 @@ def test_trim_takes_the_lanes_out_of_the_process_and_leaves_the_data(directory: 
     numbers, gaps = pair.read()
     assert numbers == list(range(geometry.requests))
     assert gaps == words(8).tolist() * geometry.requests
+    assert mapped_bytes(pair.path) > geometry.requests * SLOT_BYTES
+    pair.reader.release()  # which lets go of what it read
+    assert mapped_bytes(pair.path) < 20 * PAGE
+    assert pair.push(geometry.requests, words(8))
+    assert pair.read() == ([geometry.requests], words(8).tolist())
     pair.close()
 
 
