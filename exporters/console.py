@@ -27,6 +27,7 @@ from llm_latency_lens.collectors.snapshot import (
     Interval,
     Report,
     Requests,
+    Server,
     Snapshot,
     TargetReport,
     Verdict,
@@ -45,6 +46,7 @@ HEADLINE: Final = ("ttft_ms", "itl_ms", "e2e_ms")
 LEVELS: Final = ("p50", "p90", "p95", "p99")
 STYLES: Final = {"VALID": "bold green", "INVALID": "bold red", "INSUFFICIENT": "bold yellow"}
 SLO_STYLES: Final = {"PASS": "green", "FAIL": "bold red", "UNDECIDED": "yellow"}
+SERVERS_SHOWN: Final = 3
 HISTORY: Final = 120
 
 
@@ -149,7 +151,9 @@ class View:
             return Text("lens: waiting for the first second of the run ...", style="dim")
         parts: list[RenderableType] = [self._title(s, width), self._bar(s, width), self._totals(s), Text()]
         parts += [self._latencies(s), self._sparks(width)]
-        room = height - 13
+        told = list(s.servers.items())[: min(SERVERS_SHOWN, max(0, height - 14))]
+        servers = [_server_line(name, server) for name, server in told]
+        room = height - 13 - len(servers)
         targets = r.targets if r else []
         if len(targets) > 1 and room > 3:
             shown = targets[: max(1, room - 5)]
@@ -161,7 +165,7 @@ class View:
         errors = sorted(r.errors if r else [], key=lambda e: -e.count)
         if errors and room > 2:
             parts += [Text(), _errors(errors[: min(5, room - 2)], width)]
-        parts += [Text(), _health_line(s.client)]
+        parts += [Text(), *servers, _health_line(s.client)]
         return Group(*parts)
 
     def _title(self, s: Snapshot, width: int) -> Text:
@@ -605,6 +609,24 @@ def _errors(errors: list[ErrorSample], width: int) -> Table:
     return table
 
 
+def _server_line(target: str, server: Server) -> Text:
+    """What a target's own metrics pages say."""
+    from rich.text import Text
+
+    text = Text("server  ", style="dim")
+    text.append(_printable(target))
+    for name, value in (("running", server.requests_running), ("waiting", server.requests_waiting)):
+        if value is not None:
+            text.append(f"  {value:,.0f} {name}")
+    for name, value in (("KV cache", server.kv_cache_usage), ("GPU", server.gpu_utilisation)):
+        if value is not None:
+            text.append(f"  {name} {figures.share(value)}")
+    if server.scrape_failures:
+        text.append(f"  {server.scrape_failures:,} scrapes failed", style="yellow")
+    text.no_wrap, text.overflow = True, "ellipsis"
+    return text
+
+
 def _health_line(c: Client) -> Text:
     from rich.text import Text
 
@@ -635,10 +657,15 @@ def _grid(first_head: str, *heads: str, first: int, width: int | None = None) ->
 
 
 def _safe(text: str) -> str:
-    """Text from a plan or a server as it is: no markup, no control characters that could drive the terminal."""
+    """Text from a plan or a server as it is, where rich looks for markup."""
     from rich.markup import escape
 
-    return escape("".join(c if c.isprintable() else "?" for c in text))
+    return escape(_printable(text))
+
+
+def _printable(text: str) -> str:
+    """No control characters that could drive the terminal."""
+    return "".join(c if c.isprintable() else "?" for c in text)
 
 
 def _rates(s: Snapshot, intervals: list[Interval] | None = None) -> dict[str, float]:

@@ -95,9 +95,15 @@ def test_a_servers_message_cannot_drive_the_terminal_or_the_markup() -> None:
     assert "[bold]" in text
 
 
+def test_the_live_frame_shows_what_the_servers_say_of_themselves() -> None:
+    text = drawn(view_of(FakeRun(ticks=5, targets=2, servers=True)).frame(80, 24), 80)
+    assert "server  target-0  8 running  4 waiting  KV cache 40.0 %  GPU 90.0 %" in text
+    assert "server  target-1" in text
+
+
 @pytest.mark.parametrize(("width", "height"), [(80, 24), (80, 14), (120, 40), (60, 24)])
 def test_the_live_frame_never_exceeds_the_screen(width: int, height: int) -> None:
-    view = view_of(FakeRun(ticks=30, targets=9))
+    view = view_of(FakeRun(ticks=30, targets=9, servers=True))
     lines = drawn(view.frame(width, height), width).splitlines()
     assert max(len(line) for line in lines) <= width
     assert len(lines) < height
@@ -111,6 +117,7 @@ def test_the_live_frame_shows_progress_rates_latencies_errors_and_health() -> No
             view.take(None, snapshot, run.manifest())
     view.take(run.report(), None, None)
     text = drawn(view.frame(80, 40), 80)
+    assert "server" not in text
     for word in ("50%", "ETA 15 s", "tok/s", "TTFT ms", "▁", "target-1", "http_rate_limited", "0 drops", "CPU 31"):
         assert word in text
 
