@@ -58,7 +58,7 @@ class Reins:
 
 def carry_out(stretch: Stretch, fd: int) -> None:
     """Runs the stretch to its end and closes its books. Raises LensError."""
-    from llm_latency_lens.cli.run import budget_prices, manifest_of
+    from llm_latency_lens.cli.run import budget_prices, collector_command, manifest_of
     from llm_latency_lens.engine.rundir import make_run_dir, make_segment_dir, remove_segments
     from llm_latency_lens.engine.supervisor import Supervisor, geometry_of, worker_count
 
@@ -71,7 +71,7 @@ def carry_out(stretch: Stretch, fd: int) -> None:
     manifest = manifest_of(plan, stretch.run_id, run_dir, workers)
     try:
         manifest.write(segment_dir)
-        collector = [sys.executable, "-m", "llm_latency_lens.cli.collect", "--segment-dir", str(segment_dir)]
+        collector = collector_command(segment_dir)
         supervisor = Supervisor(
             plan,
             manifest,

@@ -61,7 +61,7 @@ def carry_out(plan: Plan, *, as_json: bool, quiet: bool, strict: bool, beside: S
     exporter = Exporter(plan, run_dir)
     try:
         manifest.write(segment_dir)
-        collector = [sys.executable, "-m", "llm_latency_lens.cli.collect", "--segment-dir", str(segment_dir)]
+        collector = collector_command(segment_dir)
         rules, ports = StopRules(plan, segment_dir), PortWatch(plan)
 
         def on_tick() -> str | None:
@@ -84,6 +84,12 @@ def carry_out(plan: Plan, *, as_json: bool, quiet: bool, strict: bool, beside: S
     code = tell(run_dir, manifest, as_json=as_json, quiet=quiet, strict=strict)
     exporter.finish()
     return code
+
+
+def collector_command(segment_dir: Path) -> list[str]:
+    """Starts the collector of a run as a child of this process, with which it ends."""
+    module = [sys.executable, "-m", "llm_latency_lens.cli.collect"]
+    return [*module, "--segment-dir", str(segment_dir), "--parent", str(os.getpid())]
 
 
 def tell_leftovers(*, quiet: bool) -> None:

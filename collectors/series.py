@@ -269,13 +269,15 @@ class Series:
 
 
 def meets(records: Records, columns: Mapping[str, Column], conditions: Sequence[Condition]) -> npt.NDArray[np.bool_]:
-    """Which records meet all conditions. One without the metric does not, but for gaps that one token cannot have."""
+    """Which records meet all conditions. One without the metric does not, but for gaps that there cannot be: of a single
+    token, or of tokens that came together."""
     good = np.ones(len(records), np.bool_)
-    one_token = output_tokens(records) <= 1
+    together = (records["first_token_ns"] > 0) & (records["last_token_ns"] == records["first_token_ns"])
+    gapless = together | (output_tokens(records) <= 1)
     for metric, operator, bound in conditions:
         has, value = columns[metric] if metric in columns else (np.zeros(len(records), np.bool_), records["request"])
         met = has & _COMPARE[operator](value, bound * SCALES[metric])
-        good &= met | (one_token & ~has) if metric in _VACUOUS else met
+        good &= met | (gapless & ~has) if metric in _VACUOUS else met
     return good
 
 

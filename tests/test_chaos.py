@@ -17,6 +17,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from time import monotonic, sleep
 
+import psutil
 import pytest
 
 from llm_latency_lens.collectors.reporting import RANGES_TOLD, ticks_told
@@ -119,6 +120,21 @@ def test_a_run_that_was_killed_whole_is_recovered_to_the_request(victims: str, t
     assert requests["ok"] <= sum(row["completed"] for row in log) <= requests["ok"] + requests["failed"].get("lost", 0)
     assert recovered.summary["verdict"]["state"] == "INVALID"
     assert "stopped" in [reason["code"] for reason in recovered.summary["verdict"]["reasons"]]
+
+
+@pytest.mark.parametrize("after_ms", [0, 30, 100, 300, 600])
+def test_no_process_outlives_a_supervisor_that_is_killed_while_it_starts_them(after_ms: int, tmp_path: Path) -> None:
+    with simulator(**REPLIES) as sim:
+        arguments = ("--base-url", f"{sim.base_url}/v1", "--model", "m", "--rate", "10", "--duration", "60s")
+        with running(*arguments, cwd=tmp_path) as process:
+            told = tmp_path / "runs/latest/.live/run.json"
+            until(lambda: told.exists() and "collector" in json.loads(told.read_bytes())["pids"])
+            segments, pids = told.resolve().parent, json.loads(told.read_bytes())["pids"]
+            sleep(after_ms / 1000)
+            process.kill()
+            process.wait()
+        until(lambda: not any(psutil.pid_exists(pid) for pid in pids.values()), "the end of all of them")
+    shutil.rmtree(segments)
 
 
 def test_a_worker_that_dies_in_vain_again_and_again_ends_the_run_with_its_books_closed(tmp_path: Path) -> None:

@@ -166,7 +166,8 @@ def test_unhealthy_intervals_are_marked(tmp_path: Path) -> None:
     assert payload_of(report.report_html([tmp_path]))["unhealthy"] == [[5, 6]]
 
 
-def test_the_servers_own_load_stands_beside_the_latencies(tmp_path: Path) -> None:
+def test_the_servers_own_load_stands_beside_the_latencies(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(report, "POINTS", 50)
     run = FakeRun(ticks=2 * report.POINTS, targets=2, servers=True)
     run.write(tmp_path)
     report.write_html([tmp_path], tmp_path / "report.html")

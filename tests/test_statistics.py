@@ -180,6 +180,13 @@ GOODPUT = [
     ("a failed request is never good", [("ttft_ms", "<=", 99.0)], fields(outcome=Outcome.HTTP_SERVER), False),
     ("no first token is not a fast one", [("ttft_ms", "<=", 99.0)], fields(first_token_ns=0), False),
     ("one token has no pace to fail", [("tpot_ms", "<=", 1.0)], fields(output_tokens=1), True),
+    ("tokens that came together neither", [("tpot_ms", "<=", 1.0)], fields(last_token_ns=START + 21 * MS), True),
+    (
+        "but those of a whole reply have no times",
+        [("tpot_ms", "<=", 1.0)],
+        fields(first_token_ns=0, last_token_ns=0),
+        False,
+    ),
 ]
 
 
