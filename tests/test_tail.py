@@ -186,7 +186,7 @@ def test_with_an_interval_ticks_wait_for_each_other_and_the_last_ones_for_nothin
     log.write_bytes(tick(0))
     thread = threading.Thread(target=pump.run, daemon=True)
     thread.start()
-    while not shelf.writes:
+    while not pump._rest_until:  # it has written and found nothing waiting
         thread.join(0.01)
     with log.open("ab", buffering=0) as file:
         for n in range(1, 30):
