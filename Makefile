@@ -11,10 +11,10 @@ test: .venv/dev
 	$(BIN)/python -m tests.bootstrap
 	$(BIN)/python -m pytest
 
-check: .venv/dev build/typing
+check: .venv/dev build/typing/llm_latency_lens
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/mypy -p llm_latency_lens
+	$(BIN)/mypy
 
 bench: .venv/dev
 	$(BIN)/python -m pytest benches --benchmark-only --benchmark-columns=median,ops,rounds
@@ -31,10 +31,10 @@ bench: .venv/dev
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
 	touch $@ .venv/installed
 
-# mypy sees each module once, under its import name: links in an ignored folder, as package-dir maps them at run time.
-build/typing:
-	mkdir -p $@/llm_latency_lens
-	for room in engine collectors exporters cli; do ln -sfn ../../../$$room $@/llm_latency_lens/$$room; done
+# mypy sees each module once, under its import name: a link in an ignored folder, as package-dir maps it at run time.
+build/typing/llm_latency_lens:
+	mkdir -p $(@D)
+	ln -sfn ../.. $@
 
 clean:
 	rm -rf .venv build dist *.egg-info

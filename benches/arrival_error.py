@@ -20,12 +20,12 @@ import uvloop
 from llm_latency_lens.engine.clock import StampClock, keep_stamps_on
 from llm_latency_lens.engine.dialects import Prompt, Reply
 from llm_latency_lens.engine.dialects.openai import ChatReply, OpenAIChat
-from llm_latency_lens.engine.endpoint import Endpoint
-from llm_latency_lens.engine.exchange import Exchange
-from llm_latency_lens.engine.plan import Target
-from llm_latency_lens.engine.pool import Pool
-from llm_latency_lens.engine.reactor import Reactor
-from llm_latency_lens.engine.ring import LAG_BUCKETS, lag_value
+from llm_latency_lens.engine.plan.plan import Target
+from llm_latency_lens.engine.records.ring import LAG_BUCKETS, lag_value
+from llm_latency_lens.engine.wire.endpoint import Endpoint
+from llm_latency_lens.engine.wire.exchange import Exchange
+from llm_latency_lens.engine.wire.pool import Pool
+from llm_latency_lens.engine.wire.reactor import Reactor
 
 
 class Sent(msgspec.Struct):

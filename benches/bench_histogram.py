@@ -70,9 +70,9 @@ def test_rows_of_500_requests(benchmark: Any, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("targets", [1, 5])
 def test_report_and_checkpoint_of_a_tick(benchmark: Any, tmp_path: Path, targets: int) -> None:
-    from llm_latency_lens.collectors.books import Books
-    from llm_latency_lens.collectors.reporting import Losses, Teller
+    from llm_latency_lens.collectors.report import Losses, Teller
     from llm_latency_lens.collectors.snapshot import ENCODER, Client
+    from llm_latency_lens.collectors.totals import Books
 
     reader = Reader(targets)
     run = manifest(str(tmp_path), plan(targets=targets))

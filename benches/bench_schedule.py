@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from llm_latency_lens.engine.bucket import buckets_of
-from llm_latency_lens.engine.plan import SECOND, Load, Phase, Plan, Shape, Target, Workload
-from llm_latency_lens.engine.schedule import schedule_of
+from llm_latency_lens.engine.load.limits import buckets_of
+from llm_latency_lens.engine.load.schedule import schedule_of
+from llm_latency_lens.engine.plan.plan import SECOND, Load, Phase, Plan, Shape, Target, Workload
 
 SLOTS = 20_000
 DAYS_NS = 14 * 86_400 * SECOND

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from llm_latency_lens.engine.plan import Length
+from llm_latency_lens.engine.plan.plan import Length
 from llm_latency_lens.engine.workload.files import BLOCK_BYTES, open_records
 from tests.support_workload import fixed, source, target
 

@@ -20,7 +20,7 @@ import msgspec
 import numpy as np
 
 from llm_latency_lens.collectors.series import Reader, Slab
-from llm_latency_lens.engine.manifest import Manifest
+from llm_latency_lens.engine.runs.manifest import Manifest
 from llm_latency_lens.exporters import csv, rundir
 from llm_latency_lens.exporters.msgpack import NAME, RequestLog
 from tests.support_collector import MS, START, fields, manifest, plan, records

@@ -1,5 +1,5 @@
 """`python -m llm_latency_lens.cli` is `lens`."""
 
-from llm_latency_lens.cli.main import main
+from .main import main
 
 main()

@@ -9,8 +9,8 @@ from typing import Any, Final, NamedTuple
 
 import click
 
-from llm_latency_lens.engine import __version__
-from llm_latency_lens.engine.errors import LensError
+from ..engine import __version__
+from ..engine.errors import LensError
 
 
 class Entry(NamedTuple):
@@ -21,7 +21,7 @@ class Entry(NamedTuple):
 
 COMMANDS: Final = {
     "run": Entry("llm_latency_lens.cli.run", "run", "Run a plan, or a load given by flags, and report."),
-    "probe": Entry("llm_latency_lens.cli.probe", "probe", "Measure continuously at a low rate, as a service."),
+    "probe": Entry("llm_latency_lens.cli.probe.command", "probe", "Measure continuously at a low rate, as a service."),
     "validate": Entry("llm_latency_lens.cli.validate", "validate", "Check a plan and show what it will do."),
     "simulate": Entry("llm_latency_lens.cli.simulate", "simulate", "Start the built-in provider with a known truth."),
     "report": Entry("llm_latency_lens.cli.report", "report", "Tell a run again, in another format or place."),

@@ -12,10 +12,10 @@ from typing import Any, Final, TypeVar
 
 import click
 
-from llm_latency_lens.engine.document import Key, Source, read_document
-from llm_latency_lens.engine.errors import PlanError
-from llm_latency_lens.engine.plan import Plan
-from llm_latency_lens.engine.planfile import SIMULATED_MODEL, SOURCES, make_plan
+from ..engine.errors import PlanError
+from ..engine.plan.plan import Plan
+from ..engine.planfile.build import SIMULATED_MODEL, SOURCES, make_plan
+from ..engine.planfile.document import Key, Source, read_document
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from llm_latency_lens.engine.dialects.table import DIALECTS
+from ..engine.dialects.table import DIALECTS
 
 
 def rows() -> list[dict[str, Any]]:

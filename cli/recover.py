@@ -9,14 +9,14 @@ from typing import Final
 import click
 import msgspec
 
-from llm_latency_lens.cli.collect import collect
-from llm_latency_lens.collectors.snapshot import Report
-from llm_latency_lens.engine import ring
-from llm_latency_lens.engine.errors import LensError, SegmentError
-from llm_latency_lens.engine.manifest import FILE, SEGMENTS, Manifest, read_manifest
-from llm_latency_lens.engine.rundir import LIVE, Leftover, alive, leftovers, remove_segments
-from llm_latency_lens.engine.runlog import note
-from llm_latency_lens.exporters.json import SUMMARY, summary
+from ..collectors.snapshot import Report
+from ..engine.errors import LensError, SegmentError
+from ..engine.records import ring
+from ..engine.runs.manifest import FILE, SEGMENTS, Manifest, read_manifest
+from ..engine.runs.rundir import LIVE, Leftover, alive, leftovers, remove_segments
+from ..engine.runs.runlog import note
+from ..exporters.json import SUMMARY, summary
+from .processes.collect import collect
 
 GONE_WITHIN_S: Final = 10.0
 DIED: Final = "died: the supervisor was killed"

@@ -11,9 +11,9 @@ from typing import Final
 
 import click
 
-from llm_latency_lens.engine.errors import PlanError
-from llm_latency_lens.engine.plan import SECOND, Export, Secret
-from llm_latency_lens.engine.units import duration_ns
+from ..engine.errors import PlanError
+from ..engine.plan.plan import SECOND, Export, Secret
+from ..engine.plan.units import duration_ns
 
 FOREVER: Final = 1 << 63  # the last tick of a run ends a moment after it
 
@@ -46,7 +46,7 @@ def report(
     in html. The state directory of a probe stands for all its runs: console and json tell them as one, whole or from
     --since to --until; so they do a part of a single run.
     """
-    from llm_latency_lens.exporters.history import HISTORY, runs_of
+    from ..exporters.history import HISTORY, runs_of
 
     kind = target.partition(":")[0]
     histories = [folder for folder in run_dirs if (folder / HISTORY).is_dir()]
@@ -79,7 +79,7 @@ def report(
 
 def _of_one_model(run_dirs: tuple[Path, ...]) -> None:
     """A closed loop slows down with its server, an open one does not: their latencies answer different questions."""
-    from llm_latency_lens.exporters.rundir import read_report
+    from ..exporters.rundir import read_report
 
     models = {run_dir: read_report(run_dir).run.load for run_dir in run_dirs} if len(run_dirs) > 1 else {}
     if len(set(models.values())) > 1:
@@ -104,9 +104,9 @@ def _moment(text: str | None, default_ns: int) -> int:
 
 
 def _tell_between(folder: Path, target: str, since_ns: int, until_ns: int) -> None:
-    from llm_latency_lens.collectors.snapshot import ENCODER
-    from llm_latency_lens.exporters.console import print_final
-    from llm_latency_lens.exporters.history import told_between
+    from ..collectors.snapshot import ENCODER
+    from ..exporters.console.live import print_final
+    from ..exporters.history import told_between
 
     told = told_between(folder, since_ns, until_ns)
     if target == "console":
@@ -117,22 +117,22 @@ def _tell_between(folder: Path, target: str, since_ns: int, until_ns: int) -> No
 
 
 def _console(run_dir: Path, _: Path) -> None:
-    from llm_latency_lens.exporters.console import print_final
-    from llm_latency_lens.exporters.rundir import read_report
+    from ..exporters.console.live import print_final
+    from ..exporters.rundir import read_report
 
     print_final(read_report(run_dir))
 
 
 def _json(run_dir: Path, _: Path) -> None:
-    from llm_latency_lens.collectors.snapshot import ENCODER
-    from llm_latency_lens.exporters.rundir import read_report
+    from ..collectors.snapshot import ENCODER
+    from ..exporters.rundir import read_report
 
     sys.stdout.buffer.write(ENCODER.encode(read_report(run_dir)) + b"\n")
     sys.stdout.buffer.flush()
 
 
 def _csv(run_dir: Path, folder: Path) -> None:
-    from llm_latency_lens.exporters import csv
+    from ..exporters import csv
 
     _told(folder / "intervals.csv", csv.write_intervals(run_dir, folder / "intervals.csv"))
     if any(run_dir.glob("requests*.msgpack")):
@@ -140,21 +140,21 @@ def _csv(run_dir: Path, folder: Path) -> None:
 
 
 def _parquet(run_dir: Path, folder: Path) -> None:
-    from llm_latency_lens.exporters.parquet import write_requests
+    from ..exporters.parquet import write_requests
 
     _told(folder / "requests.parquet", write_requests(run_dir, folder / "requests.parquet"))
 
 
 def _hdr(run_dir: Path, folder: Path) -> None:
     """The run's total of each metric and target as a percentile distribution, as HdrHistogram's plotter reads it."""
-    from llm_latency_lens.exporters.hdrread import write_distributions
+    from ..exporters.hdr.read import write_distributions
 
     for path, count in write_distributions(run_dir, folder):
         _told(path, count)
 
 
 def _html(run_dirs: tuple[Path, ...], out: Path | None) -> None:
-    from llm_latency_lens.exporters.html import write_html
+    from ..exporters.html.page import write_html
 
     path = out or run_dirs[0] / "report.html"
     if path.is_dir():
@@ -179,9 +179,9 @@ FORMATS: Final[dict[str, Callable[[Path, Path], None]]] = {
 
 def _send(run_dir: Path, url: str, kind: str) -> None:
     """Tells all ticks of the run to the URL; follows a run that is still going; a page is served until Ctrl-C."""
-    from llm_latency_lens.cli.export import destination_of
-    from llm_latency_lens.exporters.rundir import finished, read_report
-    from llm_latency_lens.exporters.tail import LOG, Pump, Tail, Unavailable
+    from ..exporters.rundir import finished, read_report
+    from ..exporters.spool.tail import LOG, Pump, Tail, Unavailable
+    from .processes.export import destination_of
 
     told = read_report(run_dir)
     models = {target.name: (target.provider, target.model) for target in told.targets}

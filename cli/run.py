@@ -13,14 +13,14 @@ from typing import Any
 import click
 import msgspec
 
-from llm_latency_lens.cli.options import plan_from, run_options
-from llm_latency_lens.engine import __version__
-from llm_latency_lens.engine.errors import LensError, PlanError
-from llm_latency_lens.engine.manifest import SEGMENTS, Manifest, PhaseTimes
-from llm_latency_lens.engine.plan import Plan
-from llm_latency_lens.engine.planfile import plan_sha256, stripped
-from llm_latency_lens.engine.rundir import leftovers, make_run_dir, make_segment_dir, remove_segments, run_id_of
-from llm_latency_lens.engine.runlog import note
+from ..engine import __version__
+from ..engine.errors import LensError, PlanError
+from ..engine.plan.plan import Plan
+from ..engine.planfile.build import plan_sha256, stripped
+from ..engine.runs.manifest import SEGMENTS, Manifest, PhaseTimes
+from ..engine.runs.rundir import leftovers, make_run_dir, make_segment_dir, remove_segments, run_id_of
+from ..engine.runs.runlog import note
+from .options import plan_from, run_options
 
 
 @click.command(short_help="Run a plan, or a load given by flags, and report.")
@@ -41,11 +41,11 @@ def run(plan_path: str | None, *, as_json: bool, quiet: bool, strict: bool, **fl
 
 def carry_out(plan: Plan, *, as_json: bool, quiet: bool, strict: bool, beside: Sequence[int] = ()) -> int:
     """Runs a plan and tells the result; gives the exit code of METRICS. Processes `beside` it are kept off its cores."""
-    from llm_latency_lens.cli.export import Exporter, check_exports
-    from llm_latency_lens.cli.stops import StopRules
-    from llm_latency_lens.engine.ports import PortWatch, foreseen
-    from llm_latency_lens.engine.preflight import check_targets
-    from llm_latency_lens.engine.supervisor import Supervisor, geometry_of, worker_count
+    from ..engine.runs.ports import PortWatch, foreseen
+    from ..engine.runs.supervisor import Supervisor, geometry_of, worker_count
+    from ..engine.wire.preflight import check_targets
+    from .processes.export import Exporter, check_exports
+    from .stops import StopRules
 
     check_targets(plan, os.environ)
     run_id = run_id_of(plan.name)
@@ -88,7 +88,7 @@ def carry_out(plan: Plan, *, as_json: bool, quiet: bool, strict: bool, beside: S
 
 def collector_command(segment_dir: Path) -> list[str]:
     """Starts the collector of a run as a child of this process, with which it ends."""
-    module = [sys.executable, "-m", "llm_latency_lens.cli.collect"]
+    module = [sys.executable, "-m", "llm_latency_lens.cli.processes.collect"]
     return [*module, "--segment-dir", str(segment_dir), "--parent", str(os.getpid())]
 
 
@@ -108,7 +108,7 @@ def budget_prices(plan: Plan) -> list[tuple[int, int]]:
     """
     if plan.limits.budget_usd is None:
         return []
-    from llm_latency_lens.collectors.cost import prices_of
+    from ..collectors.cost import prices_of
 
     found: list[tuple[int, int]] = []
     for target, tiers in zip(plan.targets, prices_of(plan).tiers, strict=True):
@@ -123,7 +123,7 @@ def budget_prices(plan: Plan) -> list[tuple[int, int]]:
 
 def write_report(run_dir: Path) -> None:
     """report.html beside the numbers. A report that cannot be drawn is told, and is no failure of the run."""
-    from llm_latency_lens.exporters.html import write_html
+    from ..exporters.html.page import write_html
 
     try:
         write_html([run_dir], run_dir / "report.html")
@@ -133,7 +133,7 @@ def write_report(run_dir: Path) -> None:
 
 def manifest_of(plan: Plan, run_id: str, run_dir: Path, workers: int) -> Manifest:
     """The manifest of a run that has not begun."""
-    from llm_latency_lens.engine.schedule import planned_slots
+    from ..engine.load.schedule import planned_slots
 
     return Manifest(
         run_id=run_id,
@@ -151,7 +151,7 @@ def manifest_of(plan: Plan, run_id: str, run_dir: Path, workers: int) -> Manifes
 
 def tell(run_dir: Path, manifest: Manifest, *, as_json: bool, quiet: bool, strict: bool) -> int:
     """Prints the report and gives the exit code."""
-    from llm_latency_lens.collectors.snapshot import REPORT_DECODER
+    from ..collectors.snapshot import REPORT_DECODER
 
     summary = (run_dir / "summary.json").read_bytes()
     report = REPORT_DECODER.decode(summary)
@@ -159,7 +159,7 @@ def tell(run_dir: Path, manifest: Manifest, *, as_json: bool, quiet: bool, stric
         sys.stdout.buffer.write(summary if summary.endswith(b"\n") else summary + b"\n")
         sys.stdout.flush()
     elif not quiet:
-        from llm_latency_lens.exporters.console import print_final
+        from ..exporters.console.live import print_final
 
         print_final(report)
         click.echo(f"{run_dir}", err=True)
@@ -185,7 +185,7 @@ def watched(segment_dir: Path, *, quiet: bool) -> Iterator[None]:
     if quiet:
         yield
         return
-    from llm_latency_lens.exporters.console import LiveConsole
+    from ..exporters.console.live import LiveConsole
 
     with LiveConsole(segment_dir):
         yield

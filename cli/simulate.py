@@ -8,9 +8,9 @@ from typing import Any
 import click
 import msgspec
 
-from llm_latency_lens.engine.errors import PlanError
-from llm_latency_lens.engine.simulator.process import HELP, Options, serve
-from llm_latency_lens.engine.simulator.script import flags, script_from
+from ..engine.errors import PlanError
+from ..engine.simulator.process import HELP, Options, serve
+from ..engine.simulator.script import flags, script_from
 
 Command = Callable[..., int]
 

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import msgspec
 
-from llm_latency_lens.collectors.snapshot import REPORT_DECODER, SNAPSHOT_DECODER
-from llm_latency_lens.engine.plan import SECOND, Plan
+from ..collectors.snapshot import REPORT_DECODER, SNAPSHOT_DECODER
+from ..engine.plan.plan import SECOND, Plan
 
 SAMPLES_MIN = 10  # ended requests in the window before an error rate means anything
 

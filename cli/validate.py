@@ -7,9 +7,9 @@ from typing import Any
 
 import click
 
-from llm_latency_lens.cli.options import plan_from
-from llm_latency_lens.engine.plan import SECOND, Phase, Plan, masked
-from llm_latency_lens.engine.planfile import plan_sha256
+from ..engine.plan.plan import SECOND, Phase, Plan, masked
+from ..engine.planfile.build import plan_sha256
+from .options import plan_from
 
 
 @click.command()
@@ -20,10 +20,10 @@ def validate(plan_path: str, as_json: bool) -> None:
 
     Everything is checked that can be without asking a server: keys, values, environment variables, files, prices.
     """
-    from llm_latency_lens.cli.run import budget_prices
-    from llm_latency_lens.engine.ports import foreseen
-    from llm_latency_lens.engine.supervisor import geometry_of, worker_count
-    from llm_latency_lens.engine.workload import source_of
+    from ..engine.runs.ports import foreseen
+    from ..engine.runs.supervisor import geometry_of, worker_count
+    from ..engine.workload import source_of
+    from .run import budget_prices
 
     plan = plan_from(plan_path, {})
     budget_prices(plan)
@@ -39,7 +39,7 @@ def validate(plan_path: str, as_json: bool) -> None:
 
 def description(plan: Plan, workers: int) -> list[str]:
     """What a run of the plan will do, a line each."""
-    from llm_latency_lens.engine.schedule import planned_slots
+    from ..engine.load.schedule import planned_slots
 
     lines = [f"{plan.name}: {workers} worker{'s' * (workers > 1)}, seed {plan.seed}"]
     for target in plan.targets:

@@ -14,9 +14,9 @@ from typing import Any, Final
 
 import msgspec
 
-from llm_latency_lens.collectors.snapshot import SCALES, Snapshot
-from llm_latency_lens.engine.plan import SECOND, Alert
-from llm_latency_lens.engine.slo import Objective, objective_of
+from ..engine.plan.plan import SECOND, Alert
+from ..engine.plan.slo import Objective, objective_of
+from .snapshot import SCALES, Snapshot
 
 PERCENTILES: Final = {"p50": 50.0, "p90": 90.0, "p95": 95.0, "p99": 99.0, "p99_9": 99.9}
 

@@ -22,7 +22,7 @@ from typing import Any, Final
 
 import msgspec
 
-from llm_latency_lens.collectors.series import Slab
+from .series import Slab
 
 FILE: Final = "checkpoint"
 REBASE_BYTES: Final = 4 << 20  # deltas up to this size are kept beside the smallest base

@@ -21,20 +21,20 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from llm_latency_lens.collectors import host
-from llm_latency_lens.collectors.books import Books
-from llm_latency_lens.collectors.checkpoint import FILE as CHECKPOINT
-from llm_latency_lens.collectors.checkpoint import Checkpoint, State
-from llm_latency_lens.collectors.cost import Prices
-from llm_latency_lens.collectors.health import Moment, client_of_run, client_of_tick, observe
-from llm_latency_lens.collectors.intake import Drained, Intake
-from llm_latency_lens.collectors.reporting import Losses, Slos, Teller
-from llm_latency_lens.collectors.series import NOBODY, Batch, Condition, Key, Reader, Series, Slab
-from llm_latency_lens.collectors.snapshot import ENCODER, Client, Report, Server, Snapshot
-from llm_latency_lens.engine.manifest import FILE as MANIFEST
-from llm_latency_lens.engine.manifest import Manifest, read_manifest
-from llm_latency_lens.engine.record import LOCAL_TOKENS, UNKNOWN, Outcome
-from llm_latency_lens.engine.ring import Counter
+from ..engine.records.record import LOCAL_TOKENS, UNKNOWN, Outcome
+from ..engine.records.ring import Counter
+from ..engine.runs.manifest import FILE as MANIFEST
+from ..engine.runs.manifest import Manifest, read_manifest
+from . import host
+from .checkpoint import FILE as CHECKPOINT
+from .checkpoint import Checkpoint, State
+from .cost import Prices
+from .health import Moment, client_of_run, client_of_tick, observe
+from .intake import Drained, Intake
+from .report import Losses, Slos, Teller
+from .series import NOBODY, Batch, Condition, Key, Reader, Series, Slab
+from .snapshot import ENCODER, Client, Report, Server, Snapshot
+from .totals import Books
 
 TURN_S: Final = 0.05
 GRACE_NS: Final = 50_000_000  # a tick is closed this long after its end: its last records are on their way

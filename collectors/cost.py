@@ -22,9 +22,9 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from llm_latency_lens.engine.errors import PlanError
-from llm_latency_lens.engine.plan import Plan, Target
-from llm_latency_lens.engine.record import LOCAL_TOKENS, UNKNOWN
+from ..engine.errors import PlanError
+from ..engine.plan.plan import Plan, Target
+from ..engine.records.record import LOCAL_TOKENS, UNKNOWN
 
 _OPENAI = r"(ft:)?(gpt-(?!oss)|chatgpt-|o\d|codex-|text-|davinci|babbage|computer-use)"
 CLOSED_MODELS = {  # dialect -> its provider in the public table, and how the names of its closed models begin

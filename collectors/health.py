@@ -8,12 +8,12 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from llm_latency_lens.collectors import host
-from llm_latency_lens.collectors.checkpoint import Health
-from llm_latency_lens.collectors.series import Series, Tally
-from llm_latency_lens.collectors.snapshot import Client, Lag
-from llm_latency_lens.collectors.statistics import share
-from llm_latency_lens.engine.ring import Counter, lag_value
+from ..engine.records.ring import Counter, lag_value
+from . import host
+from .checkpoint import Health
+from .series import Series, Tally
+from .snapshot import Client, Lag
+from .statistics import share
 
 Counts = Sequence[int]
 NS_PER_US: Final = 1_000

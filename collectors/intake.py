@@ -14,11 +14,11 @@ from typing import Final, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from llm_latency_lens.collectors.checkpoint import SegmentState, State
-from llm_latency_lens.collectors.measures import Records
-from llm_latency_lens.engine import ring
-from llm_latency_lens.engine.errors import SegmentError
-from llm_latency_lens.engine.record import NO_TARGET, UNKNOWN, Outcome, Unsent, record_dtype
+from ..engine.errors import SegmentError
+from ..engine.records import ring
+from ..engine.records.record import NO_TARGET, UNKNOWN, Outcome, Unsent, record_dtype
+from .checkpoint import SegmentState, State
+from .measures import Records
 
 PATTERN: Final = "worker-*.ring"
 _ENDED: Final = (ring.State.DONE, ring.State.DEAD)

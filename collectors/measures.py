@@ -12,8 +12,8 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from llm_latency_lens.collectors.snapshot import SCALES
-from llm_latency_lens.engine.record import FRAMED_ONCE, REUSED, UNKNOWN
+from ..engine.records.record import FRAMED_ONCE, REUSED, UNKNOWN
+from .snapshot import SCALES
 
 Records = npt.NDArray[np.void]
 Flags = npt.NDArray[np.bool_]

@@ -14,11 +14,7 @@ from typing import Any, Final, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from llm_latency_lens.collectors.cost import PICO_PER_UNIT, Prices
-from llm_latency_lens.collectors.histogram import Histogram
-from llm_latency_lens.collectors.measures import Column, Records, Values, measures, output_tokens
-from llm_latency_lens.collectors.snapshot import METRICS, SCALES
-from llm_latency_lens.engine.record import (
+from ..engine.records.record import (
     CLOCK_STEPPED,
     FAILURES,
     GAP_COALESCED,
@@ -36,6 +32,10 @@ from llm_latency_lens.engine.record import (
     Outcome,
     Unsent,
 )
+from .cost import PICO_PER_UNIT, Prices
+from .histogram import Histogram
+from .measures import Column, Records, Values, measures, output_tokens
+from .snapshot import METRICS, SCALES
 
 NOBODY: Final = -1  # target of a slot that ended unsent before it had one, in a plan of several targets
 UNRECORDED: Final = "unrecorded"  # unsent, but a full ring lost the reason

@@ -14,8 +14,8 @@ from typing import Final, NamedTuple
 
 import msgspec
 
-from llm_latency_lens.collectors.snapshot import Server
-from llm_latency_lens.engine.plan import SECOND, Plan
+from ..engine.plan.plan import SECOND, Plan
+from .snapshot import Server
 
 TIMEOUT_S: Final = 5.0
 INTERVAL_MIN_S: Final = 1.0

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from llm_latency_lens.collectors.snapshot import Report, Slo
-from llm_latency_lens.engine.slo import Objective, is_per_request, objective_of
+from ..engine.plan.slo import Objective, is_per_request, objective_of
+from .snapshot import Report, Slo
 
 
 def judge_slos(expressions: tuple[str, ...]) -> Callable[[Report], list[Slo]]:

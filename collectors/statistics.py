@@ -5,21 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Final
 
-from llm_latency_lens.collectors.histogram import Histogram
-from llm_latency_lens.collectors.series import UNRECORDED, Series, Tally
-from llm_latency_lens.collectors.snapshot import (
-    BUCKETS,
-    METRICS,
-    SCALES,
-    Cost,
-    Distribution,
-    Requests,
-    Throughput,
-    Tokens,
-)
-from llm_latency_lens.engine.manifest import PhaseTimes
-from llm_latency_lens.engine.plan import Phase
-from llm_latency_lens.engine.record import FAILURES, Outcome, Unsent
+from ..engine.plan.plan import Phase
+from ..engine.records.record import FAILURES, Outcome, Unsent
+from ..engine.runs.manifest import PhaseTimes
+from .histogram import Histogram
+from .series import UNRECORDED, Series, Tally
+from .snapshot import BUCKETS, METRICS, SCALES, Cost, Distribution, Requests, Throughput, Tokens
 
 PERCENTILES: Final = (50.0, 90.0, 95.0, 99.0, 99.9)
 # The smallest sample from which a p99.9 is told: below it, fewer than 3 or 4 values lie above the quantile.

@@ -26,8 +26,8 @@ from __future__ import annotations
 
 from typing import Any, Final, NamedTuple
 
-from llm_latency_lens.collectors.histogram import RESOLUTION
-from llm_latency_lens.collectors.snapshot import Client, Reason, Verdict
+from .histogram import RESOLUTION
+from .snapshot import Client, Reason, Verdict
 
 MINIMUM_OK: Final = 30
 CPU_BOUND: Final = 0.9

@@ -13,9 +13,9 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from llm_latency_lens.collectors.snapshot import METRICS, Distribution, Interval, Snapshot
-from llm_latency_lens.engine.errors import OutputError
-from llm_latency_lens.exporters import rundir
+from ..collectors.snapshot import METRICS, Distribution, Interval, Snapshot
+from ..engine.errors import OutputError
+from . import rundir
 
 LEVELS: Final = ("count", "mean", "stddev", "min", "max", "p50", "p90", "p95", "p99", "p99_9")
 COLUMNS: Final = (

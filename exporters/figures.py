@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Final
 
-from llm_latency_lens.collectors.snapshot import Distribution, Requests, Slo, Verdict
-from llm_latency_lens.engine.slo import is_per_request
+from ..collectors.snapshot import Distribution, Requests, Slo, Verdict
+from ..engine.plan.slo import is_per_request
 
 MISSING: Final = "–"
 TOO_SMALL: Final = "n/a (n too small)"

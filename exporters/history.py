@@ -9,9 +9,9 @@ from typing import Final
 
 import msgspec
 
-from llm_latency_lens.collectors.alerts import Values, Window
-from llm_latency_lens.collectors.histogram import Histogram
-from llm_latency_lens.collectors.snapshot import (
+from ..collectors.alerts import Values, Window
+from ..collectors.histogram import Histogram
+from ..collectors.snapshot import (
     METRICS,
     SCALES,
     SNAPSHOT_DECODER,
@@ -22,14 +22,14 @@ from llm_latency_lens.collectors.snapshot import (
     TargetReport,
     Verdict,
 )
-from llm_latency_lens.collectors.statistics import P99_9_NEEDS
-from llm_latency_lens.engine.errors import OutputError
-from llm_latency_lens.engine.plan import SECOND
-from llm_latency_lens.exporters.hdrlog import INTERVALS, tag
-from llm_latency_lens.exporters.hdrread import Line, Sums, filled, line_of
-from llm_latency_lens.exporters.partfile import view_at
-from llm_latency_lens.exporters.rundir import read_report, ticks
-from llm_latency_lens.exporters.tail import LOG
+from ..collectors.statistics import P99_9_NEEDS
+from ..engine.errors import OutputError
+from ..engine.plan.plan import SECOND
+from .hdr.read import Line, Sums, filled, line_of
+from .hdr.write import INTERVALS, tag
+from .rundir import read_report, ticks
+from .spool.parts import view_at
+from .spool.tail import LOG
 
 HISTORY: Final = "history"  # folder of the state directory
 

@@ -37,10 +37,10 @@ from urllib.parse import parse_qs, unquote, urlsplit
 
 import msgspec
 
-from llm_latency_lens.collectors.snapshot import Interval, Snapshot
-from llm_latency_lens.engine.errors import PlanError
-from llm_latency_lens.engine.plan import Export, Secret
-from llm_latency_lens.exporters.tail import Refused, Rejected, Unavailable
+from ..collectors.snapshot import Interval, Snapshot
+from ..engine.errors import PlanError
+from ..engine.plan.plan import Export, Secret
+from .spool.tail import Refused, Rejected, Unavailable
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

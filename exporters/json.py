@@ -11,11 +11,11 @@ from typing import Final
 
 import msgspec
 
-from llm_latency_lens.collectors.series import Batch, Slab
-from llm_latency_lens.collectors.snapshot import ENCODER, Report, Snapshot
-from llm_latency_lens.engine.errors import OutputError
-from llm_latency_lens.engine.manifest import Manifest
-from llm_latency_lens.exporters.partfile import PartFile
+from ..collectors.series import Batch, Slab
+from ..collectors.snapshot import ENCODER, Report, Snapshot
+from ..engine.errors import OutputError
+from ..engine.runs.manifest import Manifest
+from .spool.parts import PartFile
 
 SUMMARY: Final = "summary.json"
 INTERVALS: Final = "intervals.jsonl"

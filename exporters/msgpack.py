@@ -16,11 +16,10 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from llm_latency_lens.collectors.measures import Column
-from llm_latency_lens.collectors.series import Batch, Slab
-from llm_latency_lens.collectors.snapshot import METRICS, SCALES, Report, Snapshot
-from llm_latency_lens.engine.manifest import Manifest
-from llm_latency_lens.engine.record import (
+from ..collectors.measures import Column
+from ..collectors.series import Batch, Slab
+from ..collectors.snapshot import METRICS, SCALES, Report, Snapshot
+from ..engine.records.record import (
     ABORT_PLANNED,
     CLOCK_STEPPED,
     LOCAL_TOKENS,
@@ -34,8 +33,9 @@ from llm_latency_lens.engine.record import (
     Outcome,
     Unsent,
 )
-from llm_latency_lens.engine.ring import SLOT_MASK
-from llm_latency_lens.exporters.appendfile import AppendFile
+from ..engine.records.ring import SLOT_MASK
+from ..engine.runs.manifest import Manifest
+from .spool.append import AppendFile
 
 NAME: Final = "requests.msgpack"
 PARTS: Final = 8  # the cap is spread over so many files

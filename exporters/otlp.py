@@ -13,10 +13,10 @@ from collections.abc import Iterator, Mapping
 from typing import Any, Final
 from urllib.parse import urlsplit
 
-from llm_latency_lens.collectors.snapshot import BUCKETS, Interval, Snapshot
-from llm_latency_lens.engine.errors import PlanError
-from llm_latency_lens.engine.plan import Export, Secret
-from llm_latency_lens.exporters.tail import Unavailable
+from ..collectors.snapshot import BUCKETS, Interval, Snapshot
+from ..engine.errors import PlanError
+from ..engine.plan.plan import Export, Secret
+from .spool.tail import Unavailable
 
 HISTOGRAMS: Final = {
     "e2e_ms": "gen_ai.client.operation.duration",

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
 
-from llm_latency_lens.engine.errors import OutputError, PlanError
-from llm_latency_lens.exporters import rundir
+from ..engine.errors import OutputError, PlanError
+from . import rundir
 
 ROWS: Final = 50_000
 TEXTS: Final = frozenset({"phase", "target", "outcome", "unsent", "message", "request_id", "finish"})

@@ -28,9 +28,9 @@ from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Final
 from urllib.parse import urlsplit
 
-from llm_latency_lens.collectors.snapshot import BUCKETS, Client, Interval, Snapshot
-from llm_latency_lens.engine.errors import OutputError, PlanError
-from llm_latency_lens.engine.plan import Export
+from ..collectors.snapshot import BUCKETS, Client, Interval, Snapshot
+from ..engine.errors import OutputError, PlanError
+from ..engine.plan.plan import Export
 
 if TYPE_CHECKING:
     from aiohttp import web

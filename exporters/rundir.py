@@ -8,10 +8,10 @@ from typing import Any
 
 import msgspec
 
-from llm_latency_lens.collectors.snapshot import REPORT_DECODER, SNAPSHOT_DECODER, Report, Snapshot
-from llm_latency_lens.engine.errors import OutputError
-from llm_latency_lens.engine.rundir import LIVE
-from llm_latency_lens.exporters.partfile import lines_of
+from ..collectors.snapshot import REPORT_DECODER, SNAPSHOT_DECODER, Report, Snapshot
+from ..engine.errors import OutputError
+from ..engine.runs.rundir import LIVE
+from .spool.parts import lines_of
 
 READ_BYTES = 1 << 20
 

@@ -11,7 +11,7 @@ from queue import Queue
 from time import monotonic, sleep
 from typing import Any, Final
 
-from llm_latency_lens.engine.plan import Secret
+from ..engine.plan.plan import Secret
 
 TIMEOUT_S: Final = 10.0
 TRIES: Final = 5

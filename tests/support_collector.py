@@ -8,9 +8,9 @@ import numpy as np
 
 from llm_latency_lens.collectors.cost import Prices
 from llm_latency_lens.collectors.series import Batch, Condition, Reader, Series, Slab
-from llm_latency_lens.engine.manifest import Manifest, PhaseTimes
-from llm_latency_lens.engine.plan import Load, Output, Phase, Plan, Shape, Target, Workload
-from llm_latency_lens.engine.record import FIELDS, UNKNOWN, Outcome, record_dtype
+from llm_latency_lens.engine.plan.plan import Load, Output, Phase, Plan, Shape, Target, Workload
+from llm_latency_lens.engine.records.record import FIELDS, UNKNOWN, Outcome, record_dtype
+from llm_latency_lens.engine.runs.manifest import Manifest, PhaseTimes
 
 MS = 1_000_000
 SECOND = 1_000_000_000

@@ -7,9 +7,9 @@ from typing import Any, NamedTuple
 
 from llm_latency_lens.engine.dialects import TOKEN, VISIBLE, Prompt, Reply
 from llm_latency_lens.engine.dialects.table import DIALECTS, framing_for
-from llm_latency_lens.engine.framing import framing_of
-from llm_latency_lens.engine.plan import Generic, Secret, Target
-from llm_latency_lens.engine.record import UNKNOWN, Outcome
+from llm_latency_lens.engine.plan.plan import Generic, Secret, Target
+from llm_latency_lens.engine.records.record import UNKNOWN, Outcome
+from llm_latency_lens.engine.wire.framing import framing_of
 
 KEY = "sk-not-a-real-key"
 ASKED = Prompt(({"role": "user", "content": "how fast"},))

@@ -8,10 +8,10 @@ from urllib.parse import urlsplit
 
 from llm_latency_lens.engine.dialects import Prompt
 from llm_latency_lens.engine.dialects.table import DIALECTS, framing_for
-from llm_latency_lens.engine.endpoint import Endpoint
-from llm_latency_lens.engine.framing import Framing, framing_of
-from llm_latency_lens.engine.http1 import ResponseParser
-from llm_latency_lens.engine.plan import Target
+from llm_latency_lens.engine.plan.plan import Target
+from llm_latency_lens.engine.wire.endpoint import Endpoint
+from llm_latency_lens.engine.wire.framing import Framing, framing_of
+from llm_latency_lens.engine.wire.http1 import ResponseParser
 from tests.support_dialects import Read, told
 
 HELLO = Prompt(({"role": "user", "content": "hello there"},), max_tokens=8)

@@ -33,8 +33,8 @@ from llm_latency_lens.collectors.snapshot import (
     Tokens,
     Verdict,
 )
-from llm_latency_lens.engine.manifest import Manifest, PhaseTimes
-from llm_latency_lens.engine.plan import Load, Phase, Plan, Shape, Target, Workload
+from llm_latency_lens.engine.plan.plan import Load, Phase, Plan, Shape, Target, Workload
+from llm_latency_lens.engine.runs.manifest import Manifest, PhaseTimes
 
 START_NS = 1_700_000_000_000_000_000
 SECOND = 1_000_000_000

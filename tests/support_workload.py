@@ -8,7 +8,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from llm_latency_lens.engine.plan import Length, Plan, Target, Workload
+from llm_latency_lens.engine.plan.plan import Length, Plan, Target, Workload
 from llm_latency_lens.engine.workload import Item, Source, source_of
 
 

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llm_latency_lens.engine.address import Address, parse_url, shown
 from llm_latency_lens.engine.errors import PlanError
+from llm_latency_lens.engine.plan.address import Address, parse_url, shown
 
 URLS: list[tuple[str, str, Address]] = [
     ("a port of its own", "http://h:8000/v1", Address("http", "h", 8000, "h:8000", "/v1", "", None, None)),

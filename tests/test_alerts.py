@@ -8,7 +8,7 @@ import pytest
 
 from llm_latency_lens.collectors.alerts import AlertBook, Values, Window, statistic, told
 from llm_latency_lens.collectors.snapshot import Cost, Interval, Requests, Snapshot, Tokens
-from llm_latency_lens.engine.plan import SECOND, Alert, Secret
+from llm_latency_lens.engine.plan.plan import SECOND, Alert, Secret
 
 
 def tick(second: int, ok: int = 0, failed: int = 0, target: str = "a", usd: float | None = None) -> Snapshot:

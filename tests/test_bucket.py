@@ -12,8 +12,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from llm_latency_lens.engine.bucket import MINUTE_NS, Bucket, Limiter, buckets_of, burst_of, most_workers
-from llm_latency_lens.engine.plan import SECOND, Limits, Plan, Workload
+from llm_latency_lens.engine.load.limits import MINUTE_NS, Bucket, Limiter, buckets_of, burst_of, most_workers
+from llm_latency_lens.engine.plan.plan import SECOND, Limits, Plan, Workload
 from tests.support_lens import accounts, lens
 from tests.support_simulator import simulator
 from tests.support_workload import target

@@ -12,8 +12,8 @@ from time import sleep
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llm_latency_lens.engine.budget import Budget
-from llm_latency_lens.engine.record import UNKNOWN
+from llm_latency_lens.engine.load.budget import Budget
+from llm_latency_lens.engine.records.record import UNKNOWN
 from tests.support_lens import accounts, finish, manifest_of, measured, running
 from tests.support_simulator import FAST, simulator
 

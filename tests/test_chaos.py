@@ -20,8 +20,8 @@ from time import monotonic, sleep
 import psutil
 import pytest
 
-from llm_latency_lens.collectors.reporting import RANGES_TOLD, ticks_told
-from llm_latency_lens.engine.manifest import OUTAGES_KEPT, Manifest
+from llm_latency_lens.collectors.report import RANGES_TOLD, ticks_told
+from llm_latency_lens.engine.runs.manifest import OUTAGES_KEPT, Manifest
 from tests.chaos import RATE, REPLIES, WORKERS, load, pids_of, reconcile, rows_of, storm
 from tests.support_collector import SECOND
 from tests.support_collector import plan as small_plan

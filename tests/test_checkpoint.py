@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from llm_latency_lens.collectors import checkpoint as c
 from llm_latency_lens.collectors.checkpoint import Checkpoint, SegmentState, State
 from llm_latency_lens.collectors.series import Slab
-from llm_latency_lens.engine.record import Outcome
+from llm_latency_lens.engine.records.record import Outcome
 from tests.support_collector import MS, START, fields, slab
 
 

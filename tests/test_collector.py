@@ -20,19 +20,13 @@ from hdrh.histogram import HdrHistogram
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from llm_latency_lens.cli.collect import collector_of
+from llm_latency_lens.cli.processes.collect import collector_of
 from llm_latency_lens.collectors.collector import GRACE_NS, Collector
-from llm_latency_lens.collectors.snapshot import (
-    REPORT_DECODER,
-    SNAPSHOT_DECODER,
-    Report,
-    Requests,
-    Snapshot,
-)
-from llm_latency_lens.engine.manifest import Manifest, PhaseTimes
-from llm_latency_lens.engine.plan import Plan
-from llm_latency_lens.engine.record import FAILURES, GAP_COALESCED, Outcome, Unsent
-from llm_latency_lens.engine.ring import Counter, Geometry, SegmentWriter, mark_dead
+from llm_latency_lens.collectors.snapshot import REPORT_DECODER, SNAPSHOT_DECODER, Report, Requests, Snapshot
+from llm_latency_lens.engine.plan.plan import Plan
+from llm_latency_lens.engine.records.record import FAILURES, GAP_COALESCED, Outcome, Unsent
+from llm_latency_lens.engine.records.ring import Counter, Geometry, SegmentWriter, mark_dead
+from llm_latency_lens.engine.runs.manifest import Manifest, PhaseTimes
 from tests.support_collector import MS, SECOND, START, fields, manifest, plan, unsent, values
 from tests.test_exporter_json import rows_of
 from tests.test_hdrlog import read
@@ -418,7 +412,7 @@ def process(tmp_path: Path) -> Iterator[list[subprocess.Popen[bytes]]]:
 
 
 def start(run: Run) -> subprocess.Popen[bytes]:
-    command = [sys.executable, "-m", "llm_latency_lens.cli.collect", "--segment-dir", str(run.segment_dir)]
+    command = [sys.executable, "-m", "llm_latency_lens.cli.processes.collect", "--segment-dir", str(run.segment_dir)]
     return subprocess.Popen([*command, "--parent", str(os.getpid())], stderr=subprocess.PIPE)
 
 

@@ -16,7 +16,7 @@ from rich.console import Console
 
 from llm_latency_lens.collectors.snapshot import Distribution, ErrorSample, Reason, Report, Verdict
 from llm_latency_lens.exporters import figures
-from llm_latency_lens.exporters.console import LiveConsole, View, final_table, print_final, progress_of
+from llm_latency_lens.exporters.console.live import LiveConsole, View, final_table, print_final, progress_of
 from tests.support_runs import FakeRun
 
 WIDTHS = (80, 100, 120)
@@ -178,7 +178,7 @@ def test_a_blocked_terminal_blocks_nobody_but_its_own_thread(tmp_path: Path, mon
 def test_a_process_with_a_blocked_terminal_still_exits(tmp_path: Path) -> None:
     FakeRun(ticks=5, targets=1).write_segment(tmp_path, until=3)
     code = (
-        "import sys; from pathlib import Path; from llm_latency_lens.exporters.console import LiveConsole;"
+        "import sys; from pathlib import Path; from llm_latency_lens.exporters.console.live import LiveConsole;"
         "l = LiveConsole(Path(sys.argv[1])).start(); l.stop(0.5); print('out'); sys.exit(7)"
     )
     leader, follower = pty.openpty()
@@ -198,7 +198,7 @@ def test_a_process_with_a_blocked_terminal_still_exits(tmp_path: Path) -> None:
 
 
 def test_a_pipe_gets_plain_lines_without_escape_codes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("llm_latency_lens.exporters.console.PLAIN_S", 0.0)
+    monkeypatch.setattr("llm_latency_lens.exporters.console.live.PLAIN_S", 0.0)
     FakeRun(ticks=10, targets=2).write_segment(tmp_path, until=5)
     source, sink = os.pipe()
     live = LiveConsole(tmp_path, fd=sink).start()
@@ -232,7 +232,7 @@ def test_no_color_is_obeyed_and_the_table_goes_to_the_given_descriptor(monkeypat
 
 
 def test_importing_the_console_does_not_import_rich() -> None:
-    code = "import sys, llm_latency_lens.exporters.console; print('rich' in sys.modules, 'numpy' in sys.modules)"
+    code = "import sys, llm_latency_lens.exporters.console.live; print('rich' in sys.modules, 'numpy' in sys.modules)"
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert out.stdout == "False False\n"
 

@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 
 from llm_latency_lens.collectors.cost import Prices, price, prices_of
 from llm_latency_lens.engine.errors import PlanError
-from llm_latency_lens.engine.plan import Plan
-from llm_latency_lens.engine.record import LOCAL_TOKENS, UNKNOWN
+from llm_latency_lens.engine.plan.plan import Plan
+from llm_latency_lens.engine.records.record import LOCAL_TOKENS, UNKNOWN
 from tests.support_collector import fields, plan, records
 from tests.support_lens import measured
 from tests.support_simulator import FAST, simulator

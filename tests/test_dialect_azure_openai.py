@@ -7,7 +7,7 @@ import json
 import pytest
 
 from llm_latency_lens.engine.dialects.outcomes import refusal
-from llm_latency_lens.engine.record import Outcome
+from llm_latency_lens.engine.records.record import Outcome
 from tests.support_dialects import FILTER_RESULTS, KEY, TALK, asked, bits_of, chat, fresh
 
 DATED = "/openai/deployments/m/chat/completions?api-version="

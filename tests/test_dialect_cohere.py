@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from llm_latency_lens.engine.dialects import END, FAILED, TOKEN, VISIBLE
-from llm_latency_lens.engine.record import UNKNOWN, Outcome
+from llm_latency_lens.engine.records.record import UNKNOWN, Outcome
 from tests.support_dialects import COHERE, KEY, TALK, asked, bits_of, cohere_delta, fresh, read_whole
 
 BOTH = TOKEN | VISIBLE

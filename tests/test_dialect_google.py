@@ -9,7 +9,7 @@ import pytest
 
 from llm_latency_lens.engine.dialects import END, FAILED, TOKEN, VISIBLE
 from llm_latency_lens.engine.dialects.google import FILTERED
-from llm_latency_lens.engine.record import UNKNOWN, Outcome
+from llm_latency_lens.engine.records.record import UNKNOWN, Outcome
 from tests.support_dialects import (
     GENERATED,
     GOOGLE_USAGE,

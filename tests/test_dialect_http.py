@@ -10,8 +10,8 @@ import pytest
 from llm_latency_lens.engine.dialects import END, FAILED, TOKEN, VISIBLE, Prompt
 from llm_latency_lens.engine.dialects.table import DIALECTS
 from llm_latency_lens.engine.errors import PlanError
-from llm_latency_lens.engine.plan import Generic
-from llm_latency_lens.engine.record import UNKNOWN, Outcome
+from llm_latency_lens.engine.plan.plan import Generic
+from llm_latency_lens.engine.records.record import UNKNOWN, Outcome
 from tests.support_dialects import ASKED, KEY, OLLAMA, TALK, asked, fresh, read, read_whole, target
 
 BOTH = TOKEN | VISIBLE

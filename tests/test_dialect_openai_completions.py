@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from llm_latency_lens.engine.dialects import END, FAILED, TOKEN, VISIBLE
-from llm_latency_lens.engine.record import Outcome
+from llm_latency_lens.engine.records.record import Outcome
 from tests.support_dialects import OPENAI_USAGE, SHOWN, TALK, asked, bits_of, complete, fresh, read_whole
 
 TRAPS: list[tuple[str, Any, int]] = [

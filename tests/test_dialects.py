@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from llm_latency_lens.engine.dialects import FAILED, TOKEN
 from llm_latency_lens.engine.dialects.outcomes import refusal
 from llm_latency_lens.engine.dialects.table import DIALECTS, framing_for
-from llm_latency_lens.engine.plan import Generic
-from llm_latency_lens.engine.record import UNKNOWN, Outcome
+from llm_latency_lens.engine.plan.plan import Generic
+from llm_latency_lens.engine.records.record import UNKNOWN, Outcome
 from tests.support_dialects import KEY, STREAMS, TALK, asked, bits_of, fresh, read, target
 
 EVERY = sorted(DIALECTS)

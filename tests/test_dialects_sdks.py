@@ -18,7 +18,7 @@ import pytest
 
 from llm_latency_lens.engine.dialects import Prompt
 from llm_latency_lens.engine.dialects.table import DIALECTS
-from llm_latency_lens.engine.plan import Target
+from llm_latency_lens.engine.plan.plan import Target
 from tests.support_dialects import fresh, read, read_whole, target
 from tests.support_simulator import Simulator, simulator
 

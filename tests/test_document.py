@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from llm_latency_lens.engine.document import Node, Source, dotted, read_document
 from llm_latency_lens.engine.errors import PlanError
+from llm_latency_lens.engine.planfile.document import Node, Source, dotted, read_document
 
 YAML = """\
 # a comment

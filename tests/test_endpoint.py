@@ -4,9 +4,9 @@ import socket
 
 import pytest
 
-from llm_latency_lens.engine import endpoint
-from llm_latency_lens.engine.endpoint import DNS_TTL_NS, Endpoint
-from llm_latency_lens.engine.plan import Target
+from llm_latency_lens.engine.plan.plan import Target
+from llm_latency_lens.engine.wire import endpoint
+from llm_latency_lens.engine.wire.endpoint import DNS_TTL_NS, Endpoint
 
 
 def made(base_url: str) -> Endpoint:

@@ -10,10 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llm_latency_lens.engine import record
 from llm_latency_lens.engine.dialects import END, FAILED, TOKEN, VISIBLE, Reply
-from llm_latency_lens.engine.exchange import Exchange
-from llm_latency_lens.engine.record import (
+from llm_latency_lens.engine.records import record
+from llm_latency_lens.engine.records.record import (
     FIELDS,
     GAP_COALESCED,
     GAP_MAX,
@@ -23,6 +22,7 @@ from llm_latency_lens.engine.record import (
     UNKNOWN,
     Outcome,
 )
+from llm_latency_lens.engine.wire.exchange import Exchange
 
 SEND = 1_000_000
 MEANINGS = {

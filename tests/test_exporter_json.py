@@ -18,11 +18,11 @@ from msgpack import Unpacker
 from llm_latency_lens.collectors.series import Reader, Slab
 from llm_latency_lens.collectors.snapshot import SNAPSHOT_DECODER, Report, Run, Snapshot
 from llm_latency_lens.engine.errors import OutputError
-from llm_latency_lens.engine.record import NO_TARGET, Outcome, Unsent
-from llm_latency_lens.exporters import appendfile
-from llm_latency_lens.exporters.appendfile import AppendFile
+from llm_latency_lens.engine.records.record import NO_TARGET, Outcome, Unsent
 from llm_latency_lens.exporters.json import IntervalLog, write_summary
 from llm_latency_lens.exporters.msgpack import RequestLog, parts
+from llm_latency_lens.exporters.spool import append as appendfile
+from llm_latency_lens.exporters.spool.append import AppendFile
 from tests.support_collector import START, batch, fields, manifest, plan, records, unsent
 from tests.test_hdrlog import REPORT, snapshot
 

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llm_latency_lens.engine import framing as framings
 from llm_latency_lens.engine.errors import ProtocolError
-from llm_latency_lens.engine.framing import FRAMINGS, framing_of
+from llm_latency_lens.engine.wire import framing as framings
+from llm_latency_lens.engine.wire.framing import FRAMINGS, framing_of
 
 NDJSON: list[tuple[str, bytes, list[bytes]]] = [
     ("one line", b'{"a":1}\n', [b'{"a":1}']),

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from llm_latency_lens.engine.plan import Export, Secret
+from llm_latency_lens.engine.plan.plan import Export, Secret
 from llm_latency_lens.exporters.influxdb import InfluxDB
 from llm_latency_lens.exporters.prometheus import Totals
 from tests.support_databases import Influx, VictoriaMetrics

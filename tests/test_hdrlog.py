@@ -10,9 +10,9 @@ from hdrh.log import HistogramLogReader
 from llm_latency_lens.collectors.histogram import DIGITS, HIGHEST, LOWEST
 from llm_latency_lens.collectors.series import Slab
 from llm_latency_lens.collectors.snapshot import Report, Run, Snapshot
-from llm_latency_lens.engine.manifest import Manifest
-from llm_latency_lens.exporters.hdrlog import INTERVALS, TOTALS, IntervalHistograms, tag, write_totals
-from llm_latency_lens.exporters.hdrread import sums
+from llm_latency_lens.engine.runs.manifest import Manifest
+from llm_latency_lens.exporters.hdr.read import sums
+from llm_latency_lens.exporters.hdr.write import INTERVALS, TOTALS, IntervalHistograms, tag, write_totals
 from tests.support_collector import MS, START, fields, manifest, plan, slab
 
 REPORT = Report(run=Run(id="r", name="n", version="0", started_at=""))

@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from llm_latency_lens.collectors.histogram import Histogram
 from llm_latency_lens.collectors.snapshot import ENCODER, SCALES
 from llm_latency_lens.engine.errors import OutputError
-from llm_latency_lens.exporters import hdrread
-from llm_latency_lens.exporters import html as report
+from llm_latency_lens.exporters.hdr import read as hdrread
+from llm_latency_lens.exporters.html import page as report
 from tests.support_browser import opened
 from tests.support_runs import FakeRun
 

@@ -11,10 +11,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llm_latency_lens.engine import http1
 from llm_latency_lens.engine.dialects import HttpRequest
 from llm_latency_lens.engine.errors import PlanError, ProtocolError
-from llm_latency_lens.engine.http1 import ResponseParser, encode_request
+from llm_latency_lens.engine.wire import http1
+from llm_latency_lens.engine.wire.http1 import ResponseParser, encode_request
 
 OK = b"HTTP/1.1 200 OK\r\n"
 CHUNKED = OK + b"Transfer-Encoding: chunked\r\n\r\n"

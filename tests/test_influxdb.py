@@ -14,10 +14,10 @@ import pytest
 
 from llm_latency_lens.collectors.snapshot import ENCODER, Snapshot
 from llm_latency_lens.engine.errors import PlanError
-from llm_latency_lens.engine.plan import ENCODER as ENCODER_OF_PLANS
-from llm_latency_lens.engine.plan import Export, Secret
+from llm_latency_lens.engine.plan.plan import ENCODER as ENCODER_OF_PLANS
+from llm_latency_lens.engine.plan.plan import Export, Secret
 from llm_latency_lens.exporters.influxdb import InfluxDB, address_of, lines
-from llm_latency_lens.exporters.tail import Pump, Refused, Tail, Unavailable, cursors
+from llm_latency_lens.exporters.spool.tail import Pump, Refused, Tail, Unavailable, cursors
 from tests.support_databases import Influx, VictoriaMetrics, free_port
 from tests.support_runs import FakeRun
 
@@ -221,7 +221,7 @@ def test_the_exporter_process_killed_in_mid_run_goes_on_where_it_was(influx: Inf
     body = ENCODER_OF_PLANS.encode(plan)
 
     def started() -> subprocess.Popen[bytes]:
-        command = [sys.executable, "-m", "llm_latency_lens.cli.export", "--run-dir", str(tmp_path)]
+        command = [sys.executable, "-m", "llm_latency_lens.cli.processes.export", "--run-dir", str(tmp_path)]
         process = subprocess.Popen(command, stdin=subprocess.PIPE)
         assert process.stdin is not None
         with process.stdin:

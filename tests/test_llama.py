@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 import numpy as np
 import pytest
 
-from llm_latency_lens.engine.plan import Target
+from llm_latency_lens.engine.plan.plan import Target
 from tests.support_lens import accounts, measured
 from tests.support_llama import llama_server
 from tests.support_replay import bytewise, played, recorded

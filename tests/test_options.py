@@ -10,9 +10,9 @@ import pytest
 from click.testing import CliRunner
 
 from llm_latency_lens.cli.options import OPTIONS, apply_flags, plan_from, run_options
-from llm_latency_lens.engine.document import Source
 from llm_latency_lens.engine.errors import PlanError
-from llm_latency_lens.engine.plan import SECOND, Length, Plan, Secret
+from llm_latency_lens.engine.plan.plan import SECOND, Length, Plan, Secret
+from llm_latency_lens.engine.planfile.document import Source
 
 S = SECOND
 ENVIRON = {"KEY": "sk-1"}

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from llm_latency_lens.engine.errors import PlanError
-from llm_latency_lens.engine.plan import Export, Secret
+from llm_latency_lens.engine.plan.plan import Export, Secret
 from llm_latency_lens.exporters.otlp import Otlp, endpoint_of
-from llm_latency_lens.exporters.tail import Unavailable
+from llm_latency_lens.exporters.spool.tail import Unavailable
 from tests.support_databases import Daemon, answers, free_port
 from tests.support_runs import FakeRun
 

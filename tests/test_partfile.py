@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 from llm_latency_lens.collectors.snapshot import ENCODER
 from llm_latency_lens.exporters.history import Lines
-from llm_latency_lens.exporters.partfile import PartFile, lines_of, parts_of, view_at
-from llm_latency_lens.exporters.tail import Tail
+from llm_latency_lens.exporters.spool.parts import PartFile, lines_of, parts_of, view_at
+from llm_latency_lens.exporters.spool.tail import Tail
 from tests.support_runs import FakeRun
 
 

@@ -12,11 +12,23 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from llm_latency_lens.engine import planfile, probefile
-from llm_latency_lens.engine.document import Source, read_document
 from llm_latency_lens.engine.errors import PlanError
-from llm_latency_lens.engine.plan import DECODER, ENCODER, MASK, SECOND, Length, Load, Plan, Secret, masked, secrets
-from llm_latency_lens.engine.planfile import make_plan, plan_sha256, stripped
+from llm_latency_lens.engine.plan.plan import (
+    DECODER,
+    ENCODER,
+    MASK,
+    SECOND,
+    Length,
+    Load,
+    Plan,
+    Secret,
+    masked,
+    secrets,
+)
+from llm_latency_lens.engine.planfile import build as planfile
+from llm_latency_lens.engine.planfile import probe as probefile
+from llm_latency_lens.engine.planfile.build import make_plan, plan_sha256, stripped
+from llm_latency_lens.engine.planfile.document import Source, read_document
 
 S = SECOND
 ENVIRON = {"KEY": "sk-1", "INFLUX_TOKEN": "it", "HOST": "h"}

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llm_latency_lens.engine.errors import PlanError
-from llm_latency_lens.engine.pointer import found_at, steps_of
+from llm_latency_lens.engine.plan.pointer import found_at, steps_of
 
 DOCUMENT: dict[str, Any] = {
     "foo": ["bar", "baz"],

@@ -4,10 +4,10 @@ from pathlib import Path
 
 import pytest
 
-from llm_latency_lens.engine.document import Source
-from llm_latency_lens.engine.plan import Plan
-from llm_latency_lens.engine.planfile import make_plan
-from llm_latency_lens.engine.ports import PortWatch, available, foreseen
+from llm_latency_lens.engine.plan.plan import Plan
+from llm_latency_lens.engine.planfile.build import make_plan
+from llm_latency_lens.engine.planfile.document import Source
+from llm_latency_lens.engine.runs.ports import PortWatch, available, foreseen
 from tests.support_lens import lens
 from tests.support_simulator import FAST, simulator
 
@@ -62,7 +62,7 @@ def test_a_load_that_will_run_out_of_ports_is_seen_coming(
 
 def test_ports_that_run_out_are_told_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     now = [0.0]
-    monkeypatch.setattr("llm_latency_lens.engine.ports.monotonic", lambda: now[0])
+    monkeypatch.setattr("llm_latency_lens.engine.runs.ports.monotonic", lambda: now[0])
     watch = PortWatch(plan(HOSTED, {"rate": 1}), machine(tmp_path))
     told = []
     for waiting in (0, 7_000, 7_990, 9_000):

@@ -11,7 +11,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from llm_latency_lens.engine.notify import Notifier
+from llm_latency_lens.engine.runs.notify import Notifier
 from tests.support_lens import accounts, lens
 from tests.support_probe import managed
 from tests.support_simulator import FAST, simulator

@@ -10,7 +10,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from llm_latency_lens.engine.errors import OutputError, PlanError
-from llm_latency_lens.engine.plan import ENCODER, Export, Secret
+from llm_latency_lens.engine.plan.plan import ENCODER, Export, Secret
 from llm_latency_lens.exporters.prometheus import Prometheus, Totals, address_of
 from tests.support_databases import answers, free_port, unpacked
 from tests.support_runs import FakeRun
@@ -131,7 +131,8 @@ def test_the_exporter_process_serves_a_run_and_ends_with_it(tmp_path: Path) -> N
     )
     body = ENCODER.encode(plan)
     process = subprocess.Popen(
-        [sys.executable, "-m", "llm_latency_lens.cli.export", "--run-dir", str(tmp_path)], stdin=subprocess.PIPE
+        [sys.executable, "-m", "llm_latency_lens.cli.processes.export", "--run-dir", str(tmp_path)],
+        stdin=subprocess.PIPE,
     )
     assert process.stdin is not None
     with process.stdin:

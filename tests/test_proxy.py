@@ -6,9 +6,9 @@ import base64
 
 import pytest
 
-from llm_latency_lens.engine.address import parse_url
 from llm_latency_lens.engine.errors import PlanError, ProtocolError
-from llm_latency_lens.engine.proxy import Tunnel, authorization, connect_request, proxy_for
+from llm_latency_lens.engine.plan.address import parse_url
+from llm_latency_lens.engine.wire.proxy import Tunnel, authorization, connect_request, proxy_for
 
 PROXY = "http://p:3128"
 CHOSEN: list[tuple[str, str, str | None, dict[str, str], str | None]] = [

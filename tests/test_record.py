@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llm_latency_lens.engine import record
-from llm_latency_lens.engine.record import (
+from llm_latency_lens.engine.records import record
+from llm_latency_lens.engine.records.record import (
     FAILURES,
     FIELDS,
     GAP_BITS,

@@ -20,10 +20,10 @@ from llm_latency_lens.cli import recover as command
 from llm_latency_lens.cli import run as run_command
 from llm_latency_lens.cli.recover import recover_run
 from llm_latency_lens.collectors.snapshot import REPORT_DECODER
-from llm_latency_lens.engine import rundir
 from llm_latency_lens.engine.errors import LensError
-from llm_latency_lens.engine.manifest import PhaseTimes
-from llm_latency_lens.engine.ring import Counter
+from llm_latency_lens.engine.records.ring import Counter
+from llm_latency_lens.engine.runs import rundir
+from llm_latency_lens.engine.runs.manifest import PhaseTimes
 from tests.support_collector import MS, SECOND, START, plan, values
 from tests.test_collector import TICK, Run, ended, gaps, start
 

@@ -12,9 +12,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from llm_latency_lens.engine.plan import SECOND, Retry
-from llm_latency_lens.engine.record import Outcome
-from llm_latency_lens.engine.retry import DAY_NS, retry_delay_ns, told_ns
+from llm_latency_lens.engine.load.retry import DAY_NS, retry_delay_ns, told_ns
+from llm_latency_lens.engine.plan.plan import SECOND, Retry
+from llm_latency_lens.engine.records.record import Outcome
 from tests.support_lens import accounts, lens
 from tests.support_simulator import simulator
 

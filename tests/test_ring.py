@@ -19,8 +19,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llm_latency_lens.engine.errors import SegmentError
-from llm_latency_lens.engine.record import FIELDS, NO_TARGET, OUTCOMES, SLOT_BYTES, Outcome, record_dtype
-from llm_latency_lens.engine.ring import (
+from llm_latency_lens.engine.records.record import FIELDS, NO_TARGET, OUTCOMES, SLOT_BYTES, Outcome, record_dtype
+from llm_latency_lens.engine.records.ring import (
     DETAIL_MAX,
     LAG_BUCKETS,
     NUMBER_MASK,
@@ -507,7 +507,7 @@ def test_any_other_refusal_is_told_as_it_is(directory: Path, monkeypatch: pytest
 def test_a_limit_of_the_file_size_is_met_at_the_start_and_not_by_a_signal_later(directory: Path) -> None:
     """RLIMIT_FSIZE stands for a tmpfs that is too small: both refuse posix_fallocate."""
     program = (
-        "import resource, sys; from pathlib import Path; from llm_latency_lens.engine.ring import *;"
+        "import resource, sys; from pathlib import Path; from llm_latency_lens.engine.records.ring import *;"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, 1 << 20));"
         "SegmentWriter.create(Path(sys.argv[1]), Geometry(1 << 16, 16, 16, 16, 1, 1), worker=0)"
     )

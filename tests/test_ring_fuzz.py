@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 
 from llm_latency_lens.collectors.checkpoint import State
 from llm_latency_lens.collectors.intake import Drained, Intake
-from llm_latency_lens.engine import ring
 from llm_latency_lens.engine.errors import SegmentError
-from llm_latency_lens.engine.ring import Counter, Layout, SegmentWriter
+from llm_latency_lens.engine.records import ring
+from llm_latency_lens.engine.records.ring import Counter, Layout, SegmentWriter
 from tests.support_ring import KILLED, detail_of, gaps_of, values_of
 
 LAYOUT = Layout(KILLED)

@@ -17,9 +17,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from llm_latency_lens.engine import ring
-from llm_latency_lens.engine.record import Outcome
-from llm_latency_lens.engine.ring import (
+from llm_latency_lens.engine.records import ring
+from llm_latency_lens.engine.records.record import Outcome
+from llm_latency_lens.engine.records.ring import (
     PHASE_SHIFT,
     SLOT_MASK,
     Counter,

@@ -18,7 +18,7 @@ import pytest
 from hdrh.histogram import HdrHistogram
 
 from llm_latency_lens.collectors.snapshot import SCALES
-from llm_latency_lens.exporters import hdrread
+from llm_latency_lens.exporters.hdr import read as hdrread
 from tests.support_databases import Influx, VictoriaMetrics, free_port
 from tests.support_lens import LENS, accounts, environment, finish, lens, manifest_of, running
 from tests.support_simulator import FAST, Simulator, simulator

@@ -12,11 +12,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from llm_latency_lens.engine import arrivals
-from llm_latency_lens.engine.arrivals import LEAF, ROOT, Arrivals
-from llm_latency_lens.engine.plan import SECOND, Load, Phase, Plan, Shape, Workload
-from llm_latency_lens.engine.rate import integral_of
-from llm_latency_lens.engine.schedule import Closed, Open, planned_slots, schedule_of
+from llm_latency_lens.engine.load import arrivals
+from llm_latency_lens.engine.load.arrivals import LEAF, ROOT, Arrivals
+from llm_latency_lens.engine.load.rate import integral_of
+from llm_latency_lens.engine.load.schedule import Closed, Open, planned_slots, schedule_of
+from llm_latency_lens.engine.plan.plan import SECOND, Load, Phase, Plan, Shape, Workload
 from tests.support_chance import anderson_darling, gap_cdf, kolmogorov_smirnov
 from tests.support_workload import target
 

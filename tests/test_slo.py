@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llm_latency_lens.engine.errors import PlanError
-from llm_latency_lens.engine.slo import (
+from llm_latency_lens.engine.plan.slo import (
     DISTRIBUTIONS,
     OPERATORS,
     PER_REQUEST,

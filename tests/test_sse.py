@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llm_latency_lens.engine import sse
 from llm_latency_lens.engine.errors import ProtocolError
-from llm_latency_lens.engine.sse import BOM, Event, SseFraming
+from llm_latency_lens.engine.wire import sse
+from llm_latency_lens.engine.wire.sse import BOM, Event, SseFraming
 
 LINE_ENDS = {"LF": b"\n", "CRLF": b"\r\n", "CR": b"\r"}
 

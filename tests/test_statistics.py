@@ -25,9 +25,9 @@ from llm_latency_lens.collectors.statistics import (
     tokens,
     window_ns,
 )
-from llm_latency_lens.engine import record as r
-from llm_latency_lens.engine.manifest import PhaseTimes
-from llm_latency_lens.engine.record import GAP_COALESCED, GAP_USER_CLOCK, NO_TARGET, UNKNOWN, Outcome, Unsent
+from llm_latency_lens.engine.records import record as r
+from llm_latency_lens.engine.records.record import GAP_COALESCED, GAP_USER_CLOCK, NO_TARGET, UNKNOWN, Outcome, Unsent
+from llm_latency_lens.engine.runs.manifest import PhaseTimes
 from tests.support_collector import MS, SECOND, START, fields, plan, records, series, slab, unsent
 
 NOTHING = dict.fromkeys(("connect_start_ns", "dns_done_ns", "tcp_done_ns", "tls_done_ns"), 0)

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from llm_latency_lens.engine.plan import Target
+from llm_latency_lens.engine.plan.plan import Target
 from tests.support_databases import answers, free_port
 from tests.support_lens import accounts, lens
 from tests.support_replay import bytewise, played, recorded

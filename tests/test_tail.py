@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llm_latency_lens.collectors.snapshot import ENCODER, Snapshot
-from llm_latency_lens.exporters.tail import Cursor, Pump, Rejected, Tail, Unavailable, cursor_path, cursors
+from llm_latency_lens.exporters.spool.tail import Cursor, Pump, Rejected, Tail, Unavailable, cursor_path, cursors
 
 
 def tick(n: int, note: str = "") -> bytes:

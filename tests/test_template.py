@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llm_latency_lens.engine.errors import PlanError
-from llm_latency_lens.engine.template import Template
+from llm_latency_lens.engine.plan.template import Template
 
 COLUMNS = {"prompt": 'say "hi"', "max_tokens": 7, "stream": True, "none": None, "rows": [1, {"a": 2}], "two words": "w"}
 ROWS: list[tuple[str, Any, Any]] = [

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llm_latency_lens.engine.plan import SECOND, Load, Phase, Timetable
-from llm_latency_lens.engine.timetable import Timetables, is_quiet, times
+from llm_latency_lens.engine.load.timetable import Timetables, is_quiet, times
+from llm_latency_lens.engine.plan.plan import SECOND, Load, Phase, Timetable
 
 NOW = 1_790_000_000 * SECOND
 

@@ -9,7 +9,7 @@ import pytest
 import trustme
 
 from llm_latency_lens.engine.errors import PlanError
-from llm_latency_lens.engine.tls import TlsPipe, client_context, describe_tls_error
+from llm_latency_lens.engine.wire.tls import TlsPipe, client_context, describe_tls_error
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llm_latency_lens.engine.units import BYTES, NS, duration_ns, rate_per_s, size_bytes
+from llm_latency_lens.engine.plan.units import BYTES, NS, duration_ns, rate_per_s, size_bytes
 
 S = 10**9
 DURATIONS: list[tuple[str | float, int]] = [

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llm_latency_lens.engine.errors import PlanError
-from llm_latency_lens.engine.plan import Length
+from llm_latency_lens.engine.plan.plan import Length
 from llm_latency_lens.engine.workload.draw import Permutation, Weighted, key_of, lengths, mix, unit
 from llm_latency_lens.engine.workload.mix import Mix
 from tests.support_workload import target

@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from llm_latency_lens.engine.errors import PlanError
-from llm_latency_lens.engine.plan import Length
+from llm_latency_lens.engine.plan.plan import Length
 from llm_latency_lens.engine.workload import Source, deck
 from tests.support_workload import asked, fixed, jsonl, numbered, source, target, texts, told
 

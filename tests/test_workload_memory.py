@@ -16,7 +16,7 @@ SIZE = 200 * MIB
 WORKER = """
 import gc, sys
 from itertools import islice
-from llm_latency_lens.engine.plan import Plan, Target, Workload
+from llm_latency_lens.engine.plan.plan import Plan, Target, Workload
 from llm_latency_lens.engine.workload import source_of
 
 def peak():

@@ -10,8 +10,8 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any, Final, NamedTuple, Protocol
 
-from llm_latency_lens.engine.plan import Target
-from llm_latency_lens.engine.record import UNKNOWN, Outcome
+from ..plan.plan import Target
+from ..records.record import UNKNOWN, Outcome
 
 # What one event was, as bits of the int that Reply.event() returns.
 TOKEN: Final = 1  # carries a token: non-empty content, reasoning or tool-call delta

@@ -11,12 +11,12 @@ from typing import Any, Final
 
 import msgspec
 
-from llm_latency_lens.engine.dialects import END, TOKEN, TOKEN_VISIBLE, HttpRequest, Prompt, Reply
-from llm_latency_lens.engine.dialects.content import Image, headers_of, keyed, parts_of
-from llm_latency_lens.engine.dialects.loose import DECODE_ERRORS, count, loosely
-from llm_latency_lens.engine.dialects.outcomes import message_in
-from llm_latency_lens.engine.plan import Target
-from llm_latency_lens.engine.record import Outcome
+from ..plan.plan import Target
+from ..records.record import Outcome
+from . import END, TOKEN, TOKEN_VISIBLE, HttpRequest, Prompt, Reply
+from .content import Image, headers_of, keyed, parts_of
+from .loose import DECODE_ERRORS, count, loosely
+from .outcomes import message_in
 
 VERSION: Final = "2023-06-01"
 MAX_TOKENS: Final = 1024  # the API refuses a request without a limit

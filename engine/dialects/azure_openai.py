@@ -10,10 +10,10 @@ from __future__ import annotations
 from typing import Final
 from urllib.parse import quote
 
-from llm_latency_lens.engine.dialects import HttpRequest, Prompt, Reply
-from llm_latency_lens.engine.dialects.content import headers_of, keyed
-from llm_latency_lens.engine.dialects.openai import ChatReply, chat_body
-from llm_latency_lens.engine.plan import Target
+from ..plan.plan import Target
+from . import HttpRequest, Prompt, Reply
+from .content import headers_of, keyed
+from .openai import ChatReply, chat_body
 
 API_VERSION: Final = "2024-10-21"  # the last dated one that is no preview
 

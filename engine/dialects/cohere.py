@@ -10,12 +10,12 @@ from typing import Any, Final
 
 import msgspec
 
-from llm_latency_lens.engine.dialects import END, TOKEN, TOKEN_VISIBLE, HttpRequest, Prompt, Reply
-from llm_latency_lens.engine.dialects.content import bearer, headers_of
-from llm_latency_lens.engine.dialects.loose import DECODE_ERRORS, count, loosely
-from llm_latency_lens.engine.dialects.openai import limited, messages_of
-from llm_latency_lens.engine.plan import Target
-from llm_latency_lens.engine.record import Outcome
+from ..plan.plan import Target
+from ..records.record import Outcome
+from . import END, TOKEN, TOKEN_VISIBLE, HttpRequest, Prompt, Reply
+from .content import bearer, headers_of
+from .loose import DECODE_ERRORS, count, loosely
+from .openai import limited, messages_of
 
 SAYING: Final = frozenset(
     {"content-delta", "content-start", "tool-plan-delta", "tool-call-start", "tool-call-delta"}

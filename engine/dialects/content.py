@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any, Final, NamedTuple
 
-from llm_latency_lens.engine.dialects import Prompt
-from llm_latency_lens.engine.plan import Target
+from ..plan.plan import Target
+from . import Prompt
 
 JSON: Final = ("Content-Type", "application/json")
 

@@ -13,12 +13,12 @@ from urllib.parse import quote, urlsplit
 
 import msgspec
 
-from llm_latency_lens.engine.dialects import END, FAILED, TOKEN, TOKEN_VISIBLE, HttpRequest, Prompt, Reply
-from llm_latency_lens.engine.dialects.content import Image, bearer, headers_of, keyed, parts_of
-from llm_latency_lens.engine.dialects.loose import DECODE_ERRORS, count, loosely
-from llm_latency_lens.engine.dialects.outcomes import message_in
-from llm_latency_lens.engine.plan import Target
-from llm_latency_lens.engine.record import Outcome
+from ..plan.plan import Target
+from ..records.record import Outcome
+from . import END, FAILED, TOKEN, TOKEN_VISIBLE, HttpRequest, Prompt, Reply
+from .content import Image, bearer, headers_of, keyed, parts_of
+from .loose import DECODE_ERRORS, count, loosely
+from .outcomes import message_in
 
 API_VERSION: Final = "v1beta"
 API_VERSIONS: Final = frozenset({"v1", "v1alpha", "v1beta", "v1beta1"})

@@ -11,16 +11,16 @@ from urllib.parse import quote
 
 import msgspec
 
-from llm_latency_lens.engine.dialects import END, FAILED, TOKEN, TOKEN_VISIBLE, HttpRequest, Prompt, Reply
-from llm_latency_lens.engine.dialects.content import bearer, flattened, headers_of
-from llm_latency_lens.engine.dialects.loose import DECODE_ERRORS, any_json, count, whole_characters
-from llm_latency_lens.engine.dialects.openai import messages_of
-from llm_latency_lens.engine.dialects.outcomes import message_in
-from llm_latency_lens.engine.errors import PlanError
-from llm_latency_lens.engine.plan import Generic, Target
-from llm_latency_lens.engine.pointer import Steps, found_at, steps_of
-from llm_latency_lens.engine.record import Outcome
-from llm_latency_lens.engine.template import Template
+from ..errors import PlanError
+from ..plan.plan import Generic, Target
+from ..plan.pointer import Steps, found_at, steps_of
+from ..plan.template import Template
+from ..records.record import Outcome
+from . import END, FAILED, TOKEN, TOKEN_VISIBLE, HttpRequest, Prompt, Reply
+from .content import bearer, flattened, headers_of
+from .loose import DECODE_ERRORS, any_json, count, whole_characters
+from .openai import messages_of
+from .outcomes import message_in
 
 COUNTS: Final = ("input_tokens", "output_tokens", "cached_tokens", "reasoning_tokens")
 FILTERED: Final = frozenset({"content_filter", "refusal", "SAFETY"})

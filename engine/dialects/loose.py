@@ -14,7 +14,7 @@ from typing import Any, Final, TypeVar, Union, get_args, get_origin
 
 import msgspec
 
-from llm_latency_lens.engine.record import UNKNOWN
+from ..records.record import UNKNOWN
 
 DECODE_ERRORS: Final = (msgspec.DecodeError, ValueError, RecursionError)
 """What a msgspec JSON decoder raises: bytes that are no UTF-8 come as UnicodeDecodeError."""

@@ -12,12 +12,12 @@ from urllib.parse import urlsplit
 
 import msgspec
 
-from llm_latency_lens.engine.dialects import END, FAILED, TOKEN, TOKEN_VISIBLE, HttpRequest, Prompt, Reply
-from llm_latency_lens.engine.dialects.content import bearer, headers_of
-from llm_latency_lens.engine.dialects.loose import DECODE_ERRORS, count, loosely
-from llm_latency_lens.engine.dialects.outcomes import message_in
-from llm_latency_lens.engine.plan import Target
-from llm_latency_lens.engine.record import Outcome
+from ..plan.plan import Target
+from ..records.record import Outcome
+from . import END, FAILED, TOKEN, TOKEN_VISIBLE, HttpRequest, Prompt, Reply
+from .content import bearer, headers_of
+from .loose import DECODE_ERRORS, count, loosely
+from .outcomes import message_in
 
 DONE: Final = b"[DONE]"
 PUBLIC: Final = "https://api.openai.com/v1"

@@ -10,10 +10,12 @@ from typing import Any
 
 import msgspec
 
-from llm_latency_lens.engine.dialects import END, TOKEN_VISIBLE, HttpRequest, Prompt, Reply
-from llm_latency_lens.engine.dialects.content import bearer, flattened, headers_of
-from llm_latency_lens.engine.dialects.loose import DECODE_ERRORS, loosely
-from llm_latency_lens.engine.dialects.openai import (
+from ..plan.plan import Target
+from ..records.record import Outcome
+from . import END, TOKEN_VISIBLE, HttpRequest, Prompt, Reply
+from .content import bearer, flattened, headers_of
+from .loose import DECODE_ERRORS, loosely
+from .openai import (
     BROKEN_FINISHES,
     DONE,
     PUBLIC,
@@ -27,8 +29,6 @@ from llm_latency_lens.engine.dialects.openai import (
     streaming,
     whole,
 )
-from llm_latency_lens.engine.plan import Target
-from llm_latency_lens.engine.record import Outcome
 
 
 class Choice(msgspec.Struct, gc=False):

@@ -12,12 +12,12 @@ from typing import Any, Final
 
 import msgspec
 
-from llm_latency_lens.engine.dialects import END, TOKEN, TOKEN_VISIBLE, VISIBLE, HttpRequest, Prompt, Reply
-from llm_latency_lens.engine.dialects.content import Image, bearer, headers_of, parts_of
-from llm_latency_lens.engine.dialects.loose import DECODE_ERRORS, count, loosely
-from llm_latency_lens.engine.dialects.openai import PUBLIC, failed_by, limited
-from llm_latency_lens.engine.plan import Target
-from llm_latency_lens.engine.record import Outcome
+from ..plan.plan import Target
+from ..records.record import Outcome
+from . import END, TOKEN, TOKEN_VISIBLE, VISIBLE, HttpRequest, Prompt, Reply
+from .content import Image, bearer, headers_of, parts_of
+from .loose import DECODE_ERRORS, count, loosely
+from .openai import PUBLIC, failed_by, limited
 
 DELTAS: Final = {
     "response.output_text.delta": TOKEN_VISIBLE,

@@ -6,7 +6,7 @@ from typing import Any, Final
 
 import msgspec
 
-from llm_latency_lens.engine.record import Outcome
+from ..records.record import Outcome
 
 MESSAGE_CHARACTERS: Final = 300
 MASK: Final = "***"

@@ -5,15 +5,15 @@ from __future__ import annotations
 from functools import lru_cache
 from typing import Final
 
-from llm_latency_lens.engine.dialects import Dialect, Reply
-from llm_latency_lens.engine.dialects.anthropic import Anthropic
-from llm_latency_lens.engine.dialects.azure_openai import AzureOpenAI
-from llm_latency_lens.engine.dialects.cohere import Cohere
-from llm_latency_lens.engine.dialects.google import Google
-from llm_latency_lens.engine.dialects.http import Http
-from llm_latency_lens.engine.dialects.openai import OpenAIChat
-from llm_latency_lens.engine.dialects.openai_completions import OpenAICompletions
-from llm_latency_lens.engine.dialects.openai_responses import OpenAIResponses
+from . import Dialect, Reply
+from .anthropic import Anthropic
+from .azure_openai import AzureOpenAI
+from .cohere import Cohere
+from .google import Google
+from .http import Http
+from .openai import OpenAIChat
+from .openai_completions import OpenAICompletions
+from .openai_responses import OpenAIResponses
 
 ALL: Final[tuple[Dialect, ...]] = (
     OpenAIChat(),

@@ -7,9 +7,9 @@ import sys
 
 import msgspec
 
-from llm_latency_lens.engine.errors import LensError
-from llm_latency_lens.engine.simulator.process import HELP, Options, serve
-from llm_latency_lens.engine.simulator.script import flags, script_from
+from ..errors import LensError
+from .process import HELP, Options, serve
+from .script import flags, script_from
 
 
 def arguments() -> argparse.ArgumentParser:

@@ -11,19 +11,19 @@ import time
 from collections.abc import Callable, Iterable
 from typing import Final
 
-from llm_latency_lens.engine.simulator import faults, pages
-from llm_latency_lens.engine.simulator.connection import Connection, Request
-from llm_latency_lens.engine.simulator.framing import FRAMINGS, fill, plain
-from llm_latency_lens.engine.simulator.heads import head_of
-from llm_latency_lens.engine.simulator.limits import Bucket, Slots
-from llm_latency_lens.engine.simulator.log import RequestLog, Row
-from llm_latency_lens.engine.simulator.pacer import Pacer
-from llm_latency_lens.engine.simulator.providers import Ask, Invalid, Outline, Provider, Route
-from llm_latency_lens.engine.simulator.providers.table import CHAT, route
-from llm_latency_lens.engine.simulator.reply import SPLIT_TOKENS, Reply
-from llm_latency_lens.engine.simulator.script import Draws, Script
-from llm_latency_lens.engine.simulator.stats import SLOT, Stats
-from llm_latency_lens.engine.simulator.template import Templates
+from . import faults, pages
+from .connection import Connection, Request
+from .framing import FRAMINGS, fill, plain
+from .heads import head_of
+from .limits import Bucket, Slots
+from .log import RequestLog, Row
+from .pacer import Pacer
+from .providers import Ask, Invalid, Outline, Provider, Route
+from .providers.table import CHAT, route
+from .reply import SPLIT_TOKENS, Reply
+from .script import Draws, Script
+from .stats import SLOT, Stats
+from .template import Templates
 
 ROUTES_KEPT: Final = 4096
 Headers = Iterable[tuple[str, str]]

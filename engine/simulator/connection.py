@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any, Final
 
 import httptools
 
-from llm_latency_lens.engine.simulator.stats import SLOT
+from .stats import SLOT
 
 if TYPE_CHECKING:
-    from llm_latency_lens.engine.simulator.reply import Reply
-    from llm_latency_lens.engine.simulator.server import Server
+    from .reply import Reply
+    from .server import Server
 
 LINGER_0: Final = struct.pack("ii", 1, 0)
 _BYTES_RECEIVED: Final = SLOT["bytes_received"]

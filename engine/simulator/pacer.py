@@ -11,7 +11,7 @@ from collections.abc import Callable
 from heapq import heappop, heappush, heappushpop
 from typing import Final
 
-from llm_latency_lens.engine.clock import Timer
+from ..clock import Timer
 
 AT_ONCE: Final = 1024  # actions in one go: who is behind must still read and accept
 Action = Callable[[int], int | None]  # takes when it was due, gives when it is due again, if at all

@@ -6,13 +6,13 @@ import os
 import time
 from typing import TYPE_CHECKING, Any, Final
 
-from llm_latency_lens.engine.simulator.heads import json_page, text_page
-from llm_latency_lens.engine.simulator.providers import CREATED
-from llm_latency_lens.engine.simulator.stats import SLOT, Stats
+from .heads import json_page, text_page
+from .providers import CREATED
+from .stats import SLOT, Stats
 
 if TYPE_CHECKING:
-    from llm_latency_lens.engine.simulator.admission import Admission
-    from llm_latency_lens.engine.simulator.connection import Connection, Request
+    from .admission import Admission
+    from .connection import Connection, Request
 
 CACHE_CAPACITY: Final = 256  # running requests that would fill the KV cache, where there is no concurrency limit
 

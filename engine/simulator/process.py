@@ -16,11 +16,11 @@ from typing import Final
 import msgspec
 import uvloop
 
-from llm_latency_lens.engine.errors import OutputError, PlanError, TargetError
-from llm_latency_lens.engine.simulator.log import RequestLog
-from llm_latency_lens.engine.simulator.script import Script
-from llm_latency_lens.engine.simulator.server import Server
-from llm_latency_lens.engine.simulator.stats import Stats
+from ..errors import OutputError, PlanError, TargetError
+from .log import RequestLog
+from .script import Script
+from .server import Server
+from .stats import Stats
 
 BACKLOG: Final = 4096
 _PR_SET_PDEATHSIG: Final = 1

@@ -9,16 +9,16 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Final
 
-from llm_latency_lens.engine.simulator import faults
-from llm_latency_lens.engine.simulator.framing import fill
-from llm_latency_lens.engine.simulator.log import Row
-from llm_latency_lens.engine.simulator.stats import LATENESS, LATENESS_BUCKETS, LATENESS_SHIFT, LATENESS_TOP_NS, SLOT
-from llm_latency_lens.engine.simulator.strikes import cut, strike
-from llm_latency_lens.engine.simulator.template import Rendering
+from . import faults
+from .framing import fill
+from .log import Row
+from .stats import LATENESS, LATENESS_BUCKETS, LATENESS_SHIFT, LATENESS_TOP_NS, SLOT
+from .strikes import cut, strike
+from .template import Rendering
 
 if TYPE_CHECKING:
-    from llm_latency_lens.engine.simulator.admission import Admission
-    from llm_latency_lens.engine.simulator.connection import Connection
+    from .admission import Admission
+    from .connection import Connection
 
 _LATENESS_MAX: Final = SLOT["lateness_max_ns"]
 MS: Final = 1_000_000

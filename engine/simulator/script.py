@@ -15,8 +15,8 @@ from typing import Annotated, Any, Final, Literal
 
 import msgspec
 
-from llm_latency_lens.engine.errors import PlanError
-from llm_latency_lens.engine.simulator.faults import FAULTS, OK
+from ..errors import PlanError
+from .faults import FAULTS, OK
 
 SAMPLES: Final = 1 << 16  # a distribution is this many draws made beforehand; a draw is then one look-up
 MASK: Final = SAMPLES - 1

@@ -16,14 +16,14 @@ from collections.abc import Callable
 from functools import partial
 from typing import Final
 
-from llm_latency_lens.engine.clock import SO_TIMESTAMPNS, StampClock
-from llm_latency_lens.engine.simulator.admission import Admission
-from llm_latency_lens.engine.simulator.connection import Connection
-from llm_latency_lens.engine.simulator.log import RequestLog
-from llm_latency_lens.engine.simulator.pacer import Pacer
-from llm_latency_lens.engine.simulator.script import Script
-from llm_latency_lens.engine.simulator.stats import SLOT, Stats
-from llm_latency_lens.engine.simulator.transports import PlainConnection, TlsConnection
+from ..clock import SO_TIMESTAMPNS, StampClock
+from .admission import Admission
+from .connection import Connection
+from .log import RequestLog
+from .pacer import Pacer
+from .script import Script
+from .stats import SLOT, Stats
+from .transports import PlainConnection, TlsConnection
 
 BUFFER_BYTES: Final = 1 << 18
 SECOND: Final = 1_000_000_000

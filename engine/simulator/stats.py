@@ -5,7 +5,7 @@ from __future__ import annotations
 import mmap
 from typing import Any, Final
 
-from llm_latency_lens.engine.simulator.faults import FAULTS
+from .faults import FAULTS
 
 REASONS: Final = (
     "rpm",

@@ -5,11 +5,11 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Final
 
-from llm_latency_lens.engine.simulator import faults
-from llm_latency_lens.engine.simulator.framing import LAST_CHUNK, fill
+from . import faults
+from .framing import LAST_CHUNK, fill
 
 if TYPE_CHECKING:
-    from llm_latency_lens.engine.simulator.reply import Reply
+    from .reply import Reply
 
 FAILURE: Final = "The server had an error while processing your request"
 

@@ -4,18 +4,8 @@ from __future__ import annotations
 
 from typing import Final
 
-from llm_latency_lens.engine.simulator.framing import (
-    FRAMINGS,
-    ID_BYTES,
-    LAST_CHUNK,
-    Event,
-    Frame,
-    Part,
-    chunk,
-    plain,
-    with_id_fields,
-)
-from llm_latency_lens.engine.simulator.providers import Outline, Provider, Token, text_of
+from .framing import FRAMINGS, ID_BYTES, LAST_CHUNK, Event, Frame, Part, chunk, plain, with_id_fields
+from .providers import Outline, Provider, Token, text_of
 
 CACHED_OUTLINES: Final = 1024
 CACHED_TOKEN_LISTS: Final = 64

@@ -12,11 +12,11 @@ import struct
 import time
 from typing import TYPE_CHECKING, Any, Final
 
-from llm_latency_lens.engine.simulator.connection import LINGER_0, Connection
-from llm_latency_lens.engine.simulator.stats import SLOT
+from .connection import LINGER_0, Connection
+from .stats import SLOT
 
 if TYPE_CHECKING:
-    from llm_latency_lens.engine.simulator.server import Server
+    from .server import Server
 
 _TIMESPEC: Final = struct.Struct("@qq")
 _WRITES: Final = SLOT["writes"]

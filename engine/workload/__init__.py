@@ -7,8 +7,8 @@ no file is read through before the first item. Nothing here knows of clocks, soc
 
 from __future__ import annotations
 
-from llm_latency_lens.engine.workload.sessions import Session
-from llm_latency_lens.engine.workload.source import Item, Source, source_of
-from llm_latency_lens.engine.workload.tokenizer import Calibration, tokenizer_of
+from .sessions import Session
+from .source import Item, Source, source_of
+from .tokenizer import Calibration, tokenizer_of
 
 __all__ = ["Calibration", "Item", "Session", "Source", "source_of", "tokenizer_of"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import NamedTuple, Protocol
 
-from llm_latency_lens.engine.dialects import Prompt
+from ..dialects import Prompt
 
 
 class Turn(NamedTuple):

@@ -18,9 +18,9 @@ from collections.abc import Callable, Iterator, Sequence
 from itertools import count
 from typing import Final, Protocol
 
-from llm_latency_lens.engine.errors import PlanError
-from llm_latency_lens.engine.workload.draw import M64, STEP_ROW, Permutation, Weighted, key_of, mix, unit
-from llm_latency_lens.engine.workload.files import Raw, Records
+from ..errors import PlanError
+from .draw import M64, STEP_ROW, Permutation, Weighted, key_of, mix, unit
+from .files import Raw, Records
 
 HELD_BYTES: Final = 8 << 20
 MIXED_RECORDS: Final = 4096

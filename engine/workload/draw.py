@@ -13,8 +13,8 @@ from math import exp, isfinite, log, sqrt
 from statistics import NormalDist
 from typing import Final
 
-from llm_latency_lens.engine.errors import PlanError
-from llm_latency_lens.engine.plan import Length
+from ..errors import PlanError
+from ..plan.plan import Length
 
 M64: Final = (1 << 64) - 1
 # The two irrational steps of the plane's R2 sequence (Roberts 2018), 1/g and 1/g^2 with g the plastic number, as odd

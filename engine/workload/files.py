@@ -18,8 +18,8 @@ from typing import Any, Final, Protocol
 
 import msgspec
 
-from llm_latency_lens.engine.errors import PlanError
-from llm_latency_lens.engine.workload.draw import Permutation
+from ..errors import PlanError
+from .draw import Permutation
 
 BLOCK_BYTES: Final = 1 << 16  # split in ~30 us: what one request pays at most for reading ahead
 RECORD_BYTES_MAX: Final = 32 << 20  # a longer "line" is not a file of records

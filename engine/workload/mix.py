@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from llm_latency_lens.engine.plan import Target
-from llm_latency_lens.engine.workload.draw import M64, STEP_TARGET, Weighted, key_of, unit, usable_weights
+from ..plan.plan import Target
+from .draw import M64, STEP_TARGET, Weighted, key_of, unit, usable_weights
 
 
 class Mix:

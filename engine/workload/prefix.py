@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Final
 
-from llm_latency_lens.engine.dialects import Prompt
-from llm_latency_lens.engine.errors import PlanError
-from llm_latency_lens.engine.plan import Workload
-from llm_latency_lens.engine.workload.draw import key_of
-from llm_latency_lens.engine.workload.text import HEAD, Prose
+from ..dialects import Prompt
+from ..errors import PlanError
+from ..plan.plan import Workload
+from .draw import key_of
+from .text import HEAD, Prose
 
 _MADE_UP: Final = ("synthetic", "trace")
 

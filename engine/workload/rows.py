@@ -22,13 +22,13 @@ from typing import Any, Final
 
 import msgspec
 
-from llm_latency_lens.engine.dialects import Prompt
-from llm_latency_lens.engine.errors import PlanError
-from llm_latency_lens.engine.plan import Workload
-from llm_latency_lens.engine.workload.ask import Ask
-from llm_latency_lens.engine.workload.deck import HELD_BYTES, Held, deck_of
-from llm_latency_lens.engine.workload.draw import usable_weights
-from llm_latency_lens.engine.workload.files import Raw, open_records
+from ..dialects import Prompt
+from ..errors import PlanError
+from ..plan.plan import Workload
+from .ask import Ask
+from .deck import HELD_BYTES, Held, deck_of
+from .draw import usable_weights
+from .files import Raw, open_records
 
 CHECKED: Final = 1000
 IMAGES_BYTES: Final = 4 << 20  # encoded images kept for the next row that shows them

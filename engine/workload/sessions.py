@@ -14,13 +14,13 @@ from itertools import islice
 from math import isfinite
 from typing import Any, Final
 
-from llm_latency_lens.engine.dialects import Prompt
-from llm_latency_lens.engine.errors import PlanError
-from llm_latency_lens.engine.plan import SECOND, Workload
-from llm_latency_lens.engine.workload.ask import Ask, Turn
-from llm_latency_lens.engine.workload.deck import Held, deck_of
-from llm_latency_lens.engine.workload.files import Raw, open_records
-from llm_latency_lens.engine.workload.rows import CHECKED, conversation, limit_of
+from ..dialects import Prompt
+from ..errors import PlanError
+from ..plan.plan import SECOND, Workload
+from .ask import Ask, Turn
+from .deck import Held, deck_of
+from .files import Raw, open_records
+from .rows import CHECKED, conversation, limit_of
 
 _ROLES: Final = {"human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant", "system": "system"}
 

@@ -9,13 +9,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any, Final
 
-from llm_latency_lens.engine.dialects import Prompt
-from llm_latency_lens.engine.errors import PlanError
-from llm_latency_lens.engine.plan import Workload
-from llm_latency_lens.engine.workload.ask import Ask
-from llm_latency_lens.engine.workload.deck import Pass, deck_of
-from llm_latency_lens.engine.workload.files import Raw, open_records
-from llm_latency_lens.engine.workload.text import Prose
+from ..dialects import Prompt
+from ..errors import PlanError
+from ..plan.plan import Workload
+from .ask import Ask
+from .deck import Pass, deck_of
+from .files import Raw, open_records
+from .text import Prose
 
 _HUMAN: Final = frozenset({"human", "user"})
 _MODEL: Final = frozenset({"gpt", "assistant", "chatgpt", "bing", "bard", "model"})

@@ -6,21 +6,21 @@ from collections.abc import Callable, Iterator
 from itertools import repeat
 from typing import Any, Final, NamedTuple
 
-from llm_latency_lens.engine.dialects import Prompt
-from llm_latency_lens.engine.errors import PlanError
-from llm_latency_lens.engine.plan import Plan, Target, Workload
-from llm_latency_lens.engine.workload.ask import Ask, Asks, Turn
-from llm_latency_lens.engine.workload.deck import slots
-from llm_latency_lens.engine.workload.draw import Draw, key_of, lengths, mix
-from llm_latency_lens.engine.workload.mix import Mix
-from llm_latency_lens.engine.workload.prefix import prefix_of, prefixed
-from llm_latency_lens.engine.workload.rows import Rows
-from llm_latency_lens.engine.workload.sessions import Session, Sessions
-from llm_latency_lens.engine.workload.sharegpt import ShareGpt
-from llm_latency_lens.engine.workload.synthetic import Synthetic
-from llm_latency_lens.engine.workload.text import Prose
-from llm_latency_lens.engine.workload.tokenizer import tokenizer_of
-from llm_latency_lens.engine.workload.trace import Trace
+from ..dialects import Prompt
+from ..errors import PlanError
+from ..plan.plan import Plan, Target, Workload
+from .ask import Ask, Asks, Turn
+from .deck import slots
+from .draw import Draw, key_of, lengths, mix
+from .mix import Mix
+from .prefix import prefix_of, prefixed
+from .rows import Rows
+from .sessions import Session, Sessions
+from .sharegpt import ShareGpt
+from .synthetic import Synthetic
+from .text import Prose
+from .tokenizer import tokenizer_of
+from .trace import Trace
 
 OUTPUT_TOKENS: Final = 256  # of a reply that nothing limits, for the estimate only
 IMAGE_TOKENS: Final = 1000  # of an image, for the estimate only: between 85 and ~1600 by provider and detail

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from llm_latency_lens.engine.dialects import Prompt
-from llm_latency_lens.engine.errors import PlanError
-from llm_latency_lens.engine.plan import Workload
-from llm_latency_lens.engine.workload.ask import Ask
-from llm_latency_lens.engine.workload.deck import slots
-from llm_latency_lens.engine.workload.draw import key_of, lengths, mix
-from llm_latency_lens.engine.workload.text import Prose
+from ..dialects import Prompt
+from ..errors import PlanError
+from ..plan.plan import Workload
+from .ask import Ask
+from .deck import slots
+from .draw import key_of, lengths, mix
+from .text import Prose
 
 
 class Synthetic:

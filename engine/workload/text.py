@@ -13,9 +13,9 @@ from itertools import accumulate
 from math import ceil, log
 from typing import Final
 
-from llm_latency_lens.engine.workload.draw import key_of, mix
-from llm_latency_lens.engine.workload.tokenizer import CHARS_PER_TOKEN, Count
-from llm_latency_lens.engine.workload.words import WORDS
+from .draw import key_of, mix
+from .tokenizer import CHARS_PER_TOKEN, Count
+from .words import WORDS
 
 TAPE_WORDS: Final = 16384
 HEAD: Final = ceil(64 / (log(len(WORDS)) / log(2)))  # words that spell 64 bits

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
 
-from llm_latency_lens.engine.errors import PlanError
+from ..errors import PlanError
 
 CHARS_PER_TOKEN: Final = 4  # of English text; OpenAI's own rule of thumb
 _WAY_OUT: Final = "pip install 'llm-latency-lens[tokenizer]'"

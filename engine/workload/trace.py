@@ -19,14 +19,14 @@ from typing import Any, Final, NamedTuple
 
 import msgspec
 
-from llm_latency_lens.engine.dialects import Prompt
-from llm_latency_lens.engine.errors import PlanError
-from llm_latency_lens.engine.plan import SECOND, Workload
-from llm_latency_lens.engine.workload.ask import Ask
-from llm_latency_lens.engine.workload.deck import Pass, Streamed
-from llm_latency_lens.engine.workload.draw import M64, key_of, mix
-from llm_latency_lens.engine.workload.files import Raw, Records, Table, open_records
-from llm_latency_lens.engine.workload.text import Prose
+from ..dialects import Prompt
+from ..errors import PlanError
+from ..plan.plan import SECOND, Workload
+from .ask import Ask
+from .deck import Pass, Streamed
+from .draw import M64, key_of, mix
+from .files import Raw, Records, Table, open_records
+from .text import Prose
 
 BLOCK_TOKENS: Final = 512
 WINDOW: Final = 4096

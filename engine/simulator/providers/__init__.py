@@ -11,7 +11,7 @@ from typing import Any, Final, NamedTuple, Protocol
 
 import msgspec
 
-from llm_latency_lens.engine.simulator.framing import Event, Part
+from ..framing import Event, Part
 
 WORDS: Final = tuple(
     " " + word

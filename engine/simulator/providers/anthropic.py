@@ -6,8 +6,8 @@ from typing import Any, Final
 
 import msgspec
 
-from llm_latency_lens.engine.simulator.framing import ID, Event, Part
-from llm_latency_lens.engine.simulator.providers import Ask, Outline, Route, Token, decoded, text_of, words_in
+from ..framing import ID, Event, Part
+from . import Ask, Outline, Route, Token, decoded, text_of, words_in
 
 FINISH: Final = {"stop": "end_turn", "length": "max_tokens", "filter": "refusal"}
 _KINDS: Final = {

@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Any, Final
 from urllib.parse import parse_qs
 
-from llm_latency_lens.engine.simulator.framing import Event, Part
-from llm_latency_lens.engine.simulator.providers import CREATED, Ask, Invalid, Outline, Route
-from llm_latency_lens.engine.simulator.providers.openai_chat import OpenAIChat
+from ..framing import Event, Part
+from . import CREATED, Ask, Invalid, Outline, Route
+from .openai_chat import OpenAIChat
 
 SAFE: Final = {kind: {"filtered": False, "severity": "safe"} for kind in ("hate", "self_harm", "sexual", "violence")}
 

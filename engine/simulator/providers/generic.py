@@ -6,8 +6,8 @@ from typing import Any, Final
 
 import msgspec
 
-from llm_latency_lens.engine.simulator.framing import Comment, Event, Part
-from llm_latency_lens.engine.simulator.providers import Ask, Outline, Route, Token, decoded, text_of, words_in
+from ..framing import Comment, Event, Part
+from . import Ask, Outline, Route, Token, decoded, text_of, words_in
 
 _CREATED_AT: Final = "2025-06-15T15:06:40.000000Z"
 _OLLAMA_FINISH: Final = {"stop": "stop", "length": "length", "filter": "content_filter"}

@@ -6,8 +6,8 @@ from typing import Any, Final
 
 import msgspec
 
-from llm_latency_lens.engine.simulator.framing import ID, Comment, Event, Part
-from llm_latency_lens.engine.simulator.providers import Ask, Outline, Route, Token, decoded, text_of, words_in
+from ..framing import ID, Comment, Event, Part
+from . import Ask, Outline, Route, Token, decoded, text_of, words_in
 
 FINISH: Final = {"stop": "STOP", "length": "MAX_TOKENS", "filter": "SAFETY"}
 _STATUS: Final = {

@@ -6,18 +6,8 @@ from typing import Any, Final
 
 import msgspec
 
-from llm_latency_lens.engine.simulator.framing import ID, Comment, Event, Part
-from llm_latency_lens.engine.simulator.providers import (
-    CREATED,
-    Ask,
-    Invalid,
-    Outline,
-    Route,
-    Token,
-    decoded,
-    text_of,
-    words_in,
-)
+from ..framing import ID, Comment, Event, Part
+from . import CREATED, Ask, Invalid, Outline, Route, Token, decoded, text_of, words_in
 
 DONE: Final = Event(b"[DONE]")
 FINISH: Final = {"stop": "stop", "length": "length", "filter": "content_filter"}

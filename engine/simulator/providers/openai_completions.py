@@ -6,19 +6,9 @@ from typing import Any, Final
 
 import msgspec
 
-from llm_latency_lens.engine.simulator.framing import ID, Event, Part
-from llm_latency_lens.engine.simulator.providers import (
-    CREATED,
-    Ask,
-    Invalid,
-    Outline,
-    Route,
-    Token,
-    decoded,
-    text_of,
-    words_in,
-)
-from llm_latency_lens.engine.simulator.providers.openai_chat import DONE, FINISH, OpenAIChat, StreamOptions, usage_of
+from ..framing import ID, Event, Part
+from . import CREATED, Ask, Invalid, Outline, Route, Token, decoded, text_of, words_in
+from .openai_chat import DONE, FINISH, OpenAIChat, StreamOptions, usage_of
 
 
 class CompletionRequest(msgspec.Struct):

@@ -6,19 +6,9 @@ from typing import Any, Final
 
 import msgspec
 
-from llm_latency_lens.engine.simulator.framing import ID, Comment, Event, Part
-from llm_latency_lens.engine.simulator.providers import (
-    CREATED,
-    Ask,
-    Invalid,
-    Outline,
-    Route,
-    Token,
-    decoded,
-    text_of,
-    words_in,
-)
-from llm_latency_lens.engine.simulator.providers.openai_chat import OpenAIChat
+from ..framing import ID, Comment, Event, Part
+from . import CREATED, Ask, Invalid, Outline, Route, Token, decoded, text_of, words_in
+from .openai_chat import OpenAIChat
 
 _STATUS: Final = {"stop": "completed", "length": "incomplete", "filter": "incomplete"}
 _INCOMPLETE: Final = {"stop": None, "length": {"reason": "max_output_tokens"}, "filter": {"reason": "content_filter"}}

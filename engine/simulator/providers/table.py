@@ -5,15 +5,15 @@ from __future__ import annotations
 import re
 from typing import Final
 
-from llm_latency_lens.engine.simulator.providers import Provider, Route
-from llm_latency_lens.engine.simulator.providers.anthropic import Anthropic
-from llm_latency_lens.engine.simulator.providers.azure import AzureChat
-from llm_latency_lens.engine.simulator.providers.cohere import Cohere
-from llm_latency_lens.engine.simulator.providers.generic import Ollama, Plain, Tgi
-from llm_latency_lens.engine.simulator.providers.google import Google, GoogleArray
-from llm_latency_lens.engine.simulator.providers.openai_chat import OpenAIChat
-from llm_latency_lens.engine.simulator.providers.openai_completions import OpenAICompletions
-from llm_latency_lens.engine.simulator.providers.openai_responses import OpenAIResponses
+from . import Provider, Route
+from .anthropic import Anthropic
+from .azure import AzureChat
+from .cohere import Cohere
+from .generic import Ollama, Plain, Tgi
+from .google import Google, GoogleArray
+from .openai_chat import OpenAIChat
+from .openai_completions import OpenAICompletions
+from .openai_responses import OpenAIResponses
 
 CHAT: Final = OpenAIChat()
 COMPLETIONS: Final = OpenAICompletions()

@@ -1,0 +1,1 @@
+"""`lens probe`: continuous measurement as a service."""

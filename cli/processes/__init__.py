@@ -1,0 +1,1 @@
+"""Entry points of the processes that a run starts beside its workers."""

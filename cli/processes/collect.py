@@ -1,0 +1,111 @@
+"""The collector process: `python -m llm_latency_lens.cli.processes.collect --segment-dir DIR`. Joins collector and files.
+
+Started by the supervisor; can be run by hand on any segment directory. Everything it needs is in run.json, no secret
+among it. Ends by itself, with 0, when the run is finished and summary.json is written; with 1 if it cannot be written.
+SIGINT and SIGTERM are the supervisor's to answer: this process goes on until the books are closed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ctypes
+import fcntl
+import os
+import signal
+import sys
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Final
+
+from ...collectors.collector import Collector, Sink
+from ...collectors.cost import prices_of
+from ...collectors.server import Servers
+from ...collectors.slos import judge_slos
+from ...collectors.snapshot import Report
+from ...engine.errors import LensError
+from ...engine.plan.slo import request_conditions
+from ...engine.runs.manifest import Manifest, read_manifest
+from ...engine.runs.rundir import LOCK
+from ...engine.workload.tokenizer import tokenizer_of
+from ...exporters.hdr.write import IntervalHistograms, write_totals
+from ...exporters.json import IntervalLog, write_summary
+from ...exporters.msgpack import RequestLog
+
+_PR_SET_PDEATHSIG: Final = 1
+_M_MMAP_THRESHOLD: Final = -3  # of <malloc.h>
+_ARRAY_BYTES: Final = 128 << 10
+
+
+def collector_of(segment_dir: Path) -> Collector:
+    """The collector of a run with the files that its plan asks for. Raises LensError, FileNotFoundError."""
+    manifest = read_manifest(segment_dir)
+    expressions, workload = manifest.plan.slo, manifest.plan.workload
+    return Collector(
+        segment_dir,
+        sinks=sinks_of(manifest),
+        prices=prices_of(manifest.plan),
+        conditions=request_conditions(expressions) or None,
+        slos=judge_slos(expressions),
+        servers=Servers(manifest.plan),
+        count_tokens=tokenizer_of(workload.tokenizer) if workload.count_tokens and workload.tokenizer else None,
+    )
+
+
+def sinks_of(manifest: Manifest) -> list[Sink]:
+    run_dir, output = Path(manifest.run_dir), manifest.plan.output
+    sinks: list[Sink] = [IntervalLog(run_dir), IntervalHistograms(run_dir)]
+    if output.records:
+        sinks.append(RequestLog(run_dir, max_bytes=output.records_max_bytes))
+    return sinks
+
+
+def collect(segment_dir: Path) -> Report:
+    """Runs the collector to the end of the run and writes summary.json. Raises LensError."""
+    with (segment_dir / LOCK).open("wb") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise LensError(f"another collector works on {segment_dir}") from error
+        collector = collector_of(segment_dir)
+        report = collector.run()
+        manifest = read_manifest(segment_dir)
+        run_dir = Path(manifest.run_dir)
+        write_totals(run_dir, collector.books.totals, manifest, report.run.duration_s)
+        write_summary(run_dir, report)
+        return report
+
+
+def die_with_parent(parent: int | None) -> None:
+    """SIGKILL when the parent dies, and now if it has died already. The rings and the checkpoint outlive us."""
+    ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    if parent is not None and os.getppid() != parent:
+        sys.exit(1)
+
+
+def give_memory_back() -> None:
+    """A tick's larger arrays go back to the system when they are freed: memory stands still over weeks (benches.week).
+    Left to itself glibc raises this threshold and keeps what fragments (mallopt(3))."""
+    with suppress(AttributeError):  # another libc
+        ctypes.CDLL(None).mallopt(_M_MMAP_THRESHOLD, _ARRAY_BYTES)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="llm_latency_lens.cli.processes.collect", description=__doc__)
+    parser.add_argument("--segment-dir", type=Path, required=True)
+    parser.add_argument("--parent", type=int, help="end at once if this is not the parent's pid any more")
+    options = parser.parse_args(arguments)
+    die_with_parent(options.parent)
+    give_memory_back()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    try:
+        collect(options.segment_dir)
+    except LensError as error:
+        print(f"lens: {error}", file=sys.stderr)
+        return error.exit_code
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

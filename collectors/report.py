@@ -1,0 +1,295 @@
+"""Builds what exporters see: the `Snapshot` of a tick and the `Report` of the run so far. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import Final, NamedTuple
+
+from ..engine.plan.plan import Phase
+from ..engine.records.record import Outcome
+from ..engine.runs.manifest import Manifest
+from .series import NOBODY, Key, Series, Slab, Tally
+from .snapshot import SCALES, Client, ErrorSample, Interval, PhaseReport, Report, Run, Slo, Snapshot, TargetReport
+from .statistics import (
+    SECOND,
+    buckets,
+    cost,
+    distributions,
+    failure_distributions,
+    mean_interval_ns,
+    requests,
+    share,
+    slice_of,
+    throughput,
+    tokens,
+    window_ns,
+)
+from .totals import Books
+from .verdict import Facts, judge
+
+RANGES_TOLD: Final = 10
+
+Slos = Callable[[Report], list[Slo]]
+Errors = Mapping[tuple[int, int], tuple[str, int | None]]  # (target, outcome) -> latest message, HTTP status
+
+
+class Losses(NamedTuple):
+    """What the verdict needs from the rings' counters."""
+
+    gap_drops: int = 0
+    detail_drops: int = 0
+    clock_bracket_ns: int | None = None  # the widest of the workers': how well they know kernel stamps on their clock
+
+
+class Teller:
+    """One run's plan and options, and the numbers made of its books at any moment."""
+
+    def __init__(
+        self, manifest: Manifest, *, conditions: bool = False, price_date: str | None = None, slos: Slos | None = None
+    ) -> None:
+        self.plan = manifest.plan
+        self.hdr = any(export.options.get("hdr") for export in manifest.plan.export)
+        self.conditions = conditions
+        self.price_date = price_date
+        self.slos = slos
+
+    def measured(self, key: Key) -> bool:
+        return self.plan.phases[key[0]].measure
+
+    # --- a tick ---------------------------------------------------------------------------------------------------
+
+    def snapshot(
+        self,
+        manifest: Manifest,
+        books: Books,
+        slab: Slab,
+        *,
+        tick: int,
+        state: str,
+        client: Client,
+        in_flight: Mapping[Key, int],
+        in_flight_total: int,
+    ) -> Snapshot:
+        """One line of intervals.jsonl: `slab` is the tick's books, already in the totals of `books`."""
+        end_ns = books.end_of(tick)
+        phase = phase_at(manifest, end_ns - 1)
+        everything = books.totals.counts()
+        keys = set(slab.series) | {key for key, n in in_flight.items() if n} | self._present(phase)
+        return Snapshot(
+            run=manifest.run_id,
+            tick=tick,
+            wall_time_ns=manifest.anchor_wall_ns + end_ns - manifest.anchor_mono_ns,
+            elapsed_s=(end_ns - books.start_ns) / SECOND,
+            seconds=books.tick_ns / SECOND,
+            state=state,
+            phase=self.plan.phases[phase].name,
+            in_flight=in_flight_total,
+            sent_total=everything.sent,
+            ok_total=int(everything.tally[Outcome.OK]),
+            failed_total=everything.failed,
+            unsent_total=everything.unsent,
+            planned_total=planned_slots(manifest, range(len(self.plan.phases))),
+            cost_usd_total=cost(everything, 0.0, date=None).usd,
+            intervals=[
+                self._interval(key, slab.series.get(key) or Series(), books.tick_ns, in_flight.get(key, 0))
+                for key in sorted(keys)
+            ],
+            client=client,
+        )
+
+    def _present(self, phase: int) -> set[Key]:
+        return {(phase, target) for target in range(len(self.plan.targets))}
+
+    def _interval(self, key: Key, series: Series, tick_ns: int, in_flight: int) -> Interval:
+        phase = self.plan.phases[key[0]]
+        return Interval(
+            target="" if key[1] == NOBODY else self.plan.targets[key[1]].name,
+            phase=phase.name,
+            measured=phase.measure,
+            in_flight=in_flight,
+            buckets=buckets(series),
+            hdr={name: h.hdr().encode().decode() for name, h in series.metrics.items()} if self.hdr else {},
+            **slice_of(series, tick_ns / SECOND, conditions=self.conditions, date=self.price_date),
+        )
+
+    # --- the run --------------------------------------------------------------------------------------------------
+
+    def report(
+        self,
+        manifest: Manifest,
+        books: Books,
+        *,
+        client: Client,
+        errors: Errors,
+        now_ns: int,
+        finished: bool,
+        losses: Losses,
+    ) -> Report:
+        """The run so far, or as it ended. Sums and percentiles are of the measured phases; run.phases has them all."""
+        totals, phases = books.totals, range(len(self.plan.phases))
+        by_phase = {i: totals.only(partial(_in_phase, i)) for i in phases}
+        windows = {i: self._window(manifest, i, by_phase[i], now_ns) for i in phases}
+        measured = [i for i in phases if self.plan.phases[i].measure]
+        seconds = sum(windows[i] for i in measured) / SECOND
+        series = totals.only(self.measured)
+        planned = planned_slots(manifest, measured)
+        report = Report(
+            run=self._run(manifest, books, by_phase, windows, now_ns),
+            requests=requests(series, planned=planned),
+            throughput=throughput(series, seconds, conditions=self.conditions),
+            tokens=tokens(series),
+            cost=cost(series, seconds, date=self.price_date),
+            metrics=distributions(series),
+            failure_e2e_ms=failure_distributions(series),
+            targets=[self._target(i, totals, seconds) for i in range(len(self.plan.targets))],
+            client=client,
+            errors=self._errors(totals, errors),
+        )
+        facts = self._facts(manifest, report, series, by_phase, windows, finished=finished, losses=losses)
+        report.verdict = judge(facts)
+        if self.slos is not None:
+            report.slo = self.slos(report)
+        return report
+
+    def _window(self, manifest: Manifest, phase: int, series: Series, now_ns: int) -> int:
+        return window_ns(
+            self.plan.phases[phase],
+            manifest.phases[phase],
+            series,
+            now_ns=now_ns,
+            stopped=bool(manifest.stop_reason),
+        )
+
+    def _run(
+        self, manifest: Manifest, books: Books, by_phase: Mapping[int, Series], windows: Mapping[int, int], now_ns: int
+    ) -> Run:
+        last_end = max((int(series.tally[Tally.LAST_END]) for series in by_phase.values()), default=0)
+        measured = [phase.load.model for phase in self.plan.phases if phase.measure]
+        return Run(
+            id=manifest.run_id,
+            name=self.plan.name,
+            version=manifest.version,
+            started_at=manifest.started_at,
+            duration_s=max(0, (last_end or now_ns) - books.start_ns) / SECOND if books.start_ns else 0.0,
+            phases=[self._phase(manifest, books, i, by_phase[i], windows[i], now_ns) for i in by_phase],
+            load=(measured or [self.plan.phases[0].load.model])[0],
+            seed=self.plan.seed,
+            plan_sha256=manifest.plan_sha256,
+            host=manifest.host,
+        )
+
+    def _phase(
+        self, manifest: Manifest, books: Books, index: int, series: Series, window: int, now_ns: int
+    ) -> PhaseReport:
+        phase, times = self.plan.phases[index], manifest.phases[index]
+        begun = 0 < times.start_ns <= now_ns
+        end_ns = max(min(times.end_ns or now_ns, now_ns), int(series.tally[Tally.LAST_END]))
+        return PhaseReport(
+            name=phase.name,
+            load=phase.load.model,
+            measured=phase.measure,
+            start_s=(times.start_ns - books.start_ns) / SECOND if begun else 0.0,
+            duration_s=(end_ns - times.start_ns) / SECOND if begun else 0.0,
+            **slice_of(
+                series, window / SECOND, conditions=self.conditions, date=self.price_date, planned=times.planned
+            ),
+        )
+
+    def _target(self, index: int, totals: Slab, seconds: float) -> TargetReport:
+        target = self.plan.targets[index]
+        series = totals.only(lambda key: key[1] == index and self.measured(key))
+        fields = slice_of(series, seconds, conditions=self.conditions, date=self.price_date)
+        return TargetReport(name=target.name, provider=target.provider, model=target.model, **fields)
+
+    def _errors(self, totals: Slab, errors: Errors) -> list[ErrorSample]:
+        told = []
+        for (target, outcome), (message, status) in sorted(errors.items()):
+            count = sum(int(s.tally[outcome]) for key, s in totals.series.items() if key[1] == target)
+            name = self.plan.targets[target].name if target != NOBODY else ""
+            outcome_name = Outcome(outcome).name.lower()
+            told.append(
+                ErrorSample(target=name, outcome=outcome_name, count=count, message=message, http_status=status)
+            )
+        return told
+
+    def _facts(
+        self,
+        manifest: Manifest,
+        report: Report,
+        series: Series,
+        by_phase: Mapping[int, Series],
+        windows: Mapping[int, int],
+        *,
+        finished: bool,
+        losses: Losses,
+    ) -> Facts:
+        plan, tally = self.plan, series.tally
+        measured = {i: plan.phases[i] for i in by_phase if plan.phases[i].measure}
+        slots = {i: by_phase[i].sent + by_phase[i].unsent for i in by_phase}
+        counted = [i for i in by_phase if manifest.phases[i].planned is not None and manifest.phases[i].start_ns]
+        interval = mean_interval_ns(measured, windows, slots)
+        lateness = _open_lateness(plan.phases, by_phase)
+        return Facts(
+            client=report.client,
+            ok=report.requests.ok,
+            sent=series.sent,
+            unsent=series.unsent,
+            planned=sum(manifest.phases[i].planned or 0 for i in counted) if counted else None,
+            settled=sum(slots[i] for i in counted),
+            finished=finished,
+            in_flight_at_end=report.requests.in_flight_at_end,
+            timeouts=int(tally[Outcome.TIMEOUT_TOTAL] + tally[Outcome.TIMEOUT_FIRST_TOKEN]),
+            stepped=int(tally[Tally.STEPPED]),
+            gap_drops=losses.gap_drops,
+            detail_drops=losses.detail_drops,
+            open_loop=lateness is not None,
+            mean_interval_ms=None if interval is None else interval / SCALES["lateness_ms"],
+            lateness_p99_ms=lateness,
+            ttft_coalesced_share=share(tally[Tally.STREAMS_COALESCED], tally[Tally.STREAMS]),
+            clock_bracket_ns=losses.clock_bracket_ns,
+            outages=ticks_told(manifest.outages, manifest.phases[0].start_ns, plan.output.tick_ns),
+            died=manifest.stop_reason if manifest.stop_reason.startswith(("died", "failed")) else "",
+        )
+
+
+def ticks_told(spans: Sequence[tuple[int, int]], start_ns: int, tick_ns: int) -> str:
+    """The ticks that these spans of time touch, in words: `ticks 3, 7-9`; the first RANGES_TOLD ranges, then the last."""
+    ranges: list[list[int]] = []
+    for first, last in sorted((max(0, a - start_ns) // tick_ns, max(0, b - start_ns) // tick_ns) for a, b in spans):
+        if ranges and first <= ranges[-1][1] + 1:
+            ranges[-1][1] = max(ranges[-1][1], last)
+        else:
+            ranges.append([first, last])
+    told = [f"{first}-{last}" if last > first else f"{first}" for first, last in ranges]
+    if len(told) > RANGES_TOLD:
+        told[RANGES_TOLD:] = [f"... {len(told) - RANGES_TOLD - 1} more ..., {told[-1]}"]
+    return f"ticks {', '.join(told)}" if told else ""
+
+
+def _in_phase(phase: int, key: Key) -> bool:
+    return key[0] == phase
+
+
+def _open_lateness(phases: Sequence[Phase], by_phase: Mapping[int, Series]) -> float | None:
+    """p99 of the lateness over the measured phases whose slots are fixed in time."""
+    total = Series()
+    for index, series in by_phase.items():
+        phase = phases[index]
+        if phase.measure and phase.load.model in ("open", "replay", "probe"):
+            total.add(series)
+    values = total.metrics["lateness_ms"].percentiles([99.0]) if "lateness_ms" in total.metrics else None
+    return None if values is None else values[0] / SCALES["lateness_ms"]
+
+
+def phase_at(manifest: Manifest, moment_ns: int) -> int:
+    """The phase that had begun last at this moment."""
+    begun = [i for i, times in enumerate(manifest.phases) if times.start_ns and times.start_ns <= moment_ns]
+    return begun[-1] if begun else 0
+
+
+def planned_slots(manifest: Manifest, phases: Sequence[int]) -> int | None:
+    """The slots of these phases, None while one is not known."""
+    numbers = [manifest.phases[i].planned for i in phases]
+    known = [number for number in numbers if number is not None]
+    return sum(known) if numbers and len(known) == len(numbers) else None

@@ -1,0 +1,157 @@
+"""Where a run's books live: the run directory people keep and the segment directory in tmpfs that the run works in."""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import fcntl
+import json
+import os
+import re
+import secrets
+import shutil
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from time import time
+from typing import Final, NamedTuple
+
+import msgspec
+import psutil
+
+from ..errors import OutputError
+from ..plan.plan import Plan, masked
+from .manifest import FILE as MANIFEST
+from .manifest import SEGMENTS
+
+LIVE: Final = ".live"  # in the run directory, a link to its segment directory
+LOCK: Final = "collector.lock"  # in the segment directory, held by the collector
+SETTLING_S: Final = 60.0  # a segment directory gets its run.json within this time, or its run died before
+
+
+class Card(msgspec.Struct):
+    """What every version of `lens` can read of a run's manifest."""
+
+    run_dir: str
+    version: str
+    started_at: str
+    pids: dict[str, int]
+
+
+class Leftover(NamedTuple):
+    """A segment directory in tmpfs. `card` is None if it died before it had a manifest: nothing can be recovered."""
+
+    directory: Path
+    card: Card | None
+    alive: bool
+
+    @property
+    def run_id(self) -> str:
+        return self.directory.name
+
+    def bytes(self) -> int:
+        """What it takes of the tmpfs."""
+        total = 0
+        for path in self.directory.iterdir():
+            with contextlib.suppress(OSError):
+                total += path.stat().st_blocks * 512
+        return total
+
+
+def run_id_of(name: str) -> str:
+    """`<utc-time>-<name>-<4 hex>`, safe as a directory name."""
+    moment = datetime.datetime.fromtimestamp(time(), datetime.UTC).strftime("%Y%m%dT%H%M%SZ")
+    slug = re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip("-.") or "run"
+    return f"{moment}-{slug[:60]}-{secrets.token_hex(2)}"
+
+
+def make_run_dir(plan: Plan, run_id: str) -> Path:
+    """Creates the run directory with plan.json (secrets masked) and moves the `latest` link. Raises OutputError."""
+    root = Path(plan.output.dir)
+    path = root / run_id
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        path.mkdir(mode=0o700 if plan.workload.keep_replies else 0o755)
+        (path / "plan.json").write_text(json.dumps(masked(plan), indent=1) + "\n")
+    except OSError as error:
+        raise OutputError(
+            f"cannot write the output directory {path}: {error.strerror}; choose another with --out DIR"
+        ) from error
+    link = root / f".latest-{os.getpid()}"
+    try:
+        link.symlink_to(run_id)
+        link.replace(root / "latest")
+    except OSError:
+        link.unlink(missing_ok=True)  # a file system without links: the run does not depend on it
+    return path
+
+
+def make_segment_dir(run_dir: Path, root: Path = SEGMENTS) -> Path:
+    """Creates the run's private directory in tmpfs, with a link to it in the run directory. Raises OutputError."""
+    path = root / run_dir.name
+    try:
+        if not root.exists():
+            root.mkdir(parents=True)
+            root.chmod(0o1777)  # everybody's, whatever the umask is
+        path.mkdir(mode=0o700)
+    except OSError as error:
+        raise OutputError(f"cannot make the segment directory {path}: {error.strerror}; is it on a tmpfs?") from error
+    with contextlib.suppress(OSError):
+        (run_dir / LIVE).symlink_to(path)
+    return path
+
+
+def leftovers(root: Path = SEGMENTS) -> list[Leftover]:
+    """The segment directories of this user, of runs that go on and of dead ones, oldest first."""
+    return sorted(_leftovers(root), key=lambda each: each.run_id)
+
+
+def _leftovers(root: Path) -> Iterator[Leftover]:
+    with contextlib.suppress(FileNotFoundError):
+        for directory in root.iterdir():
+            with contextlib.suppress(OSError):  # another user's, or gone again
+                status = directory.stat()
+                if not directory.is_dir() or status.st_uid != os.getuid():
+                    continue
+                card = _card(directory)
+                goes_on = bool(alive(card.pids)) if card else time() - status.st_mtime < SETTLING_S
+                yield Leftover(directory, card, goes_on or _collected(directory))
+
+
+def _card(directory: Path) -> Card | None:
+    try:
+        return msgspec.json.decode((directory / MANIFEST).read_bytes(), type=Card)
+    except (FileNotFoundError, msgspec.DecodeError):
+        return None
+
+
+def _collected(directory: Path) -> bool:
+    """Whether a collector works on it, perhaps one in a container that shares the tmpfs and not the pids."""
+    try:
+        with (directory / LOCK).open("rb") as lock:
+            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except FileNotFoundError:
+        return False
+    except BlockingIOError:
+        return True
+    return False
+
+
+def alive(pids: Mapping[str, int]) -> list[tuple[str, int]]:
+    """(role, pid) of a run's processes that still are. A pid that now belongs to another program does not count."""
+    return [(role, pid) for role, pid in pids.items() if _is_ours(pid)]
+
+
+def _is_ours(pid: int) -> bool:
+    try:
+        process = psutil.Process(pid)
+        ours = any("llm_latency_lens" in word or "lens" in Path(word).name for word in process.cmdline())
+        return ours and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.Error:
+        return False
+
+
+def remove_segments(run_dir: Path, segment_dir: Path) -> None:
+    """Removes what a finished run needs no longer."""
+    shutil.rmtree(segment_dir, ignore_errors=True)
+    with contextlib.suppress(OSError):
+        (run_dir / LIVE).unlink(missing_ok=True)

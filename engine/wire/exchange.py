@@ -1,0 +1,228 @@
+"""One request's journey: what was asked, its time marks, what the reply meant. Owned by one worker, never shared."""
+
+from __future__ import annotations
+
+from array import array
+from typing import TYPE_CHECKING, Final
+
+from ..dialects import FAILED, OK, TOKEN, VISIBLE, Reply
+from ..records import record
+from ..records.record import GAP_COALESCED, GAP_MAX, GAP_REASONING, GAP_USER_CLOCK, UNKNOWN, Outcome
+
+OUTPUT: Final = TOKEN | VISIBLE
+
+if TYPE_CHECKING:
+    from ..workload import Session
+    from .connection import Connection
+
+
+class Exchange:
+    """One request, from its slot in the schedule to its record. All times CLOCK_MONOTONIC ns, 0 where not reached."""
+
+    __slots__ = (
+        "attempts",
+        "coalesced",
+        "connect_start_ns",
+        "connection",
+        "deadline_ns",
+        "dequeued_ns",
+        "dns_done_ns",
+        "end_ns",
+        "error",
+        "estimate_tokens",
+        "events",
+        "exact",
+        "first_event_ns",
+        "first_output_ns",
+        "first_token_ns",
+        "flags",
+        "gaps",
+        "gaps_saturated",
+        "headers_ns",
+        "http_status",
+        "inflight_slot",
+        "intended_ns",
+        "itl_max_ns",
+        "kept_headers",
+        "last_send_ns",
+        "last_token_ns",
+        "outcome",
+        "phase",
+        "read_event",
+        "read_ns",
+        "received_bytes",
+        "reply",
+        "request",
+        "reserved",
+        "send_ns",
+        "sent_bytes",
+        "series_word",
+        "session",
+        "stale",
+        "target",
+        "tcp_done_ns",
+        "tls_done_ns",
+        "wire",
+    )
+
+    def __init__(self, request: int, intended_ns: int, phase: int, target: int, series: int, wire: bytes) -> None:
+        self.request = request
+        self.intended_ns = intended_ns
+        self.phase = phase
+        self.target = target
+        self.series_word = series << record.SERIES_SHIFT
+        self.wire = wire
+        self.session: Session | None = None
+        self.connection: Connection | None = None
+        self.estimate_tokens = 0
+        self.reserved = 0  # pico-USD of the budget
+        self.inflight_slot = 0
+        self.dequeued_ns = 0
+        self.send_ns = 0
+        self.deadline_ns = 0
+        self.first_token_ns = 0  # looked at before the first attempt, while a limit holds the request back
+        self.attempts = 0
+        self.flags = 0
+        self.stale = 0
+        self.sent_bytes = 0
+        self.received_bytes = 0
+        self.connect_start_ns = self.dns_done_ns = self.tcp_done_ns = self.tls_done_ns = 0
+
+    def begin_attempt(self, reply: Reply) -> None:
+        """Clears what the last attempt left, for the first one too; the first send time stays."""
+        self.reply = reply
+        self.read_event = reply.event
+        self.attempts += 1
+        self.outcome: Outcome = OK
+        self.error = ""
+        self.http_status = 0
+        self.kept_headers: dict[str, str] = {}
+        self.headers_ns = self.first_event_ns = self.first_token_ns = self.first_output_ns = 0
+        self.last_token_ns = self.end_ns = self.last_send_ns = self.itl_max_ns = self.read_ns = 0
+        self.events = self.coalesced = self.gaps_saturated = 0
+        self.exact = True
+        self.gaps: array[int] = array("Q")
+
+    def take(self, events: list[tuple[bytes, bytes]], stamp_ns: int, kernel: bool, whole: bool) -> int:
+        """Takes the events of one read in; returns the bits of all of them together.
+
+        The stamp belongs to the last byte of the read: only the last event is exact, and only if the read ended with
+        it (`whole`). A gap that touches an inexact end is marked coalesced: its value is an upper bound.
+        """
+        if not self.first_event_ns:
+            self.first_event_ns = stamp_ns
+            self.read_ns = self.last_send_ns
+        read_event = self.read_event
+        every = 0
+        last = len(events) - 1
+        for i, (name, text) in enumerate(events):
+            bits = read_event(text, name)
+            every |= bits
+            if bits & TOKEN:
+                self._token(bits, stamp_ns, kernel, whole and i == last)
+            if bits & FAILED:
+                break
+        self.events += last + 1
+        self.read_ns = stamp_ns
+        return every
+
+    def take_one(self, event: tuple[bytes, bytes], stamp_ns: int, kernel: bool) -> int:
+        """`take` for a read that brought exactly one whole event: nearly all of them. Half its cost."""
+        bits = self.read_event(event[1], event[0])
+        if bits == OUTPUT and kernel and self.exact and self.first_output_ns:
+            gap_ns = stamp_ns - self.last_token_ns
+            if gap_ns > self.itl_max_ns:
+                self.itl_max_ns = gap_ns
+            if gap_ns <= GAP_MAX:
+                self.events += 1
+                self.last_token_ns = self.read_ns = stamp_ns
+                self.gaps.append(self.series_word | gap_ns)
+                return bits
+        elif not self.first_event_ns:
+            self.first_event_ns = stamp_ns
+            self.read_ns = self.last_send_ns
+        if bits & TOKEN:
+            self._token(bits, stamp_ns, kernel, True)
+        self.events += 1
+        self.read_ns = stamp_ns
+        return bits
+
+    @property
+    def token_events(self) -> int:
+        """Events that carried a token: the first one and one for every gap."""
+        return len(self.gaps) + (self.first_token_ns > 0)
+
+    def _token(self, bits: int, stamp_ns: int, kernel: bool, exact: bool) -> None:
+        if self.first_token_ns:
+            word = self.series_word
+            if self.last_token_ns != stamp_ns:
+                gap_ns = stamp_ns - self.last_token_ns
+                if gap_ns > self.itl_max_ns:
+                    self.itl_max_ns = gap_ns
+            else:
+                gap_ns = stamp_ns - self.read_ns  # both came with this read: after the one before it, no more is known
+            if gap_ns > GAP_MAX:
+                gap_ns = GAP_MAX
+                self.gaps_saturated += 1
+            if not (exact and self.exact):
+                word |= GAP_COALESCED
+                self.coalesced += 1
+            if not kernel:
+                word |= GAP_USER_CLOCK
+            if not bits & VISIBLE:
+                word |= GAP_REASONING
+            self.gaps.append(word | gap_ns)
+        else:
+            self.first_token_ns = stamp_ns
+            if not exact:
+                self.flags |= record.TTFT_COALESCED
+        if bits & VISIBLE and not self.first_output_ns:
+            self.first_output_ns = stamp_ns
+        self.last_token_ns = stamp_ns
+        self.exact = exact
+
+    def values(self, worker: int) -> tuple[int, ...]:
+        """The record's values in the order of `record.FIELDS`; the ring fills `gaps_end` in."""
+        reply = self.reply
+        session = self.session
+        return (
+            self.request,
+            self.intended_ns,
+            self.dequeued_ns,
+            self.connect_start_ns,
+            self.dns_done_ns,
+            self.tcp_done_ns,
+            self.tls_done_ns,
+            self.send_ns,
+            self.last_send_ns,
+            self.headers_ns,
+            self.first_event_ns,
+            self.first_token_ns,
+            self.first_output_ns,
+            self.last_token_ns,
+            self.end_ns,
+            self.itl_max_ns,
+            0,
+            1,
+            self.sent_bytes if self.sent_bytes < UNKNOWN else UNKNOWN,
+            self.received_bytes if self.received_bytes < UNKNOWN else UNKNOWN,
+            reply.input_tokens,
+            reply.cached_tokens,
+            reply.cache_write_tokens,
+            reply.output_tokens,
+            reply.reasoning_tokens,
+            self.events,
+            len(self.gaps) + (self.first_token_ns > 0),
+            self.coalesced,
+            session.id & UNKNOWN if session else 0,
+            self.inflight_slot,
+            self.flags,
+            self.target,
+            self.phase,
+            worker,
+            self.attempts,
+            self.http_status,
+            session.turn if session else 0,
+            self.outcome,
+            0,
+        )

@@ -1,0 +1,1 @@
+"""The worker process: one core, one event loop, its share of the schedule in, records out."""

@@ -1,0 +1,1 @@
+"""The live view and the final table on a terminal."""

@@ -1,0 +1,1 @@
+"""HdrHistogram logs, written and read."""

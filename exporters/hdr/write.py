@@ -1,0 +1,104 @@
+"""intervals.hlog and totals.hlog: HdrHistogram logs, version 1.3, as the standard Java and Python readers take them.
+
+One line per tick, metric and target of the measured phases, `Tag=<metric>/<target>`. Values are histogram units
+(ns; micro-tokens/s; 10 pico-USD), the max column is in the metric's own unit. Times are relative to BaseTime. The sum
+of a tag's intervals is the run's total, count for count: that is its one line in totals.hlog, for who would wait long
+for the intervals of days.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Final
+
+from ...collectors.series import NOBODY, Batch, Key, Slab
+from ...collectors.snapshot import METRICS, SCALES, Report, Snapshot
+from ...engine.runs.manifest import Manifest
+from ..spool.parts import PartFile
+
+INTERVALS: Final = "intervals.hlog"
+TOTALS: Final = "totals.hlog"
+_LEGEND: Final = '"StartTimestamp","Interval_Length","Interval_Max","Interval_Compressed_Histogram"\n'
+_UNFIT: Final = re.compile(r"[,\s]")  # what would end a tag
+
+
+class IntervalHistograms:
+    """intervals.hlog as a sink of the collector."""
+
+    def __init__(self, run_dir: Path) -> None:
+        self._file = PartFile(run_dir / INTERVALS)
+
+    @property
+    def failures(self) -> int:
+        return self._file.failures
+
+    dropped = 0  # counts request rows, and this file has none
+
+    def rows(self, batch: Batch, manifest: Manifest) -> None:
+        """Nothing: this is a log of ticks."""
+
+    def tick(self, snapshot: Snapshot, report: Report, slab: Slab, manifest: Manifest) -> None:
+        self._file.turn(snapshot.elapsed_s)
+        if self._file.fresh:  # every part is a log of its own
+            self._file.write(header(manifest).encode())
+        for line in lines(slab, manifest, snapshot.elapsed_s - snapshot.seconds, snapshot.seconds):
+            self._file.write(line.encode())
+        self._file.flush()
+
+    def position(self) -> list[int]:
+        return self._file.position()
+
+    def rewind(self, position: list[int]) -> None:
+        self._file.rewind(position)
+
+    def close(self, report: Report) -> None:
+        self._file.close()
+
+
+def _counts(manifest: Manifest, key: Key, target: int) -> bool:
+    return key[1] == target and manifest.plan.phases[key[0]].measure
+
+
+def header(manifest: Manifest) -> str:
+    """Comment lines with the start of the run, Unix epoch, and the legend."""
+    start_ns = manifest.phases[0].start_ns + manifest.anchor_wall_ns - manifest.anchor_mono_ns
+    start = f"{start_ns // 10**9}.{start_ns % 10**9 // 10**6:03d}"
+    told = datetime.fromtimestamp(start_ns / 1e9, UTC).strftime("%a %b %d %H:%M:%S UTC %Y")
+    return (
+        f"#[llm-latency-lens {manifest.version}, run {manifest.run_id}]\n"
+        "#[Histogram log format version 1.3]\n"
+        f"#[StartTime: {start} (seconds since epoch), {told}]\n"
+        f"#[BaseTime: {start} (seconds since epoch)]\n"
+        f"{_LEGEND}"
+    )
+
+
+def write_totals(run_dir: Path, totals: Slab, manifest: Manifest, seconds: float) -> None:
+    """totals.hlog of a run of so many seconds. A disk that refuses it costs readers time, and nothing else."""
+    if not manifest.phases:
+        return  # it never began
+    told = header(manifest) + "".join(lines(totals, manifest, 0.0, seconds))
+    temporary = run_dir / f".{TOTALS}.new"
+    try:
+        temporary.write_text(told)
+        temporary.replace(run_dir / TOTALS)
+    except OSError:
+        temporary.unlink(missing_ok=True)
+
+
+def lines(slab: Slab, manifest: Manifest, start_s: float, seconds: float) -> Iterator[str]:
+    """The interval lines of a stretch of time, one for each metric and target."""
+    for target, name in [*enumerate(each.name for each in manifest.plan.targets), (NOBODY, "")]:
+        series = slab.only(lambda key, target=target: _counts(manifest, key, target))  # type: ignore[misc]  # default
+        for metric in METRICS:
+            if metric in series.metrics:
+                histogram = series.metrics[metric]
+                top = (histogram.max or 0) / SCALES[metric]
+                yield f"Tag={tag(metric, name)},{start_s:.3f},{seconds:.3f},{top:.3f},{histogram.hdr().encode().decode()}\n"
+
+
+def tag(metric: str, target: str) -> str:
+    return _UNFIT.sub("_", f"{metric}/{target}")
