@@ -1,0 +1,29 @@
+"""Writing files so that a reader, or the same program after a crash, never sees half of one."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+
+def replace(path: Path, content: bytes) -> None:
+    """Replaces the file at `path` in one step: a reader sees the old content or the new, never a mixture (rename(2)).
+
+    The temporary file has the writer's pid in its name, so that two writers never share one. Raises OSError, and then
+    removes the temporary file.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.new")
+    try:
+        temporary.write_bytes(content)
+        temporary.replace(path)
+    except OSError:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def write_at(fd: int, content: bytes | memoryview, offset: int) -> None:
+    """Writes all of `content` at `offset`; pwrite(2) alone may write less on a disk that is nearly full. Raises OSError."""
+    rest = memoryview(content)
+    while rest:
+        written = os.pwrite(fd, rest, offset)
+        rest, offset = rest[written:], offset + written

@@ -1,0 +1,40 @@
+"""What the processes of a run ask of the kernel for themselves: to die with their parent, descriptors, priority."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import resource
+import signal
+import sys
+from typing import Final
+
+PR_SET_PDEATHSIG: Final = 1
+
+
+def die_with_parent(parent: int | None = None, sent: signal.Signals = signal.SIGKILL) -> None:
+    """Has the kernel send `sent` to this process when its parent ends, however it ends (prctl(2), PR_SET_PDEATHSIG).
+
+    With `parent`, the pid that the starter had when it started this process, exits at once if that one has already
+    ended: a parent that died before the call would never be noticed.
+    """
+    ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, sent, 0, 0, 0)
+    if parent is not None and os.getppid() != parent:
+        sys.exit(1)
+
+
+def raise_descriptor_limit() -> int:
+    """Raises the soft limit of open files to the hard one (setrlimit(2)); returns the limit."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != hard:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    return hard
+
+
+def raise_priority(niceness: int) -> bool:
+    """Sets this process's niceness where the system permits it (root, CAP_SYS_NICE, RLIMIT_NICE); False where not."""
+    with contextlib.suppress(PermissionError):
+        os.setpriority(os.PRIO_PROCESS, 0, niceness)
+        return True
+    return False
