@@ -70,10 +70,23 @@ def carry_out(plan: Plan, *, as_json: bool, quiet: bool, strict: bool, beside: S
                 click.echo(f"lens: {warning}", err=True)
             return rules.reason()
 
-        supervisor = Supervisor(plan, manifest, segment_dir, collector, geometry, prices=prices, on_tick=on_tick)
+        tap = None
+        if os.environ.get("X_STAMPS", "segment") == "segment":
+            from ..engine.runs.tap import servers_of, start_tap
+
+            started = start_tap(segment_dir, servers_of(plan, os.environ))
+            if isinstance(started, str):
+                click.echo(f"lens: {started}", err=True)
+            else:
+                tap = started
+        supervisor = Supervisor(
+            plan, manifest, segment_dir, collector, geometry, prices=prices, on_tick=on_tick, tap=tap
+        )
         supervisor.keep_aside(beside)
         with watched(segment_dir, quiet=quiet or as_json):
             supervisor.run()
+        if tap:
+            tap.close()
     except BaseException:
         exporter.abandon()
         raise

@@ -81,7 +81,9 @@ class Machine:
         enter = ["nsenter", "-t", str(leader), "-m", "-u", "-i", "-p", "-C", "--", "/bin/sh", "-c", command]
         done = subprocess.run(enter, capture_output=True, text=True)
         if check and done.returncode:
-            raise AssertionError(f"{command}: exit code {done.returncode}\n{done.stdout}{done.stderr}{self.journal()[-3000:]}")
+            raise AssertionError(
+                f"{command}: exit code {done.returncode}\n{done.stdout}{done.stderr}{self.journal()[-3000:]}"
+            )
         return done
 
     def write(self, path: str, content: str, mode: int = 0o644) -> None:

@@ -22,6 +22,7 @@ class Share(msgspec.Struct, kw_only=True):
     incarnation: int
     segment: str
     geometry: tuple[int, ...]
+    stamps: Literal["segment", "read"] = "read"  # segment: a tap is at work
     environ: dict[str, str] = {}  # the proxy variables
     budget_left: int | None = None  # pico-USD, of a successor; None: a full share of the plan's budget
     prices: list[tuple[int, int]] = []  # pico-USD per input and output token of each target, where a budget is set

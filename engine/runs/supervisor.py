@@ -30,6 +30,7 @@ from .control import Order, Share, Word
 from .manifest import FILE as MANIFEST
 from .manifest import SEGMENTS, Manifest
 from .runlog import note
+from .tap import TapProcess
 
 READY_TIMEOUT_S: Final = 30.0
 START_DELAY_NS: Final = 20_000_000  # between the last "ready" and the first slot
@@ -97,6 +98,7 @@ class Supervisor:
         prices: Sequence[tuple[int, int]] = (),
         on_tick: Callable[[], str | None] = lambda: None,
         starts_wall_ns: int = 0,
+        tap: TapProcess | None = None,
     ) -> None:
         self.plan = plan
         self.manifest = manifest
@@ -119,6 +121,7 @@ class Supervisor:
         self.failure: LensError | None = None
         self.unpublished = False
         self.run_dir = Path(manifest.run_dir)
+        self.tap = tap
         self._wake = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
 
     def keep_aside(self, pids: Sequence[int]) -> None:
@@ -184,6 +187,7 @@ class Supervisor:
             incarnation=worker.incarnation,
             segment=str(worker.segment(self.segment_dir)),
             geometry=tuple(self.geometry),
+            stamps="segment" if self.tap else "read",
             environ={key: value for key, value in os.environ.items() if key.lower() in PROXY_VARIABLES},
             budget_left=worker.budget_left,
             prices=self.prices,

@@ -23,6 +23,7 @@ from ..records.record import Outcome
 from .connection import Connection, Context, End
 from .dial import Dial
 from .endpoint import Endpoint
+from .exact import ExactConnection
 from .exchange import Exchange
 from .reactor import Reactor
 
@@ -35,7 +36,7 @@ class Pool:
 
     `sending` is called immediately before a request is handed to send(), `done` when an attempt has ended and its
     outcome and marks are set. `suspect` is asked about a kernel stamp that does not fit the clock; it returns the
-    stamp to use and whether that is still the kernel's.
+    stamp to use and whether that is still the kernel's. `exact`: a tap holds clones, reads end where events end.
     """
 
     def __init__(
@@ -48,6 +49,7 @@ class Pool:
         sending: Callable[[Exchange], None],
         done: Callable[[Exchange], None],
         suspect: Callable[[int, int], tuple[int, bool]],
+        exact: bool = False,
     ) -> None:
         self.reactor = reactor
         self.target = target
@@ -66,6 +68,7 @@ class Pool:
             self._release,
             self._lost,
         )
+        self._connection = ExactConnection if exact else Connection
         self.busy: dict[Exchange, Dial | Connection] = {}
         self.idle: dict[Connection, int] = {}
         self.unresolved: list[Exchange] = []  # wait for the name's addresses
@@ -113,7 +116,7 @@ class Pool:
 
     def _connected(self, dial: Dial) -> None:
         exchange = dial.exchange
-        connection = Connection(self.context, dial.socket, dial.tls, exchange.tcp_done_ns)
+        connection = self._connection(self.context, dial.socket, dial.tls, exchange.tcp_done_ns)
         self.busy[exchange] = connection
         connection.send(exchange)
 

@@ -23,7 +23,7 @@ Owner = Callable[[int], None]
 class Reactor:
     """What all connections of a worker share. `owners` maps a file descriptor to the call that takes its events."""
 
-    __slots__ = ("buffers", "clock", "epoll", "lag", "owners", "timer", "user_stamps", "view")
+    __slots__ = ("buffers", "clock", "due_ns", "epoll", "lag", "owners", "timer", "user_stamps", "view", "yielding")
 
     def __init__(self, clock: StampClock, lag: memoryview) -> None:
         self.clock = clock
@@ -35,6 +35,8 @@ class Reactor:
         self.view = memoryview(buffer)
         self.buffers = [buffer]
         self.user_stamps = 0
+        self.due_ns = 1 << 62  # when the worker wants to send or time out next; set by the worker
+        self.yielding = False  # an owner found that this moment has passed: the turn ends early
 
     def watch(self, fd: int, mask: int, owner: Owner) -> None:
         self.owners[fd] = owner
@@ -50,12 +52,15 @@ class Reactor:
             self.epoll.unregister(fd)
 
     def turn(self) -> None:
-        """Serves everything that is ready now, once."""
+        """Serves everything that is ready now, once, unless an owner sets `yielding`: the rest stays ready."""
+        self.yielding = False
         owners = self.owners
         for fd, mask in self.epoll.poll(0, READY_MAX):
             owner = owners.get(fd)
             if owner is not None:  # closed by an owner served before it in this turn
                 owner(mask)
+                if self.yielding:
+                    return
 
     def close(self) -> None:
         self.epoll.close()

@@ -78,6 +78,7 @@ class Worker:
                     sending=self.sending,
                     done=self.done,
                     suspect=self.health.suspect,
+                    exact=share.stamps == "segment",
                 )
             )
         self.allowance = Allowance(share, segment.counters)
@@ -97,7 +98,7 @@ class Worker:
         """One wake-up: sockets first, then everything that is due."""
         try:
             self.reactor.turn()
-            if self.pending:
+            if self.pending or self.reactor.yielding:
                 self.work()
         except LensError as error:
             self.give_up(error)
@@ -138,7 +139,7 @@ class Worker:
         for run in self.runs:
             due = min(due, run.next_due_ns(self))
         if due != self.armed_ns:
-            self.armed_ns = due
+            self.armed_ns = self.reactor.due_ns = due
             self.reactor.timer.arm(max(due, 1))
         if not self.filling and any(run.feed.low for run in self.runs if not run.issued):
             self.filling = True
