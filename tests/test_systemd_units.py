@@ -106,11 +106,18 @@ def status(box: Machine) -> str:
     return box.run(f"systemctl show -p StatusText --value {PROBE}").stdout
 
 
+def page(port: int) -> str:
+    """The exporter's page; empty while nobody listens."""
+    try:
+        return urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=5).read().decode()
+    except OSError:
+        return ""
+
+
 def test_the_probe_is_ready_with_its_key_and_the_page_is_served(box: Machine, port: int) -> None:
     """`systemctl start` returned, so the first probe succeeded: the key came through LoadCredential."""
     assert box.run(f"systemctl is-active {PROBE}").stdout.strip() == "active"
-    page = urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=5).read().decode()
-    assert "lens_" in page
+    box.until(lambda: "lens_" in page(port), 20, "the page is served")
     assert KEY not in box.journal(PROBE)
 
 
@@ -150,6 +157,7 @@ def test_a_stopped_worker_makes_the_watchdog_restart_the_unit(box: Machine) -> N
 def test_a_killed_main_process_is_started_again_and_its_run_recovered(box: Machine) -> None:
     """SIGKILL of the probe: the next start finishes what it left."""
     before, known = box.main_pid(PROBE), len(reports(box))
+    assert before
     box.run(f"kill -KILL {before}", check=True)
     box.until(lambda: box.main_pid(PROBE) not in (0, before), 30, "the unit was started again")
     box.until(lambda: len(reports(box)) > known, 60, "the killed run has a report")
