@@ -54,7 +54,7 @@ class Endpoint:
             self.expires_ns = 1 << 63
 
     def encode(self, request: HttpRequest) -> bytes:
-        """The request as it goes on the wire to this endpoint: to a plain proxy with the whole URL as its target."""
+        """The request as it goes on the wire to this endpoint: to a plain proxy with the complete URL as its target."""
         if self.proxy and not self.connect_request:
             return encode_request(request, self.authority, target=request.url, extra=authorization(self.proxy))
         url = urlsplit(request.url)
@@ -63,7 +63,7 @@ class Endpoint:
 
     @property
     def fresh(self) -> bool:
-        """Are the addresses known and still to be believed?"""
+        """Are the addresses known and still valid?"""
         return bool(self.addresses) and monotonic_ns() < self.expires_ns
 
     def resolved(self, found: list[tuple[Any, ...]]) -> None:
