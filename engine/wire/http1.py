@@ -82,6 +82,7 @@ class ResponseParser:
         "_bare_bytes",
         "_inflate",
         "_inflated",
+        "_inflated_max",
         "_informational",
         "_parser",
         "bodies",
@@ -93,7 +94,8 @@ class ResponseParser:
         "status",
     )
 
-    def __init__(self) -> None:
+    def __init__(self, inflated_max: int = INFLATED_MAX) -> None:
+        self._inflated_max = inflated_max
         self.bodies: list[bytes] = []
         self.headers: dict[bytes, bytes] = {}  # names in lower case
         self._parser: Any = None
@@ -204,12 +206,12 @@ class ResponseParser:
         for piece in pieces:
             while piece:
                 try:
-                    plain = self._inflate.decompress(piece, min(INFLATED_STEP, INFLATED_MAX))
+                    plain = self._inflate.decompress(piece, min(INFLATED_STEP, self._inflated_max))
                 except zlib.error as error:
                     raise ProtocolError(f"the reply's compression is broken: {error}") from error
                 piece = self._inflate.unconsumed_tail
                 self._inflated += len(plain)
-                limit = min(INFLATED_MAX, before + INFLATED_AT_ONCE)
+                limit = min(self._inflated_max, before + INFLATED_AT_ONCE)
                 if self._inflated > limit:
                     raise ProtocolError(f"the reply decompresses to more than {limit} bytes")
                 if plain:
