@@ -127,7 +127,7 @@ STREAMED: Final = 1 << 4  # the reply was a stream (TTFT exists)
 TTFT_COALESCED: Final = 1 << 5  # the first token shared its read with later events: TTFT is an upper bound
 STALE_RESENT: Final = 1 << 6  # sent again on a fresh connection after a stale pooled one died before any reply byte
 ABORT_PLANNED: Final = 1 << 7  # cancelled because the plan said so
-FRAMED_ONCE: Final = 1 << 8  # whole reply in one piece (stream asked for, not given)
+FRAMED_ONCE: Final = 1 << 8  # the reply came in one piece although a stream was asked for
 LOCAL_TOKENS: Final = 1 << 9  # output_tokens counted by a local tokenizer, not by the provider
 
 GAP_BITS: Final = 42

@@ -20,6 +20,7 @@ from ..errors import ProtocolError
 from ..records.record import Outcome
 from .endpoint import Endpoint
 from .exchange import Exchange
+from .proxy import Tunnel
 from .reactor import READ, WRITE, Reactor
 from .tls import TlsPipe, describe_tls_error
 
@@ -61,7 +62,7 @@ class Dial:
         self._ready = ready
         self._failed = failed
         self._addresses = iter(endpoint.addresses)
-        self._tunnel = endpoint.tunnel()
+        self._tunnel: Tunnel | None = None
         self._out = endpoint.connect_request  # what send() has not taken yet
 
     def connect(self) -> bool:
@@ -99,6 +100,7 @@ class Dial:
             return
         self.exchange.tcp_done_ns = monotonic_ns()
         if self._out:
+            self._tunnel = self._endpoint.tunnel()
             self._reactor.change(self.fd, READ | WRITE, self._tunnelled)
         else:
             self._secure()
@@ -132,7 +134,7 @@ class Dial:
             self.fail(self.exchange, Outcome.CONNECT_RESET, message)
             return
         try:
-            done = self._tunnel.feed(piece)
+            done = self._tunnel is not None and self._tunnel.feed(piece)
         except ProtocolError as error:
             self.fail(self.exchange, Outcome.CONNECT_REFUSED, str(error))
             return

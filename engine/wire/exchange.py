@@ -136,7 +136,7 @@ class Exchange:
         return every
 
     def take_one(self, event: tuple[bytes, bytes], stamp_ns: int, kernel: bool) -> int:
-        """`take` for a read that brought exactly one complete event. Half its cost (benches/bench_reactor.py)."""
+        """`take` for a read that brought exactly one complete event. Less than half its cost (benches/bench_reactor.py)."""
         bits = self.read_event(event[1], event[0])
         if bits == OUTPUT and kernel and self.exact and self.first_output_ns:
             gap_ns = stamp_ns - self.last_token_ns

@@ -20,7 +20,7 @@ from ..dialects import OK, Dialect
 from ..plan.plan import Target, secrets
 from ..records import record
 from ..records.record import Outcome
-from .connection import Connection, Context, End
+from .connection import IDLE, Connection, Context, End
 from .dial import Dial
 from .endpoint import Endpoint
 from .exact import ExactConnection
@@ -126,13 +126,17 @@ class Pool:
 
     def _ended(self, connection: Connection, exchange: Exchange, end: End) -> None:
         del self.busy[exchange]
-        if end is End.IDLE:
+        if end is IDLE:
             self._release(connection)
-        elif end is End.STALE or (end is End.UNANSWERED and connection.reused and not self.reuse_works):
-            # A server that has not once kept a connection for a second request was closing this one anyhow.
+        elif exchange.outcome is not OK and self._stale(connection, end):
             self._resend(exchange)
             return
         self.done(exchange)
+
+    def _stale(self, connection: Connection, end: End) -> bool:
+        """Was the connection dead before the request? A server that has not once kept one for a second request was
+        closing this one anyhow, even if its kernel acknowledged the request."""
+        return end is End.STALE or (end is End.UNANSWERED and connection.reused and not self.reuse_works)
 
     def _release(self, connection: Connection) -> None:
         """Takes a connection back whose reply is complete."""

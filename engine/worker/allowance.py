@@ -15,7 +15,7 @@ from ..wire.exchange import Exchange
 class Allowance:
     """Money and requests per minute of one worker. `counters` are the segment's: what is left of the budget is there."""
 
-    __slots__ = ("_budget", "_limiters")
+    __slots__ = ("_budget", "_limiters", "metered")
 
     def __init__(self, share: Share, counters: memoryview) -> None:
         plan = share.plan
@@ -32,6 +32,7 @@ class Allowance:
                 counters[int(Counter.BUDGET_LEFT)] = pico_usd + 1
 
             self._budget = Budget(left, share.prices, report_left)
+        self.metered = self._budget is not None or any(self._limiters)  # has settle() anything to do?
 
     def reserve(self, target: int, input_tokens: int, output_tokens: int) -> int | None:
         """Reserves the money for one request; returns pico-USD, 0 without a budget, None when not enough is left."""
@@ -49,7 +50,7 @@ class Allowance:
         return wait
 
     def settle(self, exchange: Exchange) -> None:
-        """Charges what the request really used in the place of what was estimated."""
+        """Replaces what was charged by estimate by what the request really used."""
         reply = exchange.reply
         if self._budget is not None:
             if exchange.outcome is Outcome.OK:

@@ -26,30 +26,24 @@ class Expired(NamedTuple):
 class Deadlines:
     """The limits of one plan. `sweep_ns` is when sweep() is due next, NEVER while nothing has a deadline.
 
+    An attempt has `connect_ns` until its request is sent, and from then on `first_ns` until the first token.
+
     `tls` says of each target whether its connections use TLS: a limit that passes before the first byte was sent
     ended the TCP connection or the handshake.
     """
 
-    __slots__ = ("_cancel_share", "_connect_ns", "_first_ns", "_limits", "_seed", "_tls", "sweep_ns")
+    __slots__ = ("_limits", "_seed", "_tls", "connect_ns", "first_ns", "sweep_ns")
 
     def __init__(self, limits: Limits, seed: int, tls: Sequence[bool]) -> None:
         self.sweep_ns = NEVER
         self._limits = limits
         self._seed = seed
         self._tls = tls
-        self._connect_ns = limits.connect_timeout_ns
-        self._first_ns = min(limits.timeout_ns, limits.first_token_timeout_ns or limits.timeout_ns)
-        self._cancel_share = limits.cancel_share
+        self.connect_ns = limits.connect_timeout_ns
+        self.first_ns = min(limits.timeout_ns, limits.first_token_timeout_ns or limits.timeout_ns)
 
-    def connecting(self, exchange: Exchange, now_ns: int) -> bool:
-        """An attempt begins. True if the sweep is due earlier than before, so that the timer has to be set anew."""
-        return self._watch(exchange, now_ns + self._connect_ns)
-
-    def sending(self, exchange: Exchange, now_ns: int) -> bool:
-        """The request is sent. True if the sweep is due earlier than before."""
-        return self._watch(exchange, now_ns + self._first_ns)
-
-    def _watch(self, exchange: Exchange, deadline_ns: int) -> bool:
+    def watch(self, exchange: Exchange, deadline_ns: int) -> bool:
+        """Sets the deadline. True if the sweep is due earlier than before, so that the timer has to be set anew."""
         exchange.deadline_ns = deadline_ns
         if deadline_ns < self.sweep_ns:
             self.sweep_ns = deadline_ns
@@ -84,7 +78,8 @@ class Deadlines:
 
     def cancels(self, exchange: Exchange) -> bool:
         """Does the plan abort this request? The same ones for a seed, however many workers there are."""
-        if not self._cancel_share:
+        share = self._limits.cancel_share
+        if not share:
             return False
         draw = random.Random(f"cancel/{self._seed}/{exchange.phase}/{exchange.request}").random()
-        return draw < self._cancel_share
+        return draw < share

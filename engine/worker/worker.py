@@ -2,12 +2,12 @@
 
 How it works. The event loop calls `turn()` when the reactor's epoll object is ready: a socket or the one timer. The
 reactor serves the sockets; connections write into their exchanges and report to their pool, which calls `sending` and
-`done` here. What has to be looked at after that sets `pending`, and `work()` then does, in one place and not nested:
+`done` here. What has to be looked at after that sets `pending`, and `work()` then does, never nested:
 calls that are due, slots that are due (`run.issue`, which calls `dispatch`), the sweep of the deadlines. It ends by
 arming the timer for whatever is due next, so an idle worker does not wake up. Requests are rendered ahead of their
 slots in `_fill`, in slices with the sockets served in between; a late render is counted.
 A request: dispatch -> _enter (ledger) -> _admit (rate limits) -> _begin -> pool.send ... sending ... done -> again by
-the retry law, or ledger.record, and then the session's next turn or a free place in the closed loop.
+the retry law, or ledger.record, and then the session's next turn or the next request of a closed loop.
 """
 
 from __future__ import annotations
@@ -288,21 +288,22 @@ class Worker:
     def _begin(self, exchange: Exchange, now: int) -> None:
         pool = self.pools[exchange.target]
         exchange.begin_attempt(pool.dialect.reply(pool.target, self.keep_text))
-        if self.deadlines.connecting(exchange, now):
+        deadlines = self.deadlines
+        if deadlines.watch(exchange, now + deadlines.connect_ns):
             self.pending = True
         pool.send(exchange)
 
     def sending(self, exchange: Exchange) -> None:
         """The pool is about to call send(): the in-flight table says so first."""
         now = monotonic_ns()
-        first = self.ledger.sending(exchange, now)
-        if first and self.deadlines.cancels(exchange):
+        deadlines = self.deadlines
+        if self.ledger.sending(exchange, now) and deadlines.cancels(exchange):
             self.timers.at(now + self.plan.limits.cancel_after_ns, self._cancel_planned, exchange)
-        if self.deadlines.sending(exchange, now):
+        if deadlines.watch(exchange, now + deadlines.first_ns):
             self.pending = True
 
     def done(self, exchange: Exchange) -> None:
-        """An attempt ended: try again by the retry law, or write the record and free the place."""
+        """An attempt ended: try again by the retry law, or write the record."""
         run = self.ledger.active[exchange]
         self.pending = True
         self.ledger.attempt_ended(exchange)
@@ -313,7 +314,8 @@ class Worker:
                 self.timers.at(monotonic_ns() + delay, self._admit, exchange, 0)  # its tokens are still charged
                 return
         self.ledger.record(run, exchange)
-        self.allowance.settle(exchange)
+        if self.allowance.metered:
+            self.allowance.settle(exchange)
         if exchange.session is None or not self._think(run, exchange, exchange.session):
             run.freed(monotonic_ns(), failed_connect=exchange.outcome in CONNECT)
         self._leave(run)
