@@ -57,7 +57,7 @@ class TapProcess:
         if more != self.servers and self.process.stdin is not None:
             self.servers = more
             with suppress(BrokenPipeError):
-                self.process.stdin.write(frame(Servers([tuple(server) for server in sorted(more)])))
+                self.process.stdin.write(frame(Servers([(s.family, s.address, s.port) for s in sorted(more)])))
                 self.process.stdin.flush()
 
     def close(self) -> None:

@@ -19,6 +19,7 @@ from fcntl import ioctl
 from time import monotonic_ns
 from typing import Final
 
+from ..records.record import TTFT_COALESCED
 from ..records.ring import lag_bucket
 from .boundaries import chunks, records
 from .connection import ANCILLARY_BYTES, LAG_SUSPECT_NS, TIMESPEC, Connection, Context
@@ -102,9 +103,14 @@ class ExactConnection(Connection):
             if start < end:  # fewer bytes than were seen waiting: cannot be, and must not be guessed about
                 break
         start = 0
+        first_token_known = exchange is None or exchange.first_token_ns > 0
         for end, ancillary in groups:
             self._handle(content[start:end], ancillary)
             start = end
+            if not first_token_known and exchange is not None and exchange.first_token_ns:
+                first_token_known = True
+                if self.reactor.protected:  # what has one stamp came in one segment: the server sent it so
+                    exchange.flags &= ~TTFT_COALESCED
             if self.exchange is not exchange:
                 self._behind(content[start : groups[-1][0]])
                 return

@@ -29,7 +29,19 @@ Owner = Callable[[int], None]
 class Reactor:
     """What all connections of a worker share. `owners` maps a file descriptor to the call that takes its events."""
 
-    __slots__ = ("buffers", "clock", "due_ns", "epoll", "lag", "owners", "timer", "user_stamps", "view", "yielding")
+    __slots__ = (
+        "buffers",
+        "clock",
+        "due_ns",
+        "epoll",
+        "lag",
+        "owners",
+        "protected",
+        "timer",
+        "user_stamps",
+        "view",
+        "yielding",
+    )
 
     def __init__(self, clock: StampClock, lag: memoryview) -> None:
         self.clock = clock
@@ -42,6 +54,7 @@ class Reactor:
         self.buffers = [buffer]
         self.user_stamps = 0
         self.due_ns = 1 << 62  # when the worker wants to send or time out next; set by the worker
+        self.protected = False  # a tap was seen at work a moment ago
         self.yielding = False  # an owner found that this moment has passed: the turn ends early
 
     def watch(self, fd: int, mask: int, owner: Owner) -> None:
