@@ -49,7 +49,7 @@ class Health(msgspec.Struct, kw_only=True):
     records_dropped: int = 0
 
 
-class State(msgspec.Struct, kw_only=True):
+class Progress(msgspec.Struct, kw_only=True):
     next_tick: int = 0
     done: bool = False  # the last tick is in the books
     segments: dict[str, SegmentState] = {}
@@ -63,7 +63,7 @@ class State(msgspec.Struct, kw_only=True):
 
 
 class Frame(msgspec.Struct, kw_only=True):
-    state: State
+    state: Progress
     closed: list[Any]  # Slab.packed()
     open: list[tuple[int, list[Any]]]
 
@@ -71,7 +71,7 @@ class Frame(msgspec.Struct, kw_only=True):
 class Saved(msgspec.Struct):
     """What `load` gives back."""
 
-    state: State
+    state: Progress
     totals: Any  # Slab
     open: dict[int, Any]  # tick -> Slab
 
@@ -104,7 +104,7 @@ class Checkpoint:
             self._end = end
         return saved
 
-    def save(self, state: State, *, closed: Slab, totals: Slab, opened: dict[int, Slab]) -> None:
+    def save(self, state: Progress, *, closed: Slab, totals: Slab, opened: dict[int, Slab]) -> None:
         """Makes this moment the one to come back to. `closed` is what came to `totals` since the last save."""
         running = [(tick, slab.packed()) for tick, slab in opened.items()]
         removed = self._file >= 0 and not os.fstat(self._file).st_nlink  # by somebody: no later life could find it

@@ -21,13 +21,13 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
+from ..engine.records.layout import Counter
 from ..engine.records.record import LOCAL_TOKENS, UNKNOWN, Outcome
-from ..engine.records.ring import Counter
 from ..engine.runs.manifest import FILE as MANIFEST
 from ..engine.runs.manifest import Manifest, read_manifest
 from . import host
 from .checkpoint import FILE as CHECKPOINT
-from .checkpoint import Checkpoint, State
+from .checkpoint import Checkpoint, Progress
 from .cost import Prices
 from .health import Moment, client_of_run, client_of_tick, observe
 from .intake import Drained, Intake
@@ -92,7 +92,7 @@ class Collector:
         self.clock = clock
         self.checkpoint = Checkpoint(segment_dir / CHECKPOINT)
         saved = self.checkpoint.load()
-        self.state = saved.state if saved else State()
+        self.state = saved.state if saved else Progress()
         self.reader = Reader(len(self.manifest.plan.targets), prices=prices, conditions=conditions)
         self.books = Books(self.reader, start_ns=0, tick_ns=self.manifest.plan.output.tick_ns)
         self.books.next_tick = self.state.next_tick
