@@ -320,7 +320,7 @@ class Slab:
             total.add(series)
         return total
 
-    def counts(self) -> Series:
+    def sums(self) -> Series:
         """The sum of all series without their distributions."""
         total = Series()
         for series in self.series.values():
