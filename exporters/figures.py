@@ -87,7 +87,7 @@ def share(number: float | None) -> str:
 
 
 def clock(seconds: float) -> str:
-    """A stretch of time: `42 s`, `3:07`, `2:15:00`, `3 d 04:00`."""
+    """A duration: `42 s`, `3:07`, `2:15:00`, `3 d 04:00`."""
     whole = max(0, round(seconds))
     if whole < 60:
         return f"{whole} s"
