@@ -1,7 +1,7 @@
 """A run as CSV (RFC 4180, UTF-8): requests.csv has a row per request, intervals.csv one per tick, phase and target.
 
 Both are written row by row in constant memory. Absent values are empty fields. Columns of requests.csv are the keys of
-requests.msgpack; those of intervals.csv are `COLUMNS`, then `<metric>_<level>` for each metric of METRICS.
+requests.msgpack; those of intervals.csv are `COLUMNS`, then `<metric>_<level>` for each metric.
 """
 
 from __future__ import annotations
@@ -13,11 +13,12 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from ..collectors.snapshot import METRICS, Distribution, Interval, Snapshot
+from ..collectors.snapshot import Distribution, Interval, Snapshot
 from ..engine.errors import OutputError
+from ..engine.metrics import METRICS, STATISTICS
 from . import rundir
 
-LEVELS: Final = ("count", "mean", "stddev", "min", "max", "p50", "p90", "p95", "p99", "p99_9")
+LEVELS: Final = ("count", *STATISTICS)
 COLUMNS: Final = (
     "tick",
     "wall_time_ns",
@@ -47,7 +48,7 @@ HEADER: Final = (*COLUMNS, *(f"{metric}_{level}" for metric in METRICS for level
 
 
 def write_requests(run_dir: Path, path: Path) -> int:
-    """Writes requests.csv and gives the number of requests."""
+    """Writes requests.csv and returns the number of requests."""
     rows = rundir.requests(run_dir)
     first = next(rows, None)
     if first is None:
@@ -57,7 +58,7 @@ def write_requests(run_dir: Path, path: Path) -> int:
 
 
 def write_intervals(run_dir: Path, path: Path) -> int:
-    """Writes intervals.csv and gives the number of rows."""
+    """Writes intervals.csv and returns the number of rows."""
     return _write(path, HEADER, interval_rows(rundir.ticks(run_dir)))
 
 
@@ -85,7 +86,7 @@ def _levels(interval: Interval) -> list[Any]:
 
 
 def _write(path: Path, header: Sequence[str], rows: Iterable[Sequence[Any]]) -> int:
-    """Replaces `path` when all rows are written; gives how many there were."""
+    """Replaces `path` when all rows are written; returns how many there were."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     count = 0
     try:
