@@ -52,6 +52,14 @@ def test_rotated_parts_come_in_order(run_dir: Path, tmp_path: Path) -> None:
     assert [row["request"] for row in read(tmp_path / "r.csv")] == list("012345")
 
 
+def test_text_that_a_spreadsheet_would_run_gets_an_apostrophe(tmp_path: Path) -> None:
+    """A server's error message such as `=HYPERLINK(...)` must not be a formula when the file is opened."""
+    cells = {"a": "=1+1", "b": "+1", "c": "-x", "d": "@SUM(A1)", "e": "\tx", "f": -1.5, "g": "a=b", "h": ""}
+    (tmp_path / "requests.msgpack").write_bytes(msgspec.msgpack.encode(cells))
+    lens_csv.write_requests(tmp_path, tmp_path / "r.csv")
+    assert [*read(tmp_path / "r.csv")[0].values()] == ["'=1+1", "'+1", "'-x", "'@SUM(A1)", "'\tx", "-1.5", "a=b", ""]
+
+
 def test_a_torn_last_record_is_left_out(run_dir: Path, tmp_path: Path) -> None:
     whole = (run_dir / "requests.msgpack").read_bytes()
     (tmp_path / "requests.msgpack").write_bytes(whole[:-5])
