@@ -26,12 +26,11 @@ from __future__ import annotations
 
 from typing import Any, Final, NamedTuple
 
+from .bounds import CPU_BOUND, STEAL_BOUND
 from .histogram import RESOLUTION
 from .snapshot import Client, Reason, Verdict
 
 MINIMUM_OK: Final = 30
-CPU_BOUND: Final = 0.9
-STEAL_BOUND: Final = 0.05
 LATENESS_FLOOR_MS: Final = 1.0
 LATENESS_SHARE: Final = 0.05
 CENSORED_BOUND: Final = 0.01

@@ -25,6 +25,7 @@ from ...collectors.histogram import Histogram
 from ...collectors.snapshot import BUCKETS, METRICS, SCALES, Distribution, Report, TargetReport
 from ...engine.errors import OutputError
 from .. import figures
+from ..account import account_lines
 from ..hdr import read as hdrread
 from ..hdr.write import INTERVALS, TOTALS, tag
 from ..rundir import read_report
@@ -572,8 +573,6 @@ def _targets(targets: Sequence[TargetReport]) -> str:
 
 
 def _end(run: Run, *, alone: bool) -> str:
-    from ..console.live import account_lines
-
     r = run.report
     title = "" if alone else f"<h2>{_text(r.run.name)} {_text(r.run.id)}</h2>"
     books = "".join(f'<tr><td>{_text(k)}</td><td class="wrap">{_text(v)}</td></tr>' for k, v in account_lines(r))
