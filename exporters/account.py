@@ -6,6 +6,7 @@ The console and the HTML report print these lines. Pure, no layout, imports noth
 from __future__ import annotations
 
 from ..collectors.snapshot import Client, Cost, Report, Requests, Throughput, Tokens
+from ..engine.metrics import CLIENT, CLIENT_COUNTERS
 from . import figures
 
 
@@ -85,20 +86,6 @@ def _client(c: Client) -> list[str]:
         load.append(f"{c.rss_mb_max:.0f} MB")
     if c.itl_coalesced_share is not None:
         load.append(f"{figures.share(c.itl_coalesced_share)} of gaps coalesced")
-    incidents = ", ".join(f"{n:,} {name}" for name, n in _incidents(c) if n)
+    others = [(CLIENT[name].label, getattr(c, name)) for name in CLIENT_COUNTERS if name != "ring_drops"]
+    incidents = ", ".join(f"{n:,} {label}" for label, n in others if n)  # 0 in an undisturbed run
     return [stamps, ", ".join(load), *([incidents] if incidents else [])]
-
-
-def _incidents(c: Client) -> list[tuple[str, int]]:
-    """Counters that are 0 in an undisturbed run; every one that is not reaches the reader."""
-    return [
-        ("clock steps", c.clock_steps),
-        ("GC pauses", c.gc_pauses),
-        ("worker restarts", c.restarts),
-        ("collector restarts", c.collector_restarts),
-        ("stale resends", c.stale_resends),
-        ("clamped values", c.clamped),
-        ("TCP retransmits", c.tcp_retransmits or 0),
-        ("export failures", c.export_failures),
-        ("records not written", c.records_dropped),
-    ]

@@ -21,9 +21,8 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from ...collectors.bounds import CPU_WARNING, STEAL_WARNING
+from ...collectors.bounds import CPU_NOTICE, STEAL_NOTICE
 from ...collectors.snapshot import (
-    BUCKETS,
     REPORT_DECODER,
     SNAPSHOT_DECODER,
     Client,
@@ -34,6 +33,7 @@ from ...collectors.snapshot import (
     Snapshot,
     TargetReport,
 )
+from ...engine.metrics import BUCKETS, METRICS
 from ...engine.runs.manifest import Manifest, read_manifest
 from .. import figures
 from .tables import LEVELS, errors_table, grid, literal
@@ -94,7 +94,7 @@ class View:
         for metric in figures.HEADLINE[:2]:
             d = r.metrics.get(metric) if r else None
             if d and d.count:
-                words.append(f"{figures.LABELS[metric]} p50/p99 {figures.value(d.p50)}/{figures.value(d.p99)} ms")
+                words.append(f"{METRICS[metric].label} p50/p99 {figures.value(d.p50)}/{figures.value(d.p99)} ms")
         if s.unsent_total:
             words.append(f"{s.unsent_total:,} not sent")
         if s.cost_usd_total is not None:
@@ -347,11 +347,11 @@ def _health_line(c: Client) -> Text:
     text.append(f"{c.ring_drops:,} drops", style="bold red" if c.ring_drops else "")
     if c.loop_lag_us.p99 is not None:
         text.append(f"  lag p99 {figures.value(c.loop_lag_us.p99)} us")
-    for name, share, warning in (
-        ("CPU", c.cpu_utilisation, CPU_WARNING),
-        ("steal", c.steal_share, STEAL_WARNING),
+    for name, share, notice in (
+        ("CPU", c.cpu_utilisation, CPU_NOTICE),
+        ("steal", c.steal_share, STEAL_NOTICE),
     ):
-        text.append(f"  {name} {figures.share(share)}", style="yellow" if (share or 0) > warning else "")
+        text.append(f"  {name} {figures.share(share)}", style="yellow" if (share or 0) > notice else "")
     if c.itl_coalesced_share is not None:
         text.append(f"  coalesced {figures.share(c.itl_coalesced_share)}")
     if c.clock != "kernel":
