@@ -106,9 +106,9 @@ def _moment(text: str | None, default_ns: int) -> int:
 def _tell_between(folder: Path, target: str, since_ns: int, until_ns: int) -> None:
     from ..collectors.snapshot import ENCODER
     from ..exporters.console.final import print_final
-    from ..exporters.history import told_between
+    from ..exporters.history import report_between
 
-    told = told_between(folder, since_ns, until_ns)
+    told = report_between(folder, since_ns, until_ns)
     if target == "console":
         print_final(told)
     else:

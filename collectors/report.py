@@ -109,6 +109,8 @@ class Teller:
             phase=phase.name,
             measured=phase.measure,
             in_flight=in_flight,
+            counts=series.counts(),
+            moments=series.moments(),
             buckets=buckets(series),
             hdr={name: h.hdr().encode().decode() for name, h in series.metrics.items()} if self.hdr else {},
             **slice_of(series, tick_ns / SECOND, conditions=self.conditions, date=self.price_date),
@@ -192,6 +194,7 @@ class Teller:
             measured=phase.measure,
             start_s=(times.start_ns - books.start_ns) / SECOND if begun else 0.0,
             duration_s=(end_ns - times.start_ns) / SECOND if begun else 0.0,
+            window_s=window / SECOND,
             **slice_of(
                 series, window / SECOND, conditions=self.conditions, date=self.price_date, planned=times.planned
             ),

@@ -36,9 +36,10 @@ from ..engine.records.record import (
 from .cost import PICO_PER_UNIT, Prices
 from .histogram import Histogram
 from .measures import Column, Records, Values, measures, output_tokens
+from .rollup import UNRECORDED
+from .snapshot import Moments
 
 NOBODY: Final = -1  # target of a slot that ended unsent before it had one, in a plan of several targets
-UNRECORDED: Final = "unrecorded"  # unsent, but a full ring lost the reason
 
 _LATENCIES: Final = tuple(name for name in METRICS if name not in ("itl_ms", "lateness_ms"))
 _TOKENS: Final = ("input_tokens", "output_tokens", "cached_tokens", "reasoning_tokens")
@@ -98,6 +99,12 @@ class Tally(IntEnum):
 
 TALLIES: Final = Tally.LAST_END + 1
 _SUMMED: Final = Tally.FIRST_SEND
+# The names of the sums in Interval.counts, by their position in `Series.tally`.
+_NAMES: Final = (
+    *(outcome.name.lower() for outcome in Outcome),
+    *(f"unsent_{reason.name.lower() if reason else UNRECORDED}" for reason in Unsent),
+    *(Tally(position).name.lower() for position in range(Tally.ATTEMPTS, _SUMMED)),
+)
 
 
 class Series:
@@ -139,6 +146,25 @@ class Series:
     @property
     def failed(self) -> int:
         return int(sum(self.tally[outcome] for outcome in FAILURES))
+
+    def counts(self) -> dict[str, int]:
+        """What was counted, by name, without zeros."""
+        return {_NAMES[i]: int(self.tally[i]) for i in np.flatnonzero(self.tally[:_SUMMED]).tolist()}
+
+    def moments(self) -> dict[str, Moments]:
+        """Of each metric, and of the failures' as `e2e_ms.<outcome>`."""
+        named = {**self.metrics, **{f"e2e_ms.{each.name.lower()}": h for each, h in sorted(self.failures.items())}}
+        return {name: found for name, histogram in named.items() if (found := histogram.moments()) is not None}
+
+    @classmethod
+    def restored(
+        cls, counts: Mapping[str, int], metrics: dict[str, Histogram], failures: dict[Outcome, Histogram]
+    ) -> Series:
+        """The series that `counts` came from. Its extremes of time are unknown."""
+        made = cls()
+        made.tally[:_SUMMED] = [counts.get(name, 0) for name in _NAMES]
+        made.metrics, made.failures = metrics, failures
+        return made
 
     def records(self, records: Records, columns: Mapping[str, Column], conditions: Sequence[Condition] | None) -> None:
         """Takes a batch of this series' records in, with their columns."""

@@ -28,6 +28,16 @@ class Distribution(msgspec.Struct, kw_only=True):
     ci95: dict[str, tuple[float, float] | None] | None = None
 
 
+class Moments(msgspec.Struct, array_like=True, frozen=True):
+    """What of a sample adds up exactly, in histogram units (metrics.SCALES); there is at least one value."""
+
+    count: int
+    sum: float
+    m2: float  # sum of the squared deviations from the mean
+    min: int
+    max: int
+
+
 class Requests(msgspec.Struct, kw_only=True):
     """planned = sent + sum(unsent); sent = ok + sum(failed) + cancelled + in_flight_at_end."""
 
@@ -97,6 +107,7 @@ class PhaseReport(Slice, kw_only=True):
     measured: bool
     start_s: float  # since the start of the run
     duration_s: float
+    window_s: float = 0.0  # what its rates are over
 
 
 class Lag(msgspec.Struct, kw_only=True):
@@ -197,6 +208,10 @@ class Interval(Slice, kw_only=True):
     phase: str
     measured: bool
     in_flight: int = 0
+    # what adds up over ticks (collectors.rollup): all that was counted, by the lower-case names of series.Tally and of
+    # the outcomes, without zeros; and the moments of each metric, of the failures' as `e2e_ms.<outcome>`
+    counts: dict[str, int] = msgspec.field(default_factory=dict)
+    moments: dict[str, Moments] = msgspec.field(default_factory=dict)
     # per metric of metrics.BUCKETS: how many of this tick's values fell in each bucket, one more than bounds (the rest above)
     buckets: dict[str, list[int]] = msgspec.field(default_factory=dict)
     # per metric: the tick's HDR histogram as a line of intervals.hlog has it; where an export of the plan asks for `hdr`

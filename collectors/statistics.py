@@ -10,13 +10,13 @@ from ..engine.plan.plan import Phase
 from ..engine.records.record import FAILURES, Outcome, Unsent
 from ..engine.runs.manifest import PhaseTimes
 from .histogram import Histogram
-from .series import UNRECORDED, Series, Tally
+from .rollup import PICO_PER_USD, UNRECORDED
+from .series import Series, Tally
 from .snapshot import Cost, Distribution, Requests, Throughput, Tokens
 
 # The smallest sample from which a p99.9 is told: below it, fewer than 3 or 4 values lie above the quantile.
 P99_9_NEEDS: Final = 3688
 SECOND: Final = 1e9
-PICO_PER_USD: Final = 1e12
 DAY_S: Final = 86_400
 
 

@@ -129,7 +129,7 @@ def write_distributions(run_dir: Path, folder: Path) -> Iterator[tuple[Path, int
     for tag, total in sums(log).items():
         path = folder / (re.sub(r"[^\w.-]", "-", tag) + ".hgrm")
         with path.open("wb") as file:
-            total.hdr().output_percentile_distribution(file, SCALES.get(tag.partition("/")[0], 1.0))
+            total.hdr().output_percentile_distribution(file, SCALES.get(re.split("[./]", tag)[0], 1.0))
         yield path, total.count
 
 

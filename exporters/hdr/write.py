@@ -1,6 +1,7 @@
 """intervals.hlog and totals.hlog: HdrHistogram logs, version 1.3, as the standard Java and Python readers take them.
 
-One line per tick, metric and target of the measured phases, `Tag=<metric>/<target>`. Values are histogram units
+One line per tick, metric and target of the measured phases, `Tag=<metric>/<target>`; the duration of failed requests
+is `Tag=e2e_ms.<outcome>/<target>`. Values are histogram units
 (ns; micro-tokens/s; 10 pico-USD), the max column is in the metric's own unit. Times are relative to BaseTime. The sum
 of a tag's intervals is the run's total, count for count: that is its one line in totals.hlog, for who would wait long
 for the intervals of days.
@@ -94,11 +95,11 @@ def lines(slab: Slab, manifest: Manifest, start_s: float, seconds: float) -> Ite
     """The interval lines of a stretch of time, one for each metric and target."""
     for target, name in [*enumerate(each.name for each in manifest.plan.targets), (NOBODY, "")]:
         series = slab.only(lambda key, target=target: _counts(manifest, key, target))  # type: ignore[misc]  # default
-        for metric in METRICS:
-            if metric in series.metrics:
-                histogram = series.metrics[metric]
-                top = (histogram.max or 0) / SCALES[metric]
-                yield f"Tag={tag(metric, name)},{start_s:.3f},{seconds:.3f},{top:.3f},{histogram.hdr().encode().decode()}\n"
+        named = {metric: series.metrics[metric] for metric in METRICS if metric in series.metrics}
+        named |= {f"e2e_ms.{outcome.name.lower()}": each for outcome, each in sorted(series.failures.items())}
+        for metric, histogram in named.items():
+            top = (histogram.max or 0) / SCALES[metric.partition(".")[0]]
+            yield f"Tag={tag(metric, name)},{start_s:.3f},{seconds:.3f},{top:.3f},{histogram.hdr().encode().decode()}\n"
 
 
 def tag(metric: str, target: str) -> str:
