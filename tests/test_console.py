@@ -18,6 +18,7 @@ from rich.console import Console
 
 from llm_latency_lens.collectors.snapshot import Distribution, ErrorSample, Reason, Report, Verdict
 from llm_latency_lens.engine.errors import OutputError
+from llm_latency_lens.engine.metrics import CLIENT, CLIENT_COUNTERS
 from llm_latency_lens.exporters import figures
 from llm_latency_lens.exporters.console.final import FinalTable, print_final
 from llm_latency_lens.exporters.console.live import LiveConsole, View, progress_of
@@ -85,6 +86,26 @@ def test_an_invalid_verdict_says_why_in_words() -> None:
     text = drawn(FinalTable(report), 80)
     assert "INVALID: the client disturbed what it measured" in text
     assert "the hypervisor took 7 % of the cores (steal)" in text
+
+
+@pytest.mark.parametrize("counter", CLIENT_COUNTERS)
+def test_every_counter_of_the_client_reaches_the_final_table_if_it_counted(counter: str) -> None:
+    """Nothing may be dropped or late without people seeing it; a zero would only be noise."""
+    report = reported(ticks=2, targets=1)
+    setattr(report.client, counter, 7)
+    assert f"7 {CLIENT[counter].label}" in drawn(FinalTable(report), 120)
+    setattr(report.client, counter, 0)
+    assert CLIENT[counter].label not in drawn(FinalTable(report), 120) or counter == "ring_drops"
+
+
+def test_the_live_frame_shows_late_bodies_and_saturated_gaps() -> None:
+    """Both falsify latencies while the run still goes on and could be restarted with less load."""
+    view = view_of(FakeRun(ticks=5, targets=1))
+    assert view.snapshot is not None
+    view.snapshot.client.late_renders, view.snapshot.client.gaps_saturated = 12, 3
+    text = drawn(view.frame(120, 24), 120)
+    assert "12 late renders" in text
+    assert "3 saturated gaps" in text
 
 
 def test_a_run_without_one_success_has_no_latencies_and_no_crash() -> None:

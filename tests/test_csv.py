@@ -15,8 +15,8 @@ from click.testing import CliRunner
 from llm_latency_lens.cli.report import report
 from llm_latency_lens.engine.errors import LensError, OutputError
 from llm_latency_lens.exporters import csv as lens_csv
+from tests.support_hdr import write_hlog
 from tests.support_runs import FakeRun
-from tests.test_html import write_hlog
 
 
 @pytest.fixture(scope="module")

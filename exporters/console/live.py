@@ -33,7 +33,7 @@ from ...collectors.snapshot import (
     Snapshot,
     TargetReport,
 )
-from ...engine.metrics import BUCKETS, METRICS
+from ...engine.metrics import BUCKETS, CLIENT, METRICS
 from ...engine.runs.manifest import Manifest, read_manifest
 from .. import figures
 from .tables import LEVELS, errors_table, grid, literal
@@ -44,6 +44,8 @@ LINE_INTERVAL_S: Final = 5.0  # between two lines where stderr is not a terminal
 SERVERS_SHOWN: Final = 3
 ERRORS_SHOWN: Final = 5
 HISTORY_TICKS: Final = 120
+# Of metrics.CLIENT_COUNTERS those whose increase calls for action during the run.
+HEALTH_COUNTERS: Final = ("restarts", "clock_steps", "late_renders", "gaps_saturated", "export_failures")
 
 T = TypeVar("T")
 
@@ -356,9 +358,10 @@ def _health_line(c: Client) -> Text:
         text.append(f"  coalesced {figures.share(c.itl_coalesced_share)}")
     if c.clock != "kernel":
         text.append(f"  {c.clock} clock", style="yellow")
-    for name, n in (("restarts", c.restarts), ("clock steps", c.clock_steps), ("export failures", c.export_failures)):
-        if n:
-            text.append(f"  {n:,} {name}", style="bold yellow")
+    for name in HEALTH_COUNTERS:
+        if n := getattr(c, name):
+            text.append(f"  {n:,} {CLIENT[name].label}", style="bold yellow")
+    text.no_wrap, text.overflow = True, "ellipsis"
     return text
 
 
