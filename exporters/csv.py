@@ -49,7 +49,7 @@ HEADER: Final = (*COLUMNS, *(f"{metric}_{level}" for metric in METRICS for level
 
 
 def write_requests(run_dir: Path, path: Path) -> int:
-    """Writes requests.csv and gives the number of requests."""
+    """Writes requests.csv and returns the number of requests."""
     rows = rundir.requests(run_dir)
     first = next(rows, None)
     if first is None:
@@ -59,7 +59,7 @@ def write_requests(run_dir: Path, path: Path) -> int:
 
 
 def write_intervals(run_dir: Path, path: Path) -> int:
-    """Writes intervals.csv and gives the number of rows."""
+    """Writes intervals.csv and returns the number of rows."""
     return _write(path, HEADER, interval_rows(rundir.ticks(run_dir)))
 
 
@@ -92,7 +92,7 @@ def _literal(cell: Any) -> Any:
 
 
 def _write(path: Path, header: Sequence[str], rows: Iterable[Sequence[Any]]) -> int:
-    """Replaces `path` when all rows are written; gives how many there were."""
+    """Replaces `path` when all rows are written; returns how many there were."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     count = 0
     try:

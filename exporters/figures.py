@@ -90,10 +90,10 @@ def share(number: float | None) -> str:
 
 def clock(seconds: float) -> str:
     """A duration: `42 s`, `3:07`, `2:15:00`, `3 d 04:00`."""
-    whole = max(0, round(seconds))
-    if whole < 60:
-        return f"{whole} s"
-    minutes, rest = divmod(whole, 60)
+    rounded = max(0, round(seconds))
+    if rounded < 60:
+        return f"{rounded} s"
+    minutes, rest = divmod(rounded, 60)
     hours, minutes = divmod(minutes, 60)
     days, hours = divmod(hours, 24)
     if days:

@@ -37,5 +37,5 @@ def errors_table(errors: Iterable[ErrorSample], width: int) -> Table:
 
 
 def literal(text: str) -> str:
-    """Text from a plan or a server for a place where rich would read markup: it is shown as it is."""
+    """Text from a plan or a server for where rich would read markup; it is shown unchanged."""
     return escape(printable(text))

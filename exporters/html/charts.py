@@ -97,7 +97,7 @@ def charts_of(runs: Sequence[Run]) -> Charts:
 
 
 def _title(runs: Sequence[Run], run: Run) -> str:
-    """What tells a run from the others on the page; empty if it is alone."""
+    """Distinguishes a run from the others on the page; empty if it is the only one."""
     return f"{run.report.run.name} {run.report.run.id[-4:]}" if len(runs) > 1 else ""
 
 
@@ -178,7 +178,7 @@ def _bucket_sum(spans: Sequence[Span], metric: str) -> list[int]:
 
 
 def rounded(value: float | None, factor: float = 1) -> float | None:
-    """`value` times `factor` with four significant digits, whole if it is; None if it is unknown or not finite."""
+    """`value` times `factor` with four significant digits, as an int if it is one; None if it is unknown or not finite."""
     if value is None or not math.isfinite(value):
         return None
     value *= factor
