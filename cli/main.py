@@ -124,7 +124,8 @@ def described(error: Exception) -> str:
         return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
     package = str(Path(__file__).parent.parent)
     ours = [frame for frame in traceback.extract_tb(error.__traceback__) if frame.filename.startswith(package)]
-    return f"{type(error).__name__}: {error} ({Path(ours[-1].filename).name}:{ours[-1].lineno})"
+    message = " ".join(str(error).split())
+    return f"{type(error).__name__}: {message} ({Path(ours[-1].filename).name}:{ours[-1].lineno})"
 
 
 def main(arguments: list[str] | None = None) -> Any:
