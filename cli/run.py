@@ -143,7 +143,6 @@ def manifest_of(plan: Plan, run_id: str, run_dir: Path, workers: int) -> Manifes
         plan_sha256=plan_sha256(plan),
         workers=workers,
         started_at=datetime.datetime.now(datetime.UTC).isoformat(timespec="milliseconds"),
-        boot_id=Path("/proc/sys/kernel/random/boot_id").read_text().strip(),
         phases=[PhaseTimes(planned=planned_slots(plan, index)) for index in range(len(plan.phases))],
         pids={"supervisor": os.getpid()},
     )

@@ -15,13 +15,15 @@ import numpy as np
 import numpy.typing as npt
 
 from ..engine.errors import SegmentError
-from ..engine.records import ring
+from ..engine.records.lag import LAG_BUCKETS
+from ..engine.records.layout import Counter, State
+from ..engine.records.reader import SegmentReader
 from ..engine.records.record import NO_TARGET, UNKNOWN, Outcome, Unsent, record_dtype
-from .checkpoint import SegmentState, State
+from .checkpoint import Progress, SegmentState
 from .measures import Records
 
 PATTERN: Final = "worker-*.ring"
-_ENDED: Final = (ring.State.DONE, ring.State.DEAD)
+_ENDED: Final = (State.DONE, State.DEAD)
 _TOKEN_FIELDS: Final = ("input_tokens", "cached_tokens", "cache_write_tokens", "output_tokens", "reasoning_tokens")
 
 
@@ -43,7 +45,7 @@ class Segment:
     def __init__(self, path: Path, state: SegmentState | None) -> None:
         """Goes on from `state`. Raises SegmentError if the file is not a segment (yet)."""
         self.path = path
-        self.reader = ring.SegmentReader.open(path)
+        self.reader = SegmentReader.open(path)
         self.worker = self.reader.worker
         self.ended = False  # drained whole, its last requests told
         self._drops = np.zeros_like(self.reader.drops(), dtype=np.int64)
@@ -66,10 +68,10 @@ class Segment:
         owners = _owners(records, before, len(gaps))
         details = self.reader.details()
         if self.ended:
-            records = self._last_requests(dead=state != ring.State.DONE)
+            records = self._last_requests(dead=state != State.DONE)
         drops = self.reader.drops().astype(np.int64)
         new, self._drops = drops - self._drops, drops
-        alive_ns = self.reader.counters()[ring.Counter.HEARTBEAT_NS]
+        alive_ns = self.reader.counters()[Counter.HEARTBEAT_NS]
         return Drained(self.worker, records, gaps, owners, details, new, alive_ns)
 
     def _last_requests(self, *, dead: bool) -> Records:
@@ -112,7 +114,7 @@ def _owners(records: Records, before: int, gaps: int) -> npt.NDArray[np.int64]:
 class Intake:
     """All segments of a run."""
 
-    def __init__(self, segment_dir: Path, saved: State) -> None:
+    def __init__(self, segment_dir: Path, saved: Progress) -> None:
         self.directory = segment_dir
         self.segments: dict[str, Segment] = {}
         self.retired = list(saved.retired)
@@ -145,7 +147,7 @@ class Intake:
         """Nothing is left to read in what was found."""
         return all(segment.ended for segment in self.segments.values())
 
-    def save(self, state: State) -> None:
+    def save(self, state: Progress) -> None:
         """Puts the place in every ring into `state`; segments that have ended become sums."""
         state.segments = {name: each.saved() for name, each in self.segments.items() if not each.ended}
         ended = {name: each for name, each in self.segments.items() if each.ended}
@@ -181,8 +183,8 @@ class Intake:
         return sums
 
     def lag(self, *, ended_only: bool = False) -> npt.NDArray[np.int64]:
-        """The loop lag histogram (ring.lag_value gives its bounds) over every life of every worker."""
-        total = self._retired_plus(np.zeros(ring.LAG_BUCKETS, np.int64))
+        """The loop lag histogram (records.lag.lag_value gives its bounds) over every life of every worker."""
+        total = self._retired_plus(np.zeros(LAG_BUCKETS, np.int64))
         for segment in self.segments.values():
             if segment.ended or not ended_only:
                 total += segment.reader.lag().astype(np.int64)

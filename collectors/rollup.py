@@ -54,9 +54,9 @@ class Slice:
 
     __slots__ = ("buckets", "counts", "highest", "in_flight", "moments", "shown", "weighted")
 
-    def __init__(self, shown: Sequence[str] = ()) -> None:
+    def __init__(self, shown: Sequence[str] = (), counts: dict[str, int] | None = None) -> None:
         self.shown = shown
-        self.counts: dict[str, int] = {}  # by the names of Tally and Outcome, as in Interval.counts
+        self.counts: dict[str, int] = counts or {}  # by the names of Tally and Outcome, as in Interval.counts
         self.in_flight = 0
         self.buckets: dict[str, list[int]] = {}
         self.moments: dict[str, Moments] = {}

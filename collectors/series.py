@@ -20,13 +20,11 @@ from ..engine.records.record import (
     FAILURES,
     GAP_COALESCED,
     GAP_MAX,
-    GAP_USER_CLOCK,
     LOCAL_TOKENS,
     OUTCOMES,
     REUSED,
     SERIES_MAX,
     SERIES_SHIFT,
-    STALE_RESENT,
     TTFT_COALESCED,
     UNKNOWN,
     USER_CLOCK,
@@ -79,26 +77,22 @@ class Tally(IntEnum):
     REUSED = ATTEMPTS + 15
     GAPS = ATTEMPTS + 16  # all that arrived, coalesced ones included
     GAPS_COALESCED = ATTEMPTS + 17
-    GAPS_USER_CLOCK = ATTEMPTS + 18
-    GAPS_SATURATED = ATTEMPTS + 19
-    STREAMS = ATTEMPTS + 20  # ok requests with a first token
-    STREAMS_COALESCED = ATTEMPTS + 21
-    KERNEL_STAMPED = ATTEMPTS + 22  # requests with an arrival mark, by the clock that stamped it
-    USER_STAMPED = ATTEMPTS + 23
-    STEPPED = ATTEMPTS + 24  # kept out of the latencies because the wall clock was stepped
-    DROPPED = ATTEMPTS + 25  # records a full ring could not take; they stand in the outcomes
-    PRICED = ATTEMPTS + 26
-    UNPRICED = ATTEMPTS + 27
-    PICO_USD = ATTEMPTS + 28
-    STALE_RESENT = ATTEMPTS + 29
-    CLAMPED = ATTEMPTS + 30  # values above the histogram's range, over all metrics
-    FIRST_SEND = ATTEMPTS + 31  # extremes, CLOCK_MONOTONIC ns; 0 where there is none
-    FIRST_END = ATTEMPTS + 32
-    LAST_END = ATTEMPTS + 33
+    STREAMS = ATTEMPTS + 18  # ok requests with a first token
+    STREAMS_COALESCED = ATTEMPTS + 19
+    KERNEL_STAMPED = ATTEMPTS + 20  # requests with an arrival mark, by the clock that stamped it
+    USER_STAMPED = ATTEMPTS + 21
+    STEPPED = ATTEMPTS + 22  # kept out of the latencies because the wall clock was stepped
+    DROPPED = ATTEMPTS + 23  # records a full ring could not take; they stand in the outcomes
+    PRICED = ATTEMPTS + 24
+    UNPRICED = ATTEMPTS + 25
+    PICO_USD = ATTEMPTS + 26
+    CLAMPED = ATTEMPTS + 27  # values above the histogram's range, over all metrics
+    FIRST_END = ATTEMPTS + 28  # extremes, CLOCK_MONOTONIC ns; 0 where there is none
+    LAST_END = ATTEMPTS + 29
 
 
 TALLIES: Final = Tally.LAST_END + 1
-_SUMMED: Final = Tally.FIRST_SEND
+_SUMMED: Final = Tally.FIRST_END
 # The names of the sums in Interval.counts, by their position in `Series.tally`.
 _NAMES: Final = (
     *(outcome.name.lower() for outcome in Outcome),
@@ -127,12 +121,12 @@ class Series:
     def add_counts(self, other: Series) -> None:
         """The tallies only: for those who do not need the distributions."""
         self.tally[:_SUMMED] += other.tally[:_SUMMED]
-        self._extend(*(int(other.tally[place]) for place in (Tally.FIRST_SEND, Tally.FIRST_END, Tally.LAST_END)))
+        self._extend(int(other.tally[Tally.FIRST_END]), int(other.tally[Tally.LAST_END]))
 
-    def _extend(self, first_send: int, first_end: int, last_end: int) -> None:
-        for place, value in ((Tally.FIRST_SEND, first_send), (Tally.FIRST_END, first_end)):
-            if value and (not self.tally[place] or value < self.tally[place]):
-                self.tally[place] = value
+    def _extend(self, first_end: int, last_end: int) -> None:
+        known = int(self.tally[Tally.FIRST_END])
+        if first_end and (not known or first_end < known):
+            self.tally[Tally.FIRST_END] = first_end
         self.tally[Tally.LAST_END] = max(int(self.tally[Tally.LAST_END]), last_end)
 
     @property
@@ -227,7 +221,6 @@ class Series:
             (Tally.KERNEL_STAMPED, arrived & ((flags & USER_CLOCK) == 0)),
             (Tally.REUSED, ok & ((flags & REUSED) != 0)),
             (Tally.OPENED, ok & ((flags & REUSED) == 0)),
-            (Tally.STALE_RESENT, sent & ((flags & STALE_RESENT) != 0)),
             (Tally.STREAMS, streams),
             (Tally.STREAMS_COALESCED, streams & ((flags & TTFT_COALESCED) != 0)),
         ):
@@ -249,13 +242,9 @@ class Series:
         tally[Tally.BY_EVENTS] += int(np.count_nonzero(~said & (ok["token_events"] > 0)))
 
     def _spans(self, sent: Records) -> None:
-        sends = sent["send_ns"][sent["send_ns"] > 0]
         ends = sent["end_ns"][sent["end_ns"] > 0]
-        self._extend(
-            int(sends.min()) if len(sends) else 0,
-            int(ends.min()) if len(ends) else 0,
-            int(ends.max()) if len(ends) else 0,
-        )
+        if len(ends):
+            self._extend(int(ends.min()), int(ends.max()))
 
     def costs(self, ok: npt.NDArray[np.bool_], known: npt.NDArray[np.bool_], pico_usd: Values) -> None:
         """Takes a batch's costs in: all replies with known usage are priced; an ok one without is unpriced."""
@@ -270,8 +259,6 @@ class Series:
         self._record("itl_ms", exact)
         self.tally[Tally.GAPS] += len(words)
         self.tally[Tally.GAPS_COALESCED] += int(np.count_nonzero(coalesced))
-        self.tally[Tally.GAPS_SATURATED] += int(np.count_nonzero(exact == GAP_MAX))
-        self.tally[Tally.GAPS_USER_CLOCK] += int(np.count_nonzero(words & np.uint64(GAP_USER_CLOCK)))
 
     def drops(self, by_outcome: Values) -> None:
         """Takes records in that a full ring dropped: only their outcomes are known."""
@@ -333,7 +320,7 @@ class Slab:
             total.add(series)
         return total
 
-    def counts(self) -> Series:
+    def sums(self) -> Series:
         """The sum of all series without their distributions."""
         total = Series()
         for series in self.series.values():

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from ..engine.metrics import BUCKETS, METRICS, PERCENTILES, SCALES
-from ..engine.plan.plan import Phase
+from ..engine.plan.plan import SECOND, Phase
 from ..engine.records.record import FAILURES, Outcome, Unsent
 from ..engine.runs.manifest import PhaseTimes
 from .histogram import Histogram
@@ -16,7 +16,6 @@ from .snapshot import Cost, Distribution, Requests, Throughput, Tokens
 
 # The smallest sample from which a p99.9 is told: below it, fewer than 3 or 4 values lie above the quantile.
 P99_9_NEEDS: Final = 3688
-SECOND: Final = 1e9
 DAY_S: Final = 86_400
 
 

@@ -20,6 +20,7 @@ from ..collectors.measures import Column
 from ..collectors.series import Batch, Slab
 from ..collectors.snapshot import Report, Snapshot
 from ..engine.metrics import METRICS, SCALES
+from ..engine.records.layout import SLOT_MASK
 from ..engine.records.record import (
     ABORT_PLANNED,
     CLOCK_STEPPED,
@@ -34,7 +35,6 @@ from ..engine.records.record import (
     Outcome,
     Unsent,
 )
-from ..engine.records.ring import SLOT_MASK
 from ..engine.runs.manifest import Manifest
 from .spool.append import AppendFile
 

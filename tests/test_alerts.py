@@ -7,7 +7,7 @@ import json
 import pytest
 
 from llm_latency_lens.collectors.alerts import AlertBook, Values, Window, statistic, told
-from llm_latency_lens.collectors.snapshot import Cost, Interval, Requests, Snapshot, Tokens
+from llm_latency_lens.collectors.snapshot import Interval, Snapshot
 from llm_latency_lens.engine.plan.plan import SECOND, Alert, Secret
 
 
@@ -16,9 +16,18 @@ def tick(second: int, ok: int = 0, failed: int = 0, target: str = "a", usd: floa
         target=target,
         phase="probe",
         measured=True,
-        requests=Requests(sent=ok + failed, ok=ok, failed={"http_server": failed} if failed else {}),
-        tokens=Tokens(output=10 * ok),
-        cost=Cost(usd=usd),
+        counts={
+            name: n
+            for name, n in {
+                "ok": int(ok),
+                "http_server": int(failed),
+                "output": 10 * ok,
+                "by_provider": int(ok),
+                "priced": int(usd is not None),
+                "pico_usd": round((usd or 0) * 1e12),
+            }.items()
+            if n
+        },
     )
     return Snapshot(
         run="r", tick=second, wall_time_ns=second * SECOND, elapsed_s=second, seconds=1, state="running", phase="probe",

@@ -15,7 +15,7 @@ import pytest
 
 from llm_latency_lens.engine.plan.plan import Export, Secret
 from llm_latency_lens.exporters.influxdb import InfluxDB
-from llm_latency_lens.exporters.prometheus import Totals
+from llm_latency_lens.exporters.prometheus import Page
 from tests.support_databases import Influx, VictoriaMetrics
 from tests.support_runs import START_NS, FakeRun
 
@@ -68,12 +68,12 @@ def test_every_query_of_the_influxdb_dashboard_finds_what_the_exporter_writes(tm
 @pytest.mark.slow
 def test_every_query_of_the_prometheus_dashboard_finds_what_the_page_shows(tmp_path: Path) -> None:
     """A renamed series would leave an empty panel that nobody connects with the rename."""
-    totals, now = Totals({}, "fake"), time.time() - 120  # it hides the newest half minute from queries
+    totals, now = Page({}, "fake"), time.time() - 120  # it hides the newest half minute from queries
     with VictoriaMetrics(tmp_path) as database:
         for tick in FakeRun(ticks=20, targets=2, servers=True).snapshots():
             totals.add(tick)
             at = int((now - (20 - tick.tick)) * 1000)
-            body = re.sub(r"(?m)^([^#\n].*)$", rf"\1 {at}", totals.page())
+            body = re.sub(r"(?m)^([^#\n].*)$", rf"\1 {at}", totals.text())
             url = f"{database.url}/api/v1/import/prometheus"
             with urllib.request.urlopen(urllib.request.Request(url, data=body.encode()), timeout=10):
                 pass

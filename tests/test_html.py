@@ -132,6 +132,7 @@ def test_distributions_are_exact_where_the_run_has_its_histograms(run_dir: Path,
             assert v == pytest.approx(exact, rel=0.002)
 
 
+@pytest.mark.slow
 def test_a_days_run_of_five_targets_stays_small_and_keeps_its_peaks(tmp_path: Path) -> None:
     """A soak of days must not end in a page that no browser opens, nor lose its one bad second on the way."""
     run = FakeRun(ticks=1, targets=5)

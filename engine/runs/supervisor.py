@@ -24,7 +24,8 @@ import psutil
 from ..errors import LensError, PlanError, SegmentError
 from ..load.limits import most_workers
 from ..plan.plan import Phase, Plan
-from ..records.ring import Geometry, budget_left, mark_dead, resume_point
+from ..records.layout import Geometry
+from ..records.resume import budget_left, mark_dead, resume_point
 from .control import Frames, Order, Share, Word, frame
 from .manifest import FILE as MANIFEST
 from .manifest import SEGMENTS, Manifest

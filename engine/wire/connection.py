@@ -21,8 +21,8 @@ from ..dialects import END, FAILED
 from ..dialects.outcomes import kept_headers
 from ..errors import ProtocolError
 from ..records import record
+from ..records.lag import lag_bucket
 from ..records.record import Outcome
-from ..records.ring import lag_bucket
 from .framing import Framing, framing_of
 from .http1 import ResponseParser, described
 from .reactor import READ, WRITE
@@ -324,7 +324,6 @@ class Connection:
             self.close()
             return
         if not kernel:
-            reactor.user_stamps += 1
             exchange.flags |= record.USER_CLOCK
         exchange.received_bytes += size
         self.reply_bytes += size

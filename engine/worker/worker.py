@@ -38,8 +38,9 @@ from ..load.retry import retry_delay_ns
 from ..load.schedule import Closed, schedule_of
 from ..load.timetable import Timetables
 from ..records import record
+from ..records.layout import DETAIL_MAX, PHASE_SHIFT, SLOT_MASK, TURN_SHIFT, Counter, Geometry, State
 from ..records.record import Outcome, Unsent
-from ..records.ring import DETAIL_MAX, PHASE_SHIFT, SLOT_MASK, TURN_SHIFT, Counter, Geometry, SegmentWriter, State
+from ..records.writer import SegmentWriter
 from ..runs.control import Frames, Order, Share, Word, frame, read_share
 from ..wire.endpoint import Endpoint
 from ..wire.exchange import Exchange
@@ -118,13 +119,9 @@ class Worker:
         self.pending = False
         self.filling = False
         self.working = False
-        self.sent = 0
         self.events = 0
-        self.bytes_in = 0
-        self.bytes_out = 0
         self.measured_ns = self.measured_cpu_ns = self.measured_events = 0
         self.mark_ns, self.mark_cpu_ns, self.mark_events = monotonic_ns(), 0, 0
-        self.gc_started_ns = 0
         self.collected_ns = 0
         limit = plan.limits.budget_usd
         self.budget: Budget | None = None
@@ -236,7 +233,6 @@ class Worker:
             run = OpenRun(index, phase, feed, start_ns, cap, plan.limits.drain_ns)
         self._measure()
         self.runs.append(run)
-        self.segment.counters[int(Counter.PHASE)] = index
         feed.fill()
         if self.stopping is not None:
             run.stop(self, monotonic_ns(), self.stopping)
@@ -348,10 +344,9 @@ class Worker:
         """The pool is about to call send(): the books say so first."""
         now = monotonic_ns()
         self.segment.sent(exchange.inflight_slot, now)
-        if exchange.attempts == 1 and not exchange.flags & record.STALE_RESENT:
-            self.sent += 1
-            if self.cancels and self._to_cancel(exchange):
-                self.at(now + self.plan.limits.cancel_after_ns, self._cancel_planned, exchange)
+        first = exchange.attempts == 1 and not exchange.flags & record.STALE_RESENT
+        if first and self.cancels and self._to_cancel(exchange):
+            self.at(now + self.plan.limits.cancel_after_ns, self._cancel_planned, exchange)
         exchange.deadline_ns = deadline = now + self.first_limit_ns
         if deadline < self.sweep_ns:
             self._watch(deadline)
@@ -361,8 +356,6 @@ class Worker:
         run = self.active[exchange]
         self.pending = True
         self.events += exchange.events
-        self.bytes_in += exchange.received_bytes
-        self.bytes_out += exchange.sent_bytes
         if exchange.outcome is not OK and self.plan.retry.attempts > exchange.attempts:
             delay = retry_delay_ns(self.plan.retry, exchange, time_ns(), self.random)
             if delay is not None and self.stopping is None:
@@ -619,14 +612,7 @@ class Worker:
     def _publish(self) -> None:
         counters = self.segment.counters
         values = {
-            Counter.SENT: self.sent,
-            Counter.IN_FLIGHT: self.in_flight,
             Counter.EVENTS: self._events_now(),
-            Counter.BYTES_IN: self.bytes_in,
-            Counter.BYTES_OUT: self.bytes_out,
-            Counter.READS: sum(self.reactor.lag) + self.reactor.user_stamps,
-            Counter.USER_STAMPS: self.reactor.user_stamps,
-            Counter.CONNECTIONS: sum(pool.opened for pool in self.pools),
             Counter.STALE_RESENDS: sum(pool.stale_resends for pool in self.pools),
             Counter.CPU_NS: process_time_ns(),
             Counter.CPU_MEASURED_NS: self.measured_cpu_ns,
@@ -643,10 +629,7 @@ class Worker:
     def on_gc(self, phase: str, _info: dict[str, int]) -> None:
         """The garbage collector's hook: every pause is counted."""
         if phase == "start":
-            self.gc_started_ns = monotonic_ns()
-        else:
             self.segment.counters[int(Counter.GC_PAUSES)] += 1
-            self.segment.counters[int(Counter.GC_PAUSE_NS)] += monotonic_ns() - self.gc_started_ns
 
     def close(self) -> None:
         self._publish()
