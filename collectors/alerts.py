@@ -161,8 +161,8 @@ class AlertBook:
         return changes
 
 
-def told(change: Change, now: str, plan: str) -> dict[str, Any]:
-    """A change as a webhook hears it."""
+def notification(change: Change, now: str, plan: str) -> dict[str, Any]:
+    """The body of a change's webhook call."""
     alert = change.alert
     return {
         "alert": alert.name,

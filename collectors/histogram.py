@@ -58,7 +58,7 @@ def highest_equivalent(index: int) -> int:
 
 
 def index_of(value: int) -> int:
-    """The cell of one value, clamped into the range of the histogram. What `indices` gives, at a tenth of its price."""
+    """The cell of one value, clamped into the range of the histogram. What `indices` returns, at a tenth of its price."""
     value = min(max(value, LOWEST), HIGHEST)
     octave = value.bit_length() - UNIT_BITS - HALF_BITS
     if octave <= 0:

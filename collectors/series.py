@@ -1,4 +1,4 @@
-"""The books of a stretch of time: per (phase, target) the distributions, tallies and extremes. All of it adds up.
+"""The numbers of a span of time: per (phase, target) the distributions, tallies and extremes. All of it adds up.
 
 A `Slab` is a tick's, or the whole run's: `total.add(tick)` is the only way numbers reach the totals, so intervals and
 totals cannot disagree. Only `ok` requests whose run saw no clock step enter the latency distributions; `lateness_ms` is
@@ -58,7 +58,7 @@ _COMPARE: Final[dict[str, Callable[[Any, float], Any]]] = {
 class Tally(IntEnum):
     """What is counted of a series, behind the outcomes (0..OUTCOMES-1: requests by outcome, UNSENT in slots)."""
 
-    UNSENT_REASON = OUTCOMES  # one per member of Unsent; NONE's place holds the unrecorded ones
+    UNSENT_REASON = OUTCOMES  # one per member of Unsent; NONE's position holds the unrecorded ones
     ATTEMPTS = OUTCOMES + len(Unsent)
     INPUT = ATTEMPTS + 1
     OUTPUT = ATTEMPTS + 2
@@ -102,7 +102,7 @@ _NAMES: Final = (
 
 
 class Series:
-    """One (phase, target). `tally` holds the counts at the places of `Tally` and of the outcomes."""
+    """One (phase, target). `tally` holds the counts at the positions of `Tally` and of the outcomes."""
 
     __slots__ = ("failures", "metrics", "tally")
 
@@ -215,7 +215,7 @@ class Series:
         flags, tally = records["flags"], self.tally
         arrived = sent & (records["headers_ns"] > 0)
         streams = ok & (records["first_token_ns"] > 0)
-        for place, chosen in (
+        for position, chosen in (
             (Tally.STEPPED, sent & stepped),
             (Tally.USER_STAMPED, arrived & ((flags & USER_CLOCK) != 0)),
             (Tally.KERNEL_STAMPED, arrived & ((flags & USER_CLOCK) == 0)),
@@ -224,7 +224,7 @@ class Series:
             (Tally.STREAMS, streams),
             (Tally.STREAMS_COALESCED, streams & ((flags & TTFT_COALESCED) != 0)),
         ):
-            tally[place] += int(np.count_nonzero(chosen))
+            tally[position] += int(np.count_nonzero(chosen))
         tally[Tally.ATTEMPTS] += int(records["attempts"][sent].sum(dtype=np.int64))
         tally[Tally.EVENTS] += int(records["events"][sent].sum(dtype=np.int64))
 
@@ -293,7 +293,7 @@ def meets(records: Records, columns: Mapping[str, Column], conditions: Sequence[
 
 
 class Slab:
-    """All series of a stretch of time, by (phase, target)."""
+    """All series of a span of time, by (phase, target)."""
 
     __slots__ = ("series",)
 
@@ -347,7 +347,7 @@ class Batch(NamedTuple):
     worker: int
 
     def take(self, chosen: Any) -> Batch:
-        """The chosen records of the batch; the details stay whole."""
+        """The chosen records of the batch; the details stay complete."""
         columns = {name: (has[chosen], value[chosen]) for name, (has, value) in self.columns.items()}
         money = None if self.pico_usd is None else (self.pico_usd[0][chosen], self.pico_usd[1][chosen])
         return Batch(self.records[chosen], columns, money, self.details, self.worker)

@@ -1,4 +1,4 @@
-"""The numbers at one moment: all that an exporter sees. `Report` is summary.json (METRICS), `Snapshot` one tick.
+"""The numbers at one moment: all that an exporter sees. `Report` is summary.json, `Snapshot` one tick.
 
 Latencies in ms, rates per second, sizes as their names say. Absent data is None, never 0, and no key is ever omitted.
 """
@@ -174,7 +174,7 @@ class Run(msgspec.Struct, kw_only=True):
 
 
 class Report(msgspec.Struct, kw_only=True):
-    """summary.json, whole."""
+    """summary.json."""
 
     schema: int = SCHEMA
     run: Run
@@ -230,7 +230,7 @@ class Server(msgspec.Struct, kw_only=True):
     gpu_memory_bytes: float | None = None
     gpu_power_watts: float | None = None
     gpu_temperature_c: float | None = None  # of the hottest
-    age_s: float | None = None  # since the oldest of the pages that are told was read
+    age_s: float | None = None  # since the oldest of the pages these are from was read
     scrape_failures: int = 0
 
 
@@ -240,7 +240,7 @@ class Snapshot(msgspec.Struct, kw_only=True):
     schema: int = SCHEMA
     run: str
     tick: int
-    wall_time_ns: int  # of the end of the tick, Unix epoch; the same for the same tick on every re-telling
+    wall_time_ns: int  # of the end of the tick, Unix epoch; the same for the same tick however often it is written
     elapsed_s: float  # since the start of the run, to the end of the tick
     seconds: float  # length of the tick
     state: str  # running | draining | done

@@ -1,7 +1,7 @@
 """A run as CSV (RFC 4180, UTF-8): requests.csv has a row per request, intervals.csv one per tick, phase and target.
 
 Both are written row by row in constant memory. Absent values are empty fields. Columns of requests.csv are the keys of
-requests.msgpack; those of intervals.csv are `COLUMNS`, then `<metric>_<level>` for each metric of METRICS.
+requests.msgpack; those of intervals.csv are `COLUMNS`, then `<metric>_<level>` for each metric.
 """
 
 from __future__ import annotations

@@ -146,7 +146,7 @@ def report_between(folder: Path, since_ns: int, until_ns: int) -> Report:
     """
     parts = [part for run_dir in runs_of(folder) if (part := _RunTicks(run_dir, since_ns, until_ns)).ended_ns]
     if not parts:
-        raise OutputError(f"{folder} has no ticks in that stretch of time")
+        raise OutputError(f"{folder} has no ticks in that span of time")
     sums, slices = Sums(), dict[str, Slice]()
     known: dict[str, tuple[str, str]] = {}
     for part in parts:

@@ -43,7 +43,7 @@ class Otlp:
             from opentelemetry.sdk.util.instrumentation import InstrumentationScope
         except ImportError:
             raise PlanError("otlp needs an extra: pip install 'llm-latency-lens[otlp]'") from None
-        logging.getLogger("opentelemetry").setLevel(logging.CRITICAL)  # failures are told by the Pump, once
+        logging.getLogger("opentelemetry").setLevel(logging.CRITICAL)  # failures are reported by the Pump, once
         options = {key: v.value if isinstance(v, Secret) else str(v) for key, v in export.options.items()}
         headers = {key.removeprefix("header."): v for key, v in options.items() if key.startswith("header.")}
         endpoint = endpoint_of(export)
@@ -59,9 +59,9 @@ class Otlp:
         metrics: dict[str, Any] = {}
         for tick in ticks:
             for metric in self._metrics(tick):
-                told = metrics.setdefault(metric.name, metric)
-                if told is not metric:
-                    told.data.data_points.extend(metric.data.data_points)
+                known = metrics.setdefault(metric.name, metric)
+                if known is not metric:
+                    known.data.data_points.extend(metric.data.data_points)
         scope = ScopeMetrics(self._scope, list(metrics.values()), "")
         result = self._exporter.export(MetricsData([ResourceMetrics(self._resource, [scope], "")]))
         if result is not MetricExportResult.SUCCESS:

@@ -282,5 +282,5 @@ class Prometheus:
 
         with self._lock:
             last = self._page.last
-        told = {"status": "ok", "tick": last.tick if last else None, "state": last.state if last else "starting"}
-        return web.json_response(told)
+        health = {"status": "ok", "tick": last.tick if last else None, "state": last.state if last else "starting"}
+        return web.json_response(health)

@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from llm_latency_lens.collectors.alerts import AlertBook, Values, Window, statistic, told
+from llm_latency_lens.collectors.alerts import AlertBook, Values, Window, notification, statistic
 from llm_latency_lens.collectors.snapshot import Interval, Snapshot
 from llm_latency_lens.engine.plan.plan import SECOND, Alert, Secret
 
@@ -111,7 +111,7 @@ def test_the_message_holds_what_people_need_and_not_the_url() -> None:
     window.tick(tick(1, failed=1, usd=0.5))
     rule = Alert(name="dear", when="cost_total_usd > 0.1", webhook=Secret("http://127.0.0.1/T0K3N"))
     (change,) = AlertBook([rule]).judge(window.value, SECOND)
-    message = told(change, "2026-01-01T00:00:00Z", "nightly")
+    message = notification(change, "2026-01-01T00:00:00Z", "nightly")
     assert message["alert"] == "dear"
     assert message["state"] == "firing"
     assert message["value"] == 0.5
