@@ -1,4 +1,4 @@
-"""`lens report RUN_DIR...`: prints, converts or exports finished and running runs."""
+"""`lens report RUN_DIR...`: tells a run again, on the terminal or through any exporter, also while it still goes."""
 
 from __future__ import annotations
 
@@ -28,14 +28,10 @@ FOREVER: Final = 1 << 63  # the last tick of a run ends a moment after it
     metavar="FORMAT|URL",
     help="console, json, html, csv, parquet, hdr, or influxdb://…, prometheus://…, otlp://…",
 )
-@click.option(
-    "--since",
-    metavar="WHEN",
-    help="Start of the part to report: `24h` for 24 hours ago, or a time, `2026-11-01T08:00`.",
-)
-@click.option("--until", metavar="WHEN", help="End of the part to report.")
-@click.option("--across-models", is_flag=True, help="Show runs of different load models side by side.")
-@click.option("--out", type=click.Path(path_type=Path), help="Folder for the files, or for html the file.")
+@click.option("--since", metavar="WHEN", help="Only from then on: 24h ago as `24h`, or a moment, `2026-11-01T08:00`.")
+@click.option("--until", metavar="WHEN", help="Only until then.")
+@click.option("--across-models", is_flag=True, help="Put runs of different load models side by side all the same.")
+@click.option("--out", type=click.Path(path_type=Path), help="Where files go: a folder, or for html the file itself.")
 def report(
     run_dirs: tuple[Path, ...],
     target: str,
@@ -44,11 +40,11 @@ def report(
     across_models: bool,
     out: Path | None,
 ) -> int:
-    """Print finished or running runs, or convert or export them.
+    """Tell runs again, in another format or place.
 
-    json goes to stdout; files go into each run's directory unless --out is given. html shows several runs side by side.
-    The state directory of a probe stands for all its runs: console and json report them as one. --since and --until
-    limit the report to a part of a run or of a probe's history.
+    json goes to stdout; files go into each run's directory unless --out says otherwise. Several runs stand side by side
+    in html. The state directory of a probe stands for all its runs: console and json tell them as one, whole or from
+    --since to --until; so they do a part of a single run.
     """
     from ..exporters.history import HISTORY, runs_of
 
@@ -56,7 +52,7 @@ def report(
     histories = [folder for folder in run_dirs if (folder / HISTORY).is_dir()]
     if (since or until or histories) and target in ("console", "json"):
         for folder in run_dirs:
-            _print_between(folder, target, _moment(since, 0), _moment(until, FOREVER))
+            _tell_between(folder, target, _moment(since, 0), _moment(until, FOREVER))
         return 0
     if since or until:
         raise PlanError("--since and --until are for --to console and --to json")
@@ -87,10 +83,8 @@ def _of_one_model(run_dirs: tuple[Path, ...]) -> None:
 
     models = {run_dir: read_report(run_dir).run.load for run_dir in run_dirs} if len(run_dirs) > 1 else {}
     if len(set(models.values())) > 1:
-        loops = ", ".join(f"{run_dir.name} is {model.replace('_', ' ')} loop" for run_dir, model in models.items())
-        raise PlanError(
-            f"the runs have different load models and cannot be compared ({loops}); --across-models does it"
-        )
+        told = ", ".join(f"{run_dir.name} is {model.replace('_', ' ')} loop" for run_dir, model in models.items())
+        raise PlanError(f"the runs have different load models and cannot be compared ({told}); --across-models does it")
 
 
 def _moment(text: str | None, default_ns: int) -> int:
@@ -109,16 +103,16 @@ def _moment(text: str | None, default_ns: int) -> int:
         ) from None
 
 
-def _print_between(folder: Path, target: str, since_ns: int, until_ns: int) -> None:
+def _tell_between(folder: Path, target: str, since_ns: int, until_ns: int) -> None:
     from ..collectors.snapshot import ENCODER
     from ..exporters.console.final import print_final
     from ..exporters.history import report_between
 
-    part = report_between(folder, since_ns, until_ns)
+    told = report_between(folder, since_ns, until_ns)
     if target == "console":
-        print_final(part)
+        print_final(told)
     else:
-        sys.stdout.buffer.write(ENCODER.encode(part) + b"\n")
+        sys.stdout.buffer.write(ENCODER.encode(told) + b"\n")
         sys.stdout.buffer.flush()
 
 
@@ -140,15 +134,15 @@ def _json(run_dir: Path, _: Path) -> None:
 def _csv(run_dir: Path, folder: Path) -> None:
     from ..exporters import csv
 
-    _written(folder / "intervals.csv", csv.write_intervals(run_dir, folder / "intervals.csv"))
+    _told(folder / "intervals.csv", csv.write_intervals(run_dir, folder / "intervals.csv"))
     if any(run_dir.glob("requests*.msgpack")):
-        _written(folder / "requests.csv", csv.write_requests(run_dir, folder / "requests.csv"))
+        _told(folder / "requests.csv", csv.write_requests(run_dir, folder / "requests.csv"))
 
 
 def _parquet(run_dir: Path, folder: Path) -> None:
     from ..exporters.parquet import write_requests
 
-    _written(folder / "requests.parquet", write_requests(run_dir, folder / "requests.parquet"))
+    _told(folder / "requests.parquet", write_requests(run_dir, folder / "requests.parquet"))
 
 
 def _hdr(run_dir: Path, folder: Path) -> None:
@@ -156,7 +150,7 @@ def _hdr(run_dir: Path, folder: Path) -> None:
     from ..exporters.hdr.read import write_distributions
 
     for path, count in write_distributions(run_dir, folder):
-        _written(path, count)
+        _told(path, count)
 
 
 def _html(run_dirs: tuple[Path, ...], out: Path | None) -> None:
@@ -169,7 +163,7 @@ def _html(run_dirs: tuple[Path, ...], out: Path | None) -> None:
     click.echo(str(path), err=True)
 
 
-def _written(path: Path, rows: int) -> None:
+def _told(path: Path, rows: int) -> None:
     click.echo(f"{path}: {rows:,} rows", err=True)
 
 
@@ -184,19 +178,19 @@ FORMATS: Final[dict[str, Callable[[Path, Path], None]]] = {
 
 
 def _send(run_dir: Path, url: str, kind: str) -> None:
-    """Sends all ticks of the run to the URL, those of a running one as they come; a page is served until Ctrl-C."""
+    """Tells all ticks of the run to the URL; follows a run that is still going; a page is served until Ctrl-C."""
     from ..exporters.rundir import finished, read_report
     from ..exporters.spool.tail import LOG, Pump, Tail, Unavailable
     from .processes.export import destination_of
 
-    known = read_report(run_dir)
-    models = {target.name: (target.provider, target.model) for target in known.targets}
+    told = read_report(run_dir)
+    models = {target.name: (target.provider, target.model) for target in told.targets}
     kind = {"influxdbs": "influxdb", "otlps": "otlp"}.get(kind, kind)
-    destination = destination_of(Export(kind=kind, url=Secret(url)), name=known.run.name, models=models)
+    destination = destination_of(Export(kind=kind, url=Secret(url)), name=told.run.name, models=models)
     try:
         check = getattr(destination, "check", None)
         if check:
-            check(known.run.id)
+            check(told.run.id)
         tail = Tail(run_dir / LOG)
         pump = Pump(tail, destination, run_dir=run_dir, log=lambda line: click.echo(f"lens: {line}", err=True))
         done = pump.run(follow=not finished(run_dir))
