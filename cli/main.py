@@ -21,6 +21,7 @@ import click
 from ..engine import __version__
 from ..engine.errors import LensError, OutputError
 
+TRACEBACK: Final = "LENS_TRACEBACK"
 FAILED: Final = 1  # the exit code of a run that could not do its work or whose output could not be written
 
 
@@ -118,14 +119,14 @@ def open_standard_streams() -> None:
         sys.stderr = io.TextIOWrapper(raw, encoding="utf-8", errors="backslashreplace", write_through=True)
 
 
-def described(error: Exception) -> str:
-    """An error that no command expected, on one line: for our own bugs with the innermost line of our code."""
+def unexpected(error: Exception) -> str:
+    """One line on an exception that no command expected: what, where, and how to see all of it."""
     if isinstance(error, OSError) and error.strerror:
         return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
-    package = str(Path(__file__).parent.parent)
-    ours = [frame for frame in traceback.extract_tb(error.__traceback__) if frame.filename.startswith(package)]
-    message = " ".join(str(error).split())
-    return f"{type(error).__name__}: {message} ({Path(ours[-1].filename).name}:{ours[-1].lineno})"
+    frame = traceback.extract_tb(error.__traceback__)[-1]
+    where = f"{Path(frame.filename).name}:{frame.lineno}"
+    message = " ".join(str(error).split())[:200]
+    return f"unexpected {type(error).__name__} at {where}: {message}; {TRACEBACK}=1 shows the traceback. This is a bug."
 
 
 def main(arguments: list[str] | None = None) -> Any:
@@ -144,7 +145,9 @@ def main(arguments: list[str] | None = None) -> Any:
         click.echo(f"lens: {error}", err=True)
         code = error.exit_code
     except Exception as error:
-        click.echo(f"lens: {described(error)}", err=True)
+        if os.environ.get(TRACEBACK):
+            raise
+        click.echo(f"lens: {unexpected(error)}", err=True)
         code = FAILED
     try:
         sys.stdout.flush()
