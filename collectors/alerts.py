@@ -10,15 +10,14 @@ import math
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from itertools import chain
-from typing import Any, Final
+from typing import Any
 
 import msgspec
 
+from ..engine.metrics import PERCENTILES, SCALES
 from ..engine.plan.plan import SECOND, Alert
 from ..engine.plan.slo import Objective, objective_of
-from .snapshot import SCALES, Snapshot
-
-PERCENTILES: Final = {"p50": 50.0, "p90": 90.0, "p95": 95.0, "p99": 99.0, "p99_9": 99.9}
+from .snapshot import Snapshot
 
 Filled = Sequence[tuple[float, int]]  # values in histogram units, and how often each came
 

@@ -37,7 +37,7 @@ CLOSED_MODELS = {  # dialect -> its provider in the public table, and how the na
     "cohere": ("cohere", "command"),
 }
 PICO_PER_TOKEN = 1_000_000  # pico-USD per token of a price of 1 USD per million tokens
-PICO_PER_UNIT = 10  # of the cost_usd histogram (snapshot.SCALES)
+PICO_PER_UNIT = 10  # of the cost_usd histogram (metrics.SCALES)
 KINDS = ("input", "cached_input", "cache_write", "output", "reasoning")
 
 

@@ -119,6 +119,8 @@ def _common(now: Moment, series: Series, health: Health, *, workers: int, restar
         collector_restarts=restarts[1],
         stale_resends=now.sum(Counter.STALE_RESENDS),
         clamped=int(tally[Tally.CLAMPED]),
+        gaps_saturated=now.sum(Counter.GAPS_SATURATED),
+        late_renders=now.sum(Counter.LATE_RENDERS),
         export_failures=health.export_failures,
         records_dropped=health.records_dropped,
     )

@@ -6,11 +6,12 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Final, NamedTuple
 
+from ..engine.metrics import SCALES
 from ..engine.plan.plan import Phase
 from ..engine.records.record import Outcome
 from ..engine.runs.manifest import Manifest
 from .series import NOBODY, Key, Series, Slab, Tally
-from .snapshot import SCALES, Client, ErrorSample, Interval, PhaseReport, Report, Run, Slo, Snapshot, TargetReport
+from .snapshot import Client, ErrorSample, Interval, PhaseReport, Report, Run, Slo, Snapshot, TargetReport
 from .statistics import (
     SECOND,
     buckets,

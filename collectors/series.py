@@ -14,6 +14,7 @@ from typing import Any, Final, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from ..engine.metrics import METRICS, SCALES
 from ..engine.records.record import (
     CLOCK_STEPPED,
     FAILURES,
@@ -35,7 +36,6 @@ from ..engine.records.record import (
 from .cost import PICO_PER_UNIT, Prices
 from .histogram import Histogram
 from .measures import Column, Records, Values, measures, output_tokens
-from .snapshot import METRICS, SCALES
 
 NOBODY: Final = -1  # target of a slot that ended unsent before it had one, in a plan of several targets
 UNRECORDED: Final = "unrecorded"  # unsent, but a full ring lost the reason
@@ -54,8 +54,6 @@ _COMPARE: Final[dict[str, Callable[[Any, float], Any]]] = {
     "==": np.equal,
     "!=": np.not_equal,
 }
-# Metrics that a one-token reply cannot have: a condition on one of them holds for it.
-_VACUOUS: Final = frozenset({"tpot_ms", "itl_max_ms", "decode_tps"})
 
 
 class Tally(IntEnum):
@@ -277,7 +275,7 @@ def meets(records: Records, columns: Mapping[str, Column], conditions: Sequence[
     for metric, operator, bound in conditions:
         has, value = columns[metric] if metric in columns else (np.zeros(len(records), np.bool_), records["request"])
         met = has & _COMPARE[operator](value, bound * SCALES[metric])
-        good &= met | (gapless & ~has) if metric in _VACUOUS else met
+        good &= met | (gapless & ~has) if METRICS[metric].needs_gap else met
     return good
 
 

@@ -11,43 +11,6 @@ import msgspec
 
 SCHEMA: Final = 1
 
-# The distributions of METRICS, in the order people read them. decode_tps and e2e_tps are tokens/s, cost_usd is USD.
-METRICS: Final = (
-    "ttft_ms",
-    "ttft_scheduled_ms",
-    "ttfo_ms",
-    "ttfb_ms",
-    "e2e_ms",
-    "e2e_scheduled_ms",
-    "tpot_ms",
-    "itl_ms",
-    "itl_max_ms",
-    "decode_tps",
-    "e2e_tps",
-    "lateness_ms",
-    "dns_ms",
-    "tcp_ms",
-    "tls_ms",
-    "cost_usd",
-)
-
-# Histogram units per unit of the metric: every metric is counted in the same integer HDR histogram (1e3 .. 3.6e12), so
-# latencies are ns, rates micro-tokens/s and costs 10 pico-USD: 3 digits from 1 token/s and from 5 micro-USD on.
-SCALES: Final[dict[str, float]] = {name: {"_ms": 1e6, "tps": 1e6, "usd": 1e11}[name[-3:]] for name in METRICS}
-
-# Upper bounds (in the metric's unit, "less than or equal") of the classic histograms that time-series databases keep.
-# Short enough for low cardinality; TTFT and TPOT hold the bounds that OpenTelemetry's GenAI conventions advise.
-_FINE = (1, 2, 5, 10, 15, 20, 25, 30, 40, 50, 60, 75, 80, 100, 150, 200, 250, 300, 400, 500)
-_MS = (*_FINE, 750, 1_000, 2_500, 5_000, 7_500)
-BUCKETS: Final[dict[str, tuple[float, ...]]] = {
-    "ttft_ms": (*_MS, 10_000, 30_000, 60_000),
-    "ttft_scheduled_ms": (*_MS, 10_000, 30_000, 60_000),
-    "itl_ms": _MS,
-    "tpot_ms": _MS,
-    "e2e_ms": (10, 20, 40, 80, 160, 320, 640, 1_280, 2_560, 5_120, 10_240, 20_480, 40_960, 81_920, 163_840),
-    "lateness_ms": (0.1, 0.2, 0.5, 1, 2, 5, 10, 50, 100, 1_000),
-}
-
 
 class Distribution(msgspec.Struct, kw_only=True):
     """One metric's distribution. With no sample `count` is 0 and the rest None; `p99_9` needs n_eff >= 3688."""
@@ -162,6 +125,8 @@ class Client(msgspec.Struct, kw_only=True):
     collector_restarts: int = 0
     stale_resends: int = 0
     clamped: int = 0
+    gaps_saturated: int = 0  # token gaps longer than a gap word holds (73 minutes)
+    late_renders: int = 0  # requests whose body was not ready when their time came
     tcp_retransmits: int | None = None
     export_failures: int = 0
     records_dropped: int = 0  # request rows that could not be written to requests.msgpack
@@ -232,7 +197,7 @@ class Interval(Slice, kw_only=True):
     phase: str
     measured: bool
     in_flight: int = 0
-    # per metric of BUCKETS: how many of this tick's values fell in each bucket, one more than bounds (the rest above)
+    # per metric of metrics.BUCKETS: how many of this tick's values fell in each bucket, one more than bounds (the rest above)
     buckets: dict[str, list[int]] = msgspec.field(default_factory=dict)
     # per metric: the tick's HDR histogram as a line of intervals.hlog has it; where an export of the plan asks for `hdr`
     hdr: dict[str, str] = msgspec.field(default_factory=dict)

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Final
 
+from ..engine.metrics import BUCKETS, METRICS, PERCENTILES, SCALES
 from ..engine.plan.plan import Phase
 from ..engine.records.record import FAILURES, Outcome, Unsent
 from ..engine.runs.manifest import PhaseTimes
 from .histogram import Histogram
 from .series import UNRECORDED, Series, Tally
-from .snapshot import BUCKETS, METRICS, SCALES, Cost, Distribution, Requests, Throughput, Tokens
+from .snapshot import Cost, Distribution, Requests, Throughput, Tokens
 
-PERCENTILES: Final = (50.0, 90.0, 95.0, 99.0, 99.9)
 # The smallest sample from which a p99.9 is told: below it, fewer than 3 or 4 values lie above the quantile.
 P99_9_NEEDS: Final = 3688
 SECOND: Final = 1e9
@@ -30,7 +30,7 @@ def distribution(histogram: Histogram | None, *, scale: float, n_eff: int) -> Di
     """A histogram in the metric's unit (`scale` histogram units each)."""
     if histogram is None or not histogram.count:
         return Distribution()
-    values = histogram.percentiles(PERCENTILES)
+    values = histogram.percentiles(list(PERCENTILES.values()))
     assert values is not None
     p50, p90, p95, p99, p99_9 = (value / scale for value in values)
     return Distribution(

@@ -24,20 +24,21 @@ Fewer than 30 ok requests make a run that is not INVALID INSUFFICIENT.
 
 from __future__ import annotations
 
-from typing import Any, Final, NamedTuple
+from typing import Any, NamedTuple
 
+from .bounds import (
+    CENSORED_BOUND,
+    COALESCED_BOUND,
+    CPU_BOUND,
+    LAG_BOUND_US,
+    LATENESS_FLOOR_MS,
+    LATENESS_SHARE,
+    MINIMUM_OK,
+    STEAL_BOUND,
+    USER_LAG_BOUND_US,
+)
 from .histogram import RESOLUTION
 from .snapshot import Client, Reason, Verdict
-
-MINIMUM_OK: Final = 30
-CPU_BOUND: Final = 0.9
-STEAL_BOUND: Final = 0.05
-LATENESS_FLOOR_MS: Final = 1.0
-LATENESS_SHARE: Final = 0.05
-CENSORED_BOUND: Final = 0.01
-USER_LAG_BOUND_US: Final = 1_000.0
-LAG_BOUND_US: Final = 5_000.0
-COALESCED_BOUND: Final = 0.5
 
 
 class Facts(NamedTuple):

@@ -13,11 +13,12 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from ..collectors.snapshot import METRICS, Distribution, Interval, Snapshot
+from ..collectors.snapshot import Distribution, Interval, Snapshot
 from ..engine.errors import OutputError
+from ..engine.metrics import METRICS, STATISTICS
 from . import rundir
 
-LEVELS: Final = ("count", "mean", "stddev", "min", "max", "p50", "p90", "p95", "p99", "p99_9")
+LEVELS: Final = ("count", *STATISTICS)
 COLUMNS: Final = (
     "tick",
     "wall_time_ns",

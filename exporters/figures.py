@@ -7,30 +7,12 @@ from datetime import UTC, datetime
 from typing import Final
 
 from ..collectors.snapshot import Distribution, Requests, Slo, Verdict
+from ..engine.metrics import METRICS
 from ..engine.plan.slo import is_per_request
 
 MISSING: Final = "–"
 TOO_SMALL: Final = "n/a (n too small)"
 BARS: Final = " ▁▂▃▄▅▆▇█"
-
-LABELS: Final = {
-    "ttft_ms": "TTFT",
-    "ttft_scheduled_ms": "TTFT scheduled",
-    "ttfo_ms": "TTFO",
-    "ttfb_ms": "TTFB",
-    "e2e_ms": "E2E",
-    "e2e_scheduled_ms": "E2E scheduled",
-    "tpot_ms": "TPOT",
-    "itl_ms": "ITL",
-    "itl_max_ms": "ITL max",
-    "decode_tps": "decode",
-    "e2e_tps": "E2E rate",
-    "lateness_ms": "lateness",
-    "dns_ms": "DNS",
-    "tcp_ms": "TCP connect",
-    "tls_ms": "TLS handshake",
-    "cost_usd": "cost",
-}
 
 STATES: Final = {
     "VALID": "the client stayed within its limits; the numbers stand",
@@ -39,16 +21,9 @@ STATES: Final = {
 }
 
 
-def unit(metric: str) -> str:
-    """The unit of a metric, from its name."""
-    if metric.endswith("_ms"):
-        return "ms"
-    return "tok/s" if metric.endswith("_tps") else "USD"
-
-
 def label(metric: str) -> str:
     """`TTFT ms`: a metric's name and unit for a row."""
-    return f"{LABELS.get(metric, metric)} {unit(metric)}"
+    return f"{METRICS[metric].label} {METRICS[metric].unit}"
 
 
 def value(number: float | None, metric: str = "x_ms") -> str:

@@ -12,8 +12,6 @@ import msgspec
 from ..collectors.alerts import Values, Window
 from ..collectors.histogram import Histogram
 from ..collectors.snapshot import (
-    METRICS,
-    SCALES,
     SNAPSHOT_DECODER,
     Distribution,
     Reason,
@@ -24,6 +22,7 @@ from ..collectors.snapshot import (
 )
 from ..collectors.statistics import P99_9_NEEDS
 from ..engine.errors import OutputError
+from ..engine.metrics import METRICS, SCALES
 from ..engine.plan.plan import SECOND
 from .hdr.read import Line, Sums, filled, line_of
 from .hdr.write import INTERVALS, tag

@@ -18,7 +18,8 @@ import numpy.typing as npt
 
 from ..collectors.measures import Column
 from ..collectors.series import Batch, Slab
-from ..collectors.snapshot import METRICS, SCALES, Report, Snapshot
+from ..collectors.snapshot import Report, Snapshot
+from ..engine.metrics import METRICS, SCALES
 from ..engine.records.record import (
     ABORT_PLANNED,
     CLOCK_STEPPED,

@@ -13,20 +13,12 @@ from collections.abc import Iterator, Mapping
 from typing import Any, Final
 from urllib.parse import urlsplit
 
-from ..collectors.snapshot import BUCKETS, Interval, Snapshot
+from ..collectors.snapshot import Interval, Snapshot
 from ..engine.errors import PlanError
+from ..engine.metrics import BUCKETS, CLIENT, METRICS, SERVER, TOKEN_KINDS
 from ..engine.plan.plan import Export, Secret
 from .spool.tail import Unavailable
 
-HISTOGRAMS: Final = {
-    "e2e_ms": "gen_ai.client.operation.duration",
-    "ttft_ms": "gen_ai.server.time_to_first_token",
-    "tpot_ms": "gen_ai.server.time_per_output_token",
-    "ttft_scheduled_ms": "lens.ttft_scheduled",
-    "itl_ms": "lens.inter_token_latency",
-    "lateness_ms": "lens.lateness",
-}
-CLIENT: Final = ("cpu_utilisation", "steal_share", "ring_drops", "clock_steps", "gc_pauses", "restarts")
 TIMEOUT_S: Final = 10
 
 
@@ -86,10 +78,11 @@ class Otlp:
 
         delta = AggregationTemporality.DELTA
         span = (tick.wall_time_ns - round(tick.seconds * 1e9), tick.wall_time_ns)
-        for metric, name in HISTOGRAMS.items():
-            points = [p for i in tick.intervals if (p := self._histogram(i, metric, tick.run, span))]
-            if points:
-                yield Metric(name, "", "s", Histogram(points, delta))
+        for metric in METRICS.values():
+            if metric.otel:
+                points = [p for i in tick.intervals if (p := self._histogram(i, metric.name, tick.run, span))]
+                if points:
+                    yield Metric(metric.otel, metric.help, "s", Histogram(points, delta))
         sums: dict[str, tuple[str, list[Any]]] = {"lens.requests": ("{request}", []), "lens.tokens": ("{token}", [])}
         sums["lens.cost"] = ("USD", [])
         flying = []
@@ -97,7 +90,7 @@ class Otlp:
             at = self._attributes(i, tick.run)
             for outcome, n in {"ok": i.requests.ok, "cancelled": i.requests.cancelled, **i.requests.failed}.items():
                 sums["lens.requests"][1].append(_number(n, {**at, "outcome": outcome}, span))
-            for kind in ("input", "output", "cached", "reasoning"):
+            for kind in TOKEN_KINDS:
                 if (tokens := getattr(i.tokens, kind)) is not None:
                     sums["lens.tokens"][1].append(_number(tokens, {**at, "type": kind}, span))
             if i.cost.usd is not None:
@@ -108,14 +101,14 @@ class Otlp:
                 yield Metric(name, "", unit, Sum(points, delta, is_monotonic=True))
         if flying:
             yield Metric("lens.requests.in_flight", "", "{request}", Gauge(flying))
-        for field in CLIENT:
-            if (value := getattr(tick.client, field)) is not None:
-                yield Metric(f"lens.client.{field}", "", "1", Gauge([_number(value, {"run": tick.run}, span)]))
+        for name, field in CLIENT.items():
+            if field.otel and (value := getattr(tick.client, name)) is not None:
+                yield Metric(f"lens.client.{name}", field.help, "1", Gauge([_number(value, {"run": tick.run}, span)]))
         for target, server in tick.servers.items():
-            for field in server.__struct_fields__:
-                if (value := getattr(server, field)) is not None:
+            for name, field in SERVER.items():
+                if (value := getattr(server, name)) is not None:
                     at = {"run": tick.run, "target": target}
-                    yield Metric(f"lens.server.{field}", "", "1", Gauge([_number(value, at, span)]))
+                    yield Metric(f"lens.server.{name}", field.help, "1", Gauge([_number(value, at, span)]))
 
     def _histogram(self, i: Interval, metric: str, run: str, span: tuple[int, int]) -> Any:
         from opentelemetry.sdk.metrics.export import HistogramDataPoint

@@ -11,9 +11,7 @@ import msgspec
 import numpy as np
 
 from llm_latency_lens.collectors.snapshot import (
-    BUCKETS,
     ENCODER,
-    METRICS,
     Client,
     Cost,
     Distribution,
@@ -33,6 +31,7 @@ from llm_latency_lens.collectors.snapshot import (
     Tokens,
     Verdict,
 )
+from llm_latency_lens.engine.metrics import BUCKETS, METRICS
 from llm_latency_lens.engine.plan.plan import Load, Phase, Plan, Shape, Target, Workload
 from llm_latency_lens.engine.runs.manifest import Manifest, PhaseTimes
 

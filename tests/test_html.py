@@ -12,8 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llm_latency_lens.collectors.histogram import Histogram
-from llm_latency_lens.collectors.snapshot import ENCODER, SCALES
+from llm_latency_lens.collectors.snapshot import ENCODER
 from llm_latency_lens.engine.errors import OutputError
+from llm_latency_lens.engine.metrics import SCALES
 from llm_latency_lens.exporters.hdr import read as hdrread
 from llm_latency_lens.exporters.html import page as report
 from tests.support_browser import opened

@@ -98,8 +98,8 @@ def test_metrics_and_health_are_served_and_the_port_is_free_afterwards() -> None
     page.write(list(run.snapshots()))
     text, kind = get(f"{url}/metrics")
     assert kind.startswith("text/plain; version=0.0.4")
-    assert "lens_run_tick 3\n" in text
-    assert "lens_run_done 1\n" in text
+    assert "lens_run_tick 3.0\n" in text
+    assert "lens_run_done 1.0\n" in text
     assert '"tick": 3' in get(f"{url}/healthz")[0]
     page.restart()
     assert "lens_run_tick" not in get(f"{url}/metrics")[0]

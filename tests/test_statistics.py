@@ -13,7 +13,6 @@ from llm_latency_lens.collectors.cost import Prices, price
 from llm_latency_lens.collectors.histogram import Histogram
 from llm_latency_lens.collectors.measures import measures
 from llm_latency_lens.collectors.series import NOBODY, Reader, Series, Slab, Tally
-from llm_latency_lens.collectors.snapshot import METRICS, SCALES
 from llm_latency_lens.collectors.statistics import (
     P99_9_NEEDS,
     buckets,
@@ -25,6 +24,7 @@ from llm_latency_lens.collectors.statistics import (
     tokens,
     window_ns,
 )
+from llm_latency_lens.engine.metrics import METRICS, SCALES
 from llm_latency_lens.engine.records import record as r
 from llm_latency_lens.engine.records.record import GAP_COALESCED, GAP_USER_CLOCK, NO_TARGET, UNKNOWN, Outcome, Unsent
 from llm_latency_lens.engine.runs.manifest import PhaseTimes

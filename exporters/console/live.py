@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
+from ...collectors.bounds import CPU_NOTICE, STEAL_NOTICE
 from ...collectors.snapshot import (
-    BUCKETS,
     REPORT_DECODER,
     SNAPSHOT_DECODER,
     Client,
@@ -32,6 +32,7 @@ from ...collectors.snapshot import (
     TargetReport,
     Verdict,
 )
+from ...engine.metrics import BUCKETS, METRICS
 from ...engine.runs.manifest import Manifest, read_manifest
 from .. import figures
 
@@ -129,7 +130,7 @@ class View:
             shown = r.metrics.get(metric) if r else None
             if shown and shown.count:
                 pair = f"{figures.value(shown.p50)}/{figures.value(shown.p99)}"
-                words.append(f"{figures.LABELS[metric]} p50/p99 {pair} ms")
+                words.append(f"{METRICS[metric].label} p50/p99 {pair} ms")
         if s.unsent_total:
             words.append(f"{s.unsent_total:,} not sent")
         if s.cost_usd_total is not None:
@@ -634,8 +635,12 @@ def _health_line(c: Client) -> Text:
     text.append(f"{c.ring_drops:,} drops", style="bold red" if c.ring_drops else "")
     if c.loop_lag_us.p99 is not None:
         text.append(f"  lag p99 {figures.value(c.loop_lag_us.p99)} us")
-    text.append(f"  CPU {figures.share(c.cpu_utilisation)}", style="yellow" if (c.cpu_utilisation or 0) > 0.8 else "")
-    text.append(f"  steal {figures.share(c.steal_share)}", style="yellow" if (c.steal_share or 0) > 0.02 else "")
+    text.append(
+        f"  CPU {figures.share(c.cpu_utilisation)}", style="yellow" if (c.cpu_utilisation or 0) > CPU_NOTICE else ""
+    )
+    text.append(
+        f"  steal {figures.share(c.steal_share)}", style="yellow" if (c.steal_share or 0) > STEAL_NOTICE else ""
+    )
     if c.itl_coalesced_share is not None:
         text.append(f"  coalesced {figures.share(c.itl_coalesced_share)}")
     if c.clock != "kernel":

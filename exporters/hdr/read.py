@@ -18,8 +18,8 @@ import numpy as np
 import numpy.typing as npt
 
 from ...collectors.histogram import CELLS, DIGITS, HIGHEST, LOWEST, Histogram
-from ...collectors.snapshot import SCALES
 from ...engine.errors import OutputError
+from ...engine.metrics import SCALES
 from ..spool.parts import lines_of
 from .write import INTERVALS, TOTALS
 

@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import Final
 
 from ...collectors.series import NOBODY, Batch, Key, Slab
-from ...collectors.snapshot import METRICS, SCALES, Report, Snapshot
+from ...collectors.snapshot import Report, Snapshot
+from ...engine.metrics import METRICS, SCALES
 from ...engine.runs.manifest import Manifest
 from ..spool.parts import PartFile
 

@@ -21,9 +21,11 @@ from typing import Any, Final
 import msgspec
 import numpy as np
 
+from ...collectors.bounds import CPU_BOUND, STEAL_BOUND
 from ...collectors.histogram import Histogram
-from ...collectors.snapshot import BUCKETS, METRICS, SCALES, Distribution, Report, TargetReport
+from ...collectors.snapshot import Distribution, Report, TargetReport
 from ...engine.errors import OutputError
+from ...engine.metrics import BUCKETS, METRICS, SCALES
 from .. import figures
 from ..hdr import read as hdrread
 from ..hdr.write import INTERVALS, TOTALS, tag
@@ -180,7 +182,7 @@ class _Span:
         self.seconds += tick.seconds
         self.lag, self.cpu = _larger(self.lag, client.loop_lag_us.p99), _larger(self.cpu, client.cpu_utilisation)
         self.steal = _larger(self.steal, client.steal_share)
-        self.unhealthy |= (client.steal_share or 0) > 0.05 or (client.cpu_utilisation or 0) > 0.9
+        self.unhealthy |= (client.steal_share or 0) > STEAL_BOUND or (client.cpu_utilisation or 0) > CPU_BOUND
         for interval in tick.intervals:
             point = self.points.get(interval.target)
             if point is None:
@@ -555,7 +557,7 @@ def _ci(d: Distribution, name: str) -> str:
 
 def _targets(targets: Sequence[TargetReport]) -> str:
     heads = ["target", "model", "ok", "failed", "req/s", "tok/s"]
-    heads += [f"{figures.LABELS[m]} {level}" for m in HEADLINE for level in ("p50", "p99")] + ["cost"]
+    heads += [f"{METRICS[m].label} {level}" for m in HEADLINE for level in ("p50", "p99")] + ["cost"]
     rows = []
     for t in targets:
         cells = [_text(t.model), figures.count(t.requests.ok), figures.count(figures.failed(t.requests))]
