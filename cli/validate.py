@@ -7,7 +7,8 @@ from typing import Any
 
 import click
 
-from ..engine.plan.plan import SECOND, Phase, Plan, masked
+from ..engine.plan.plan import SECOND, Phase, Plan
+from ..engine.plan.written import masked
 from ..engine.planfile.build import plan_sha256
 from .options import plan_from
 

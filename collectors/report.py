@@ -7,7 +7,7 @@ from functools import partial
 from typing import Final, NamedTuple
 
 from ..engine.metrics import SCALES
-from ..engine.plan.plan import Phase
+from ..engine.plan.plan import InfluxExport, Phase
 from ..engine.records.record import Outcome
 from ..engine.runs.manifest import Manifest
 from .series import NOBODY, Key, Series, Slab, Tally
@@ -50,7 +50,7 @@ class Teller:
         self, manifest: Manifest, *, conditions: bool = False, price_date: str | None = None, slos: Slos | None = None
     ) -> None:
         self.plan = manifest.plan
-        self.hdr = any(export.options.get("hdr") for export in manifest.plan.export)
+        self.hdr = any(isinstance(export, InfluxExport) and export.hdr for export in manifest.plan.export)
         self.conditions = conditions
         self.price_date = price_date
         self.slos = slos
