@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import importlib
+import os
 import resource
 import sys
+import traceback
+from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 import click
 
 from ..engine import __version__
 from ..engine.errors import LensError
+
+TRACEBACK: Final = "LENS_TRACEBACK"
 
 
 class Entry(NamedTuple):
@@ -26,6 +31,7 @@ COMMANDS: Final = {
     "simulate": Entry("llm_latency_lens.cli.simulate", "simulate", "Start the built-in provider with a known truth."),
     "report": Entry("llm_latency_lens.cli.report", "report", "Tell a run again, in another format or place."),
     "recover": Entry("llm_latency_lens.cli.recover", "recover", "Find dead runs and finish their books."),
+    "schema": Entry("llm_latency_lens.cli.schema", "schema", "Print the JSON Schema of a plan or a summary."),
     "providers": Entry("llm_latency_lens.cli.providers", "providers", "List the APIs that can be measured."),
 }
 
@@ -62,8 +68,21 @@ def no_core_dumps() -> None:
     resource.setrlimit(resource.RLIMIT_CORE, (0, resource.getrlimit(resource.RLIMIT_CORE)[1]))
 
 
+def printable(text: str) -> str:
+    """The text as stderr can show it: arguments that are not UTF-8 come as surrogates."""
+    return text.encode("utf-8", "backslashreplace").decode()
+
+
+def unexpected(error: Exception) -> str:
+    """One line on an exception that nobody foresaw: what, where, and how to see all of it."""
+    frame = traceback.extract_tb(error.__traceback__)[-1]
+    where = f"{Path(frame.filename).name}:{frame.lineno}"
+    said = " ".join(str(error).split())[:200]
+    return f"unexpected {type(error).__name__} at {where}: {said}; {TRACEBACK}=1 shows the traceback. This is a bug."
+
+
 def main(arguments: list[str] | None = None) -> Any:
-    """Entry of the console script: turns every LensError into one line on stderr and its exit code."""
+    """Entry of the console script: turns every error into one line on stderr and its exit code."""
     no_core_dumps()
     try:
         code = lens.main(args=arguments, prog_name="lens", standalone_mode=False)
@@ -73,6 +92,11 @@ def main(arguments: list[str] | None = None) -> Any:
         error.show()
         code = error.exit_code
     except LensError as error:
-        click.echo(f"lens: {error}", err=True)
+        click.echo(f"lens: {printable(str(error))}", err=True)
         code = error.exit_code
+    except Exception as error:
+        if os.environ.get(TRACEBACK):
+            raise
+        click.echo(f"lens: {printable(unexpected(error))}", err=True)
+        code = 1
     sys.exit(code if isinstance(code, int) else 0)

@@ -26,7 +26,7 @@ IN_FLIGHT_MAX: Final = 1_000_000
 TOKENS_MAX: Final = 10_000_000  # the longest context windows there are
 REQUESTS_MAX: Final = 1_000_000_000_000
 
-Unit = Literal["duration", "seconds", "size", "rate", "file", "secret", "text", ""]
+Unit = Literal["duration", "seconds", "size", "rate", "file", "folder", "secret", "text", ""]
 _FILE_NAMES: Final = {"metrics_urls": "metrics_url"}
 
 
@@ -126,7 +126,7 @@ class Target(Frozen, frozen=True):
     ] = ()
     price: Annotated[
         dict[str, float] | None,
-        about("USD per million tokens: input, output, cached_input, cache_write, reasoning", low=0, high=1e6),
+        about("USD per million tokens: input, output, cached_input, cache_write, reasoning"),
     ] = None
 
 
@@ -262,7 +262,7 @@ class Workers(Frozen, frozen=True):
 
     count: Annotated[
         int | None,
-        about("worker processes; auto: one per physical core but one", low=1, high=1024, flag="--workers N|auto"),
+        about("worker processes; default: one per physical core but one", low=1, high=1024, flag="--workers N|auto"),
     ] = None
     pin: Annotated[bool, about("pin processes to cores")] = True
     realtime: Annotated[Literal["auto", "off"], about("real-time priority of the workers where allowed")] = "auto"
@@ -320,7 +320,7 @@ EXPORTS: Final[dict[str, type[InfluxExport] | type[PrometheusExport] | type[Otlp
 class Output(Frozen, frozen=True):
     """What is kept of a run."""
 
-    dir: Annotated[str, about("where run directories go", flag="--out DIR")] = "runs"
+    dir: Annotated[str, about("where run directories go", "folder", flag="--out DIR")] = "runs"
     records: Annotated[bool, about("write requests.msgpack")] = True
     records_max_bytes: Annotated[int, about("most that the records of a run may take", "size")] = 1 << 30
     tick_ns: Annotated[int, about("time between two snapshots", "duration", low=10**7, high=3600 * SECOND)] = SECOND
@@ -344,6 +344,7 @@ class Probe(Frozen, frozen=True):
     """What `lens probe` does beside the plan's load. Without `timetables` the load is the plan's first measured phase."""
 
     timetables: tuple[Timetable, ...] = ()
+    given: bool = False  # the plan has a `probe` key: it is meant for `lens probe`
     daily_budget_usd: Annotated[float | None, about("most that a local day may cost", above=0)] = None
     rotate_ns: Annotated[int, about("each run of the history is this long", "duration", low=10 * SECOND)] = (
         3600 * SECOND
@@ -364,7 +365,7 @@ class Plan(Frozen, frozen=True):
     limits: Annotated[Limits, about("when a request or the run is given up")] = Limits()
     retry: Annotated[Retry, about("what is tried again")] = Retry()
     slo: Annotated[
-        tuple[str, ...], about("objectives, such as 'ttft_ms.p99 <= 500'; repeatable", flag="--slo EXPR")
+        tuple[str, ...], about("an objective, such as 'ttft_ms.p99 <= 500'; repeatable", flag="--slo EXPR")
     ] = ()
     until: Annotated[
         tuple[str, ...],

@@ -22,6 +22,7 @@ _secret_name = re.compile(
 ).search
 _camel = re.compile(r"(?<=[a-z0-9])(?=[A-Z])")
 _variable = re.compile(r"\$(?=\{[A-Za-z_])")
+_INTERNAL: Final = ("timetables", "given")  # of the probe: they have no key
 _PRIVATE: Final = ("parameters", "system", "http")  # of a target: nobody but its worker needs them in clear
 
 
@@ -106,11 +107,10 @@ def _document(plan: Plan) -> dict[str, Any]:
         limits["cancel"] = cancel
     document["workers"]["count"] = plan.workers.count or "auto"
     document["export"] = [{export.kind: _struct(export)} for export in plan.export]
-    probe = _struct(plan.probe)
-    probe.pop("timetables", None)
-    document["probe"] = probe
+    if plan.probe.given:
+        document["probe"] = {key: value for key, value in _struct(plan.probe).items() if key not in _INTERNAL}
     if plan.probe.timetables:  # they stand for a plan without a load of its own
-        for target, table in zip(document["targets"], plan.probe.timetables, strict=False):
+        for target, table in zip(document["targets"], plan.probe.timetables if plan.probe.given else (), strict=False):
             target["probe"] = _timetable(table)
     else:
         document["phases"] = [_phase(phase.load, _struct(phase)) for phase in plan.phases]

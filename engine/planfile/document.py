@@ -234,6 +234,8 @@ class Node:
                 return self.rate(low=low, above=above, high=high)
             case "file":
                 return self.file()
+            case "folder":
+                return str(self.user_path())
             case "secret":
                 return Secret(self.text())
             case "text":

@@ -25,17 +25,17 @@ _hours = re.compile(r"\s*([01]?\d|2[0-4]):([0-5]\d)\s*-\s*([01]?\d|2[0-4]):([0-5
 def probe_of(root: Node, target_nodes: list[Node], targets: tuple[Target, ...]) -> Probe:
     """The plan's Probe. Without a load of its own, a plan is probed by timetables. Raises PlanError."""
     node = root.child("probe")
-    if node.given:
-        node.mapping(keys_of(ProbeKeys))
-    else:
+    own = [node.mapping(keys_of(ProbeKeys))] if node.given else []
+    own += [part.mapping(keys_of(TimetableKeys)) for each in target_nodes if (part := each.child("probe")).given]
+    if not node.given:
         node = Node({}, node.path, node.source, node.environ)
-    own = [part for part in [node, *(each.child("probe") for each in target_nodes)] if part.given]
     timed = next((part.child(key) for part in own for key in keys_of(TimetableKeys) if part.child(key).given), None)
     load = next((root.child(key) for key in LOAD_KEYS if root.child(key).given), None)
     if timed is not None and load is not None:
         raise timed.fail(f"and {load.path[-1]} cannot both be given: a probe has a timetable or a load")
     return Probe(
         **node.struct(Probe, skip=["alerts"]),
+        given=bool(own),
         timetables=() if load is not None else _timetables(node, target_nodes, targets),
         alerts=_alerts(node, [target.name for target in targets]),
     )
@@ -46,7 +46,7 @@ def _timetables(node: Node, target_nodes: list[Node], targets: tuple[Target, ...
     tables = []
     for part, target in zip(target_nodes, targets, strict=True):
         own = part.child("probe")
-        table = _timetable(own.mapping(keys_of(TimetableKeys)), general) if own.given else general
+        table = _timetable(own, general) if own.given else general
         tables.append(msgspec.structs.replace(table, target=target.name))
     return tuple(tables)
 

@@ -20,6 +20,7 @@ from ..plan.plan import WHOLE_MAX
 from .document import Key, Source, dotted
 
 FILE_BYTES_MAX: Final = 10_000_000
+NODES_MAX: Final = 50_000  # as they stand in YAML, which is slow to read
 VALUES_MAX: Final = 100_000  # aliases of YAML expanded
 DEPTH_MAX: Final = 100
 
@@ -126,6 +127,16 @@ class _Loader(yaml.SafeLoader):
         for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
     }
 
+    nodes = 0
+
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
+        self.nodes += 1
+        if self.nodes > NODES_MAX:
+            mark = self.get_mark()
+            raise PlanError(f"the plan is too large: more than {NODES_MAX:,} values (line {mark.line + 1})")
+        node: yaml.Node | None = super().compose_node(parent, index)
+        return node
+
     def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
         try:
             return super().construct_object(node, deep=deep)
@@ -135,8 +146,8 @@ class _Loader(yaml.SafeLoader):
 
 
 def _yaml(text: str, name: str, lines: dict[Key, int]) -> Any:
-    loader = _Loader(text)
     try:
+        loader = _Loader(text)
         root = loader.get_single_node()
         if root is None:
             return {}
@@ -150,8 +161,6 @@ def _yaml(text: str, name: str, lines: dict[Key, int]) -> Any:
         raise PlanError(f"{name} is not YAML: {error.problem}{place}") from error
     except yaml.YAMLError as error:
         raise PlanError(f"{name} is not YAML: {' '.join(str(error).split())}") from error
-    finally:
-        loader.dispose()
 
 
 def _expanded(node: yaml.Node, known: dict[int, int]) -> int:

@@ -16,10 +16,12 @@ from ..plan.plan import (
     REQUESTS_MAX,
     SECOND,
     TOKENS_MAX,
+    Alert,
     Frozen,
     InfluxExport,
     Limits,
     OtlpExport,
+    Output,
     Phase,
     Plan,
     Probe,
@@ -62,7 +64,7 @@ class LoadKeys(Frozen, frozen=True):
 
     concurrency: Annotated[
         int | CourseKeys | None,
-        about("closed loop: requests in flight", low=1, high=IN_FLIGHT_MAX, flag="--concurrency N"),
+        about("closed loop: requests in flight; default: 8", low=1, high=IN_FLIGHT_MAX, flag="--concurrency N"),
     ] = None
     rate: Annotated[
         float | str | CourseKeys | None,
@@ -178,9 +180,9 @@ class TargetKeys(Target, frozen=True):
 class ExportKeys(Frozen, frozen=True):
     """Where the time series goes."""
 
-    influxdb: Annotated[InfluxExport | None, about("InfluxDB")] = None
-    prometheus: Annotated[PrometheusExport | None, about("a page for Prometheus")] = None
-    otlp: Annotated[OtlpExport | None, about("OpenTelemetry")] = None
+    influxdb: Annotated[InfluxExport | tuple[InfluxExport, ...] | None, about("InfluxDB")] = None
+    prometheus: Annotated[PrometheusExport | tuple[PrometheusExport, ...] | None, about("a page for Prometheus")] = None
+    otlp: Annotated[OtlpExport | tuple[OtlpExport, ...] | None, about("OpenTelemetry")] = None
 
 
 class PlanKeys(Plan, frozen=True):
@@ -192,9 +194,14 @@ class PlanKeys(Plan, frozen=True):
     workload: Annotated[str | WorkloadKeys, about("what is asked; a text is one prompt for all")] = ""  # type: ignore[assignment]  # its form in a file
     phases: Annotated[tuple[PhaseKeys, ...], about("parts of the run, one after the other")] = ()
     load: Annotated[LoadKeys | None, about("the load of a run without phases")] = None
-    duration_ns: Annotated[int | None, about("end after this long", "duration", above=0, flag="--duration TIME")] = None
+    duration_ns: Annotated[
+        int | None, about("end after this long; default: 30s in open loop", "duration", above=0, flag="--duration TIME")
+    ] = None
     requests: Annotated[
-        int | None, about("end after this many requests", low=1, high=REQUESTS_MAX, flag="--requests N")
+        int | None,
+        about(
+            "end after this many requests; default: 100 in closed loop", low=1, high=REQUESTS_MAX, flag="--requests N"
+        ),
     ] = None
     warmup_ns: Annotated[
         int | None, about("the same load first for this long, not measured", "duration", above=0, flag="--warmup TIME")
@@ -217,7 +224,7 @@ _UNITS: Final[dict[str, dict[str, Any]]] = {
 SECTIONS: Final = (
     PlanKeys, TargetKeys, WorkloadKeys, SyntheticKeys, LengthKeys, PhaseKeys, LoadKeys, CourseKeys, SpikeKeys,
     LimitsKeys, CancelKeys, Retry, Workers, ExportKeys, InfluxExport, PrometheusExport, OtlpExport, ProbeKeys,
-    TimetableKeys,
+    TimetableKeys, Alert, Output,
 )  # fmt: skip
 
 
