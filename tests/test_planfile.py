@@ -563,6 +563,39 @@ def test_a_name_that_only_looks_alike_is_no_secret(name: str) -> None:
     assert not is_secret_name(name)
 
 
+@pytest.mark.parametrize("workload", ["PATH", {"prompts": "PATH"}, {"prompts": {"file": "PATH"}}, {"file": "PATH"}])
+@pytest.mark.parametrize("name", ["prompts.jsonl", "plain"])
+def test_a_text_that_names_a_file_is_the_file(workload: Any, name: str, tmp_path: Path) -> None:
+    """`prompts: prompts.jsonl` once sent the words "prompts.jsonl" a thousand times, and nothing said so."""
+    path = tmp_path / name
+    path.write_text("hello\n")
+    target = {"base_url": "http://h", "model": "m"}
+    plan = planned({"target": target, "workload": named(workload, {"PATH": str(path)})})
+    assert (plan.workload.kind, plan.workload.path) == ("file", str(path))
+    literal = planned({"target": target, "workload": {"prompt": str(path)}}).workload
+    assert (literal.kind, literal.prompt) == ("prompt", str(path))
+
+
+def test_a_text_that_looks_like_a_missing_file_is_refused() -> None:
+    """A typo in a file's name must not become a prompt."""
+    for workload in ("no.jsonl", {"prompts": "no.CSV"}):
+        with pytest.raises(PlanError, match="does not exist, got 'no"):
+            planned({"target": {"base_url": "http://h", "model": "m"}, "workload": workload})
+
+
+KEY_SHAPES = ["sk-abcdefgh12345678", "sk-ant-api03-abcdefgh", "AIzaSyA1234567890abcdef", "hf_abcdefghijkl",
+              "gsk_abcdefghijk", "a1" * 20, "eyJhbGciOiJIUzI1NiJ9.x"]  # fmt: skip
+
+
+@pytest.mark.parametrize("key", KEY_SHAPES)
+@pytest.mark.parametrize("place", ["base_url", "ca_file", "api_key_file", "weight", "provider", "metrics_url"])
+def test_a_key_in_the_wrong_place_is_not_shown(place: str, key: str) -> None:
+    """People paste keys where a path or a host is wanted; the error goes into CI logs."""
+    with pytest.raises(PlanError) as error:
+        planned({"target": {"base_url": "http://h", "model": "m", place: key}})
+    assert key not in str(error.value)
+
+
 keys = st.sampled_from(sorted({key for struct in schema.SECTIONS for key in keys_of(struct)}))
 values = st.recursive(
     st.none()

@@ -16,7 +16,8 @@ from typing import Any, Final
 import yaml
 
 from ..errors import PlanError
-from ..plan.plan import WHOLE_MAX
+from ..plan.address import looks_like_key
+from ..plan.plan import MASK, WHOLE_MAX
 from .document import Key, Source, dotted
 
 FILE_BYTES_MAX: Final = 10_000_000
@@ -36,7 +37,7 @@ def read_document(path: str | os.PathLike[str]) -> tuple[dict[str, Any], Source]
         raise PlanError(f"{path} is not UTF-8 text: {error.reason} at byte {error.start}") from error
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
-        shown = str(path) if str(path).isprintable() else repr(str(path))
+        shown = MASK if looks_like_key(str(path)) else str(path) if str(path).isprintable() else repr(str(path))
         raise PlanError(f"cannot read the plan {shown}: {reason}") from error
     if len(content) > FILE_BYTES_MAX:
         raise PlanError(f"{path} is larger than {FILE_BYTES_MAX // 10**6} MB, which no plan is")

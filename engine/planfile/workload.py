@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 from typing import Any, Final
 
 import msgspec
@@ -71,9 +72,16 @@ def _merged(holder: Node, node: Node) -> dict[str, Node]:
 def _prompts_of(node: Node) -> Workload:
     """A text that names a file is the file: nobody wants `prompts.jsonl` as the prompt."""
     text = node.text(empty=False)
-    if node.path[-1:] != ("prompt",) and _prompts_file(text):
+    if node.path[-1:] != ("prompt",) and (_prompts_file(text) or _is_file(text)):
         return Workload(kind="file", path=node.file())
     return Workload(prompt=text)
+
+
+def _is_file(text: str) -> bool:
+    try:
+        return Path(text).is_file()
+    except OSError:  # longer than a name can be
+        return False
 
 
 def _template(node: Node) -> str:
