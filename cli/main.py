@@ -44,6 +44,7 @@ COMMANDS: Final = {
     "recover": Entry(
         "llm_latency_lens.cli.recover", "recover", "Find runs that were killed and complete their reports."
     ),
+    "schema": Entry("llm_latency_lens.cli.schema", "schema", "Print the JSON Schema of a plan or a summary."),
     "providers": Entry("llm_latency_lens.cli.providers", "providers", "List the APIs that can be measured."),
 }
 
@@ -99,6 +100,11 @@ def no_core_dumps() -> None:
     resource.setrlimit(resource.RLIMIT_CORE, (0, resource.getrlimit(resource.RLIMIT_CORE)[1]))
 
 
+def printable(text: str) -> str:
+    """The text as stderr can show it: arguments that are not UTF-8 come as surrogates."""
+    return text.encode("utf-8", "backslashreplace").decode()
+
+
 def open_standard_streams() -> None:
     """Makes descriptors 0 to 2 valid, and stdout and stderr fail as `Stdout` and `Stderr` say.
 
@@ -142,12 +148,12 @@ def main(arguments: list[str] | None = None) -> Any:
         error.show()
         code = error.exit_code
     except LensError as error:
-        click.echo(f"lens: {error}", err=True)
+        click.echo(f"lens: {printable(str(error))}", err=True)
         code = error.exit_code
     except Exception as error:
         if os.environ.get(TRACEBACK):
             raise
-        click.echo(f"lens: {unexpected(error)}", err=True)
+        click.echo(f"lens: {printable(unexpected(error))}", err=True)
         code = FAILED
     try:
         sys.stdout.flush()

@@ -12,7 +12,7 @@ from typing import Final
 import click
 
 from ..engine.errors import PlanError
-from ..engine.plan.plan import SECOND, Export, Secret
+from ..engine.plan.plan import EXPORTS, SECOND, Secret
 from ..engine.plan.units import duration_ns
 
 FOREVER: Final = 1 << 63  # the last tick of a run ends a moment after it
@@ -186,7 +186,9 @@ def _send(run_dir: Path, url: str, kind: str) -> None:
     told = read_report(run_dir)
     models = {target.name: (target.provider, target.model) for target in told.targets}
     kind = {"influxdbs": "influxdb", "otlps": "otlp"}.get(kind, kind)
-    destination = destination_of(Export(kind=kind, url=Secret(url)), name=told.run.name, models=models)
+    if kind not in EXPORTS:
+        raise PlanError(f"export {kind!r} does not exist; there are {', '.join(EXPORTS)}")
+    destination = destination_of(EXPORTS[kind](url=Secret(url)), name=told.run.name, models=models)
     try:
         check = getattr(destination, "check", None)
         if check:

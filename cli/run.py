@@ -16,7 +16,8 @@ import msgspec
 from ..engine import __version__
 from ..engine.errors import LensError, PlanError
 from ..engine.plan.plan import Plan
-from ..engine.planfile.build import plan_sha256, stripped
+from ..engine.plan.written import stripped
+from ..engine.planfile.build import plan_sha256
 from ..engine.runs.manifest import SEGMENTS, Manifest, PhaseTimes
 from ..engine.runs.rundir import leftovers, make_run_dir, make_segment_dir, remove_segments, run_id_of
 from ..engine.runs.runlog import note

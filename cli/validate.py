@@ -7,7 +7,9 @@ from typing import Any
 
 import click
 
-from ..engine.plan.plan import SECOND, Phase, Plan, masked
+from ..engine.plan.plan import SECOND, Phase, Plan
+from ..engine.plan.units import written_duration
+from ..engine.plan.written import masked
 from ..engine.planfile.build import plan_sha256
 from .options import plan_from
 
@@ -45,7 +47,9 @@ def description(plan: Plan, workers: int) -> list[str]:
     for target in plan.targets:
         key = "with a key" if target.api_key else "without a key"
         lines.append(f"  target {target.name}: {target.provider} {target.model} at {target.base_url}, {key}")
-    for index, phase in enumerate(plan.phases):
+    probed = plan.probe.given and bool(plan.probe.timetables)
+    lines += _probe(plan) if probed else []
+    for index, phase in enumerate(() if probed else plan.phases):
         slots = planned_slots(plan, index)
         count = "as many requests as it makes" if slots is None else f"{slots:,} requests"
         lines.append(
@@ -54,6 +58,21 @@ def description(plan: Plan, workers: int) -> list[str]:
     lines += [f"  slo {expression}" for expression in plan.slo]
     lines += [f"  export to {export.kind}" for export in plan.export]
     return lines
+
+
+def _probe(plan: Plan) -> list[str]:
+    """When `lens probe` asks each target, and what it keeps and tells."""
+    probe = plan.probe
+    lines = []
+    for table in probe.timetables:
+        jitter = f", up to {written_duration(table.jitter_ns)} later" if table.jitter_ns else ""
+        quiet = ", ".join(f"{a // 60:02}:{a % 60:02}-{b // 60:02}:{b % 60:02}" for a, b in table.quiet)
+        hours = f", not {quiet}" if quiet else ""
+        lines.append(f"  probe {table.target}: one request every {written_duration(table.every_ns)}{jitter}{hours}")
+    budget = "" if probe.daily_budget_usd is None else f", at most {probe.daily_budget_usd:g} USD a day"
+    rotate, kept = written_duration(probe.rotate_ns), written_duration(probe.retention_ns)
+    lines.append(f"  history: a run every {rotate}, kept {kept}{budget}")
+    return [*lines, *(f"  alert {alert.name}: {alert.when}" for alert in probe.alerts)]
 
 
 def _load(phase: Phase) -> str:

@@ -7,7 +7,7 @@ from functools import partial
 from typing import Any, Final, NamedTuple
 
 from ..engine.metrics import SCALES, SHARES
-from ..engine.plan.plan import SECOND, Phase, Plan
+from ..engine.plan.plan import SECOND, InfluxExport, Phase, Plan
 from ..engine.records.record import Outcome
 from ..engine.runs.manifest import Manifest
 from .series import NOBODY, Key, Series, Slab, Tally
@@ -45,7 +45,7 @@ class ReportBuilder:
         self, plan: Plan, *, conditions: bool = False, price_date: str | None = None, slos: Slos | None = None
     ) -> None:
         self.plan = plan
-        self.hdr = any(export.options.get("hdr") for export in plan.export)
+        self.hdr = any(isinstance(export, InfluxExport) and export.hdr for export in plan.export)
         self.conditions = conditions
         self.price_date = price_date
         self.slos = slos

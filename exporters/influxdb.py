@@ -40,7 +40,7 @@ import msgspec
 from ..collectors.snapshot import Client, Interval, Server, Snapshot
 from ..engine.errors import PlanError
 from ..engine.metrics import CLIENT, RATES, SERVER, SHARES, STATISTICS, TOKEN_KINDS, Field
-from ..engine.plan.plan import Export, Secret
+from ..engine.plan.plan import InfluxExport, Secret
 from .spool.tail import Refused, Rejected, Unavailable
 
 if TYPE_CHECKING:
@@ -63,18 +63,18 @@ class Address(msgspec.Struct, frozen=True):
     verify_tls: bool = True
 
 
-def address_of(export: Export) -> Address:
-    """Reads `influxdb://[TOKEN@]HOST[:PORT]/[ORG/]BUCKET[?tls=1&insecure=1]`, or an http(s) URL with options.
+def address_of(export: InfluxExport) -> Address:
+    """Reads `influxdb://[TOKEN@]HOST[:PORT]/[ORG/]BUCKET[?tls=1&insecure=1]`, or an http(s) URL beside org, bucket and token.
 
-    Options: org, bucket, token, verify_tls, hdr, interval, spool_max_bytes. Raises PlanError.
+    Raises PlanError.
     """
-    options = {key: v.value if isinstance(v, Secret) else v for key, v in export.options.items()}
+    given = export.token.value if export.token else ""
     parts = urlsplit(export.url.value)
     if parts.scheme in ("http", "https"):
         url = f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path.rstrip('/')}"
         query: dict[str, list[str]] = {}
-        org, bucket = str(options.get("org", "")), str(options.get("bucket", ""))
-        token = str(options.get("token", "")) or unquote(parts.username or "")
+        org, bucket = export.org, export.bucket
+        token = given or unquote(parts.username or "")
     elif parts.scheme in ("influxdb", "influxdbs"):
         query = parse_qs(parts.query)
         unknown = sorted(set(query) - {"tls", "insecure", "token"})
@@ -87,7 +87,7 @@ def address_of(export: Export) -> Address:
         host = parts.netloc.rpartition("@")[2]
         url = f"{'https' if secure else 'http'}://{host}" + ("" if parts.port else ":8086")
         org, bucket = (path if len(path) == 2 else ["", path[0]])[:2]
-        token = unquote(parts.username or "") or "".join(query.get("token", [])[:1]) or str(options.get("token", ""))
+        token = unquote(parts.username or "") or "".join(query.get("token", [])[:1]) or given
         if parts.password:  # InfluxDB 1.8 takes user:password as a token
             token = f"{token}:{unquote(parts.password)}"
     else:
@@ -96,14 +96,14 @@ def address_of(export: Export) -> Address:
         raise PlanError(
             "influxdb: `bucket` is missing (export.influxdb.bucket, or the last part of influxdb://HOST/ORG/BUCKET)"
         )
-    verify = not _true(query, "insecure") and bool(options.get("verify_tls", True))
+    verify = not _true(query, "insecure") and export.verify_tls
     return Address(url, org, bucket, Secret(token), verify)
 
 
 class InfluxDB:
     """Writes ticks as line protocol, gzipped, one request a batch. Never retries by itself: the Pump does."""
 
-    def __init__(self, export: Export, *, name: str) -> None:
+    def __init__(self, export: InfluxExport, *, name: str) -> None:
         from influxdb_client.client.influxdb_client import InfluxDBClient  # 0.9 s to import: only where it is used
         from influxdb_client.client.write_api import SYNCHRONOUS
 

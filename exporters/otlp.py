@@ -16,13 +16,13 @@ from urllib.parse import urlsplit
 from ..collectors.snapshot import Interval, Snapshot
 from ..engine.errors import PlanError
 from ..engine.metrics import BUCKETS, CLIENT, METRICS, SERVER, TOKEN_KINDS
-from ..engine.plan.plan import Export, Secret
+from ..engine.plan.plan import OtlpExport
 from .spool.tail import Unavailable
 
 TIMEOUT_S: Final = 10
 
 
-def endpoint_of(export: Export) -> str:
+def endpoint_of(export: OtlpExport) -> str:
     """`otlp://HOST[:PORT]` is http on port 4318 with the standard path; http(s) URLs are taken as they are."""
     parts = urlsplit(export.url.value)
     if parts.scheme in ("http", "https"):
@@ -34,9 +34,9 @@ def endpoint_of(export: Export) -> str:
 
 
 class Otlp:
-    """Pushes ticks with OpenTelemetry's own exporter. Headers: options named `header.NAME`."""
+    """Pushes ticks with OpenTelemetry's own exporter."""
 
-    def __init__(self, export: Export, *, name: str, models: Mapping[str, tuple[str, str]]) -> None:
+    def __init__(self, export: OtlpExport, *, name: str, models: Mapping[str, tuple[str, str]]) -> None:
         try:
             from opentelemetry.exporter.otlp.proto.http.metric_exporter import OTLPMetricExporter
             from opentelemetry.sdk.resources import Resource
@@ -44,8 +44,7 @@ class Otlp:
         except ImportError:
             raise PlanError("otlp needs an extra: pip install 'llm-latency-lens[otlp]'") from None
         logging.getLogger("opentelemetry").setLevel(logging.CRITICAL)  # failures are reported by the Pump, once
-        options = {key: v.value if isinstance(v, Secret) else str(v) for key, v in export.options.items()}
-        headers = {key.removeprefix("header."): v for key, v in options.items() if key.startswith("header.")}
+        headers = {name: value.value for name, value in export.headers.items()}
         endpoint = endpoint_of(export)
         self.name = f"OTLP at {urlsplit(endpoint).hostname}:{urlsplit(endpoint).port}"
         self._models = models

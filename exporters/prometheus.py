@@ -36,7 +36,7 @@ from ..collectors.snapshot import Client, Snapshot
 from ..engine.errors import OutputError, PlanError
 from ..engine.metrics import CLIENT, METRICS, PERCENTILES, SERVER, TOKEN_KINDS
 from ..engine.metrics import Metric as CatalogueMetric
-from ..engine.plan.plan import Export
+from ..engine.plan.plan import PrometheusExport
 
 if TYPE_CHECKING:
     from aiohttp import web
@@ -184,7 +184,7 @@ def _client(client: Client) -> Iterator[Metric]:
     yield _gauge("lens_client_loop_lag_seconds", "Kernel stamp to user read.", ["level"], samples)
 
 
-def address_of(export: Export) -> tuple[str, int]:
+def address_of(export: PrometheusExport) -> tuple[str, int]:
     """Host and port of `prometheus://[HOST][:PORT]`; loopback and 9464 where they are missing. Raises PlanError."""
     url = export.url.value or "prometheus://"
     parts = urlsplit(url if "//" in url else f"//{url}")
@@ -197,7 +197,7 @@ def address_of(export: Export) -> tuple[str, int]:
 class Prometheus:
     """Serves the page from a thread with its own event loop. A Destination: `write` adds ticks to the sums."""
 
-    def __init__(self, export: Export, *, name: str, models: Mapping[str, tuple[str, str]]) -> None:
+    def __init__(self, export: PrometheusExport, *, name: str, models: Mapping[str, tuple[str, str]]) -> None:
         self.host, self.port = address_of(export)
         self.name = f"Prometheus page on {self.host}:{self.port}"
         self._models, self._plan_name = models, name

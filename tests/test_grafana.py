@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from llm_latency_lens.engine.plan.plan import Export, Secret
+from llm_latency_lens.engine.plan.plan import InfluxExport, Secret
 from llm_latency_lens.exporters.influxdb import InfluxDB
 from llm_latency_lens.exporters.prometheus import Page
 from tests.support_databases import Influx, VictoriaMetrics
@@ -50,7 +50,7 @@ def test_every_query_of_the_influxdb_dashboard_finds_what_the_exporter_writes(tm
     run = FakeRun(ticks=30, targets=2, servers=True)
     with Influx(tmp_path) as database:
         options = {"org": database.org, "bucket": database.bucket, "token": Secret(database.token)}
-        destination = InfluxDB(Export(kind="influxdb", url=Secret(database.url), options=options), name="fake")
+        destination = InfluxDB(InfluxExport(url=Secret(database.url), **options), name="fake")
         destination.write(list(run.snapshots()))
         destination.close()
         span = f"time >= {START_NS} AND time <= {START_NS + 60 * 10**9}"

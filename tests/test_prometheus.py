@@ -10,7 +10,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from llm_latency_lens.engine.errors import OutputError, PlanError
-from llm_latency_lens.engine.plan.plan import ENCODER, Export, Secret
+from llm_latency_lens.engine.plan.plan import ENCODER, PrometheusExport, Secret
 from llm_latency_lens.exporters.prometheus import Page, Prometheus, address_of
 from tests.support_databases import answers, free_port, unpacked
 from tests.support_runs import FakeRun
@@ -18,8 +18,8 @@ from tests.support_runs import FakeRun
 MODELS = {"target-0": ("openai", "llama"), "target-1": ("openai", 'odd "name"\\')}
 
 
-def export_of(url: str) -> Export:
-    return Export(kind="prometheus", url=Secret(url))
+def export_of(url: str) -> PrometheusExport:
+    return PrometheusExport(url=Secret(url))
 
 
 def page_of(run: FakeRun) -> str:

@@ -37,7 +37,7 @@ from ...exporters.history import HISTORY, Follower
 from ...exporters.spool.tail import LOG
 from ...exporters.webhook import Webhooks
 from ..options import plan_from
-from ..processes.export import exporter_of, network_exports
+from ..processes.export import exporter_of
 from .epoch import Stretch
 from .stretch import (
     LEAD_NS,
@@ -358,7 +358,7 @@ class Prober:
         for run_dir in self._runs():
             if day_of(begun_ns(run_dir)) == today:
                 self.spent[today] = self.spent.get(today, 0.0) + spent_in(run_dir)
-        self.backlog = self._runs() if network_exports(self.plan) else []
+        self.backlog = self._runs() if self.plan.export else []
         self._watch_alerts()
 
     def _recover_dead(self) -> None:
@@ -434,7 +434,7 @@ class Prober:
 
     def _export(self) -> None:
         """One exporter for each running stretch; those of the past one at a time."""
-        if not network_exports(self.plan):
+        if not self.plan.export:
             return
         for epoch in self.epochs:
             wanted = (epoch.run_dir / LOG).exists() and (epoch.exporter is None or epoch.exporter.poll())
