@@ -14,11 +14,11 @@ from hypothesis import strategies as st
 from llm_latency_lens.engine.errors import PlanError
 from llm_latency_lens.engine.simulator.faults import MID_STREAM
 from llm_latency_lens.engine.simulator.framing import ID_BYTES, fill
-from llm_latency_lens.engine.simulator.limits import Bucket, Slots
-from llm_latency_lens.engine.simulator.providers import Outline, Provider
-from llm_latency_lens.engine.simulator.providers.table import EXACT, GOOGLE, GOOGLE_ARRAY, route
+from llm_latency_lens.engine.simulator.providers import EXACT, GOOGLE, GOOGLE_ARRAY, route
+from llm_latency_lens.engine.simulator.providers.provider import Outline, Provider
+from llm_latency_lens.engine.simulator.reply.limits import Bucket, Slots
+from llm_latency_lens.engine.simulator.reply.template import Templates
 from llm_latency_lens.engine.simulator.script import SAMPLES, Samples, script_from, script_of
-from llm_latency_lens.engine.simulator.template import Templates
 
 SECOND = 1_000_000_000
 PROVIDERS: list[Provider] = [*{id(provider): provider for provider in EXACT.values()}.values(), GOOGLE, GOOGLE_ARRAY]
@@ -74,7 +74,7 @@ def test_frames_are_whole_chunks_of_json_whatever_the_send_time(
     assert all(item["sent_ns"] == sent_ns for item in objects)
     assert ID_BYTES not in content
     assert sum(rendering.tokens_of(index) for index in range(rendering.events)) == reasoning + visible
-    assert json.loads(fill(rendering.whole, request_id, sent_ns))["sent_ns"] == sent_ns
+    assert json.loads(fill(rendering.complete, request_id, sent_ns))["sent_ns"] == sent_ns
 
 
 def test_equal_outlines_share_their_rendering() -> None:
