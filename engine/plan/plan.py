@@ -107,6 +107,7 @@ class Workload(Frozen, frozen=True):
     count_tokens: bool = False  # count output tokens locally where the provider does not say
     prefix: Literal["none", "unique", "shared"] = "none"
     prefix_tokens: int = 0
+    salt: str = "none"  # begins made-up texts; "run", until `salted` has made it the run's id
     order: Literal["sequential", "shuffle", "random"] = "sequential"
     time_scale: float = 1.0  # trace: 2.0 replays at half speed
     think_time_ns: int | None = None  # sessions: overrides what the file says
@@ -256,6 +257,13 @@ class Plan(Frozen, frozen=True):
 
 ENCODER: Final = msgspec.msgpack.Encoder()
 DECODER: Final = msgspec.msgpack.Decoder(Plan)
+
+
+def salted(plan: Plan, run_id: str) -> Plan:
+    """The plan as its workers get it: a salt of "run" is the run's id, the same in all of them and in no other run."""
+    if plan.workload.salt != "run":
+        return plan
+    return msgspec.structs.replace(plan, workload=msgspec.structs.replace(plan.workload, salt=run_id))
 
 
 def masked(plan: Plan) -> dict[str, Any]:

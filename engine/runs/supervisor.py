@@ -23,7 +23,7 @@ import psutil
 
 from ..errors import LensError, PlanError, SegmentError
 from ..load.limits import most_workers
-from ..plan.plan import Phase, Plan
+from ..plan.plan import Phase, Plan, salted
 from ..records.ring import Geometry, budget_left, mark_dead, resume_point
 from .control import Frames, Order, Share, Word, frame
 from .manifest import FILE as MANIFEST
@@ -176,7 +176,7 @@ class Supervisor:
         if worker.cores:
             psutil.Process(process.pid).cpu_affinity(worker.cores)
         share = Share(
-            plan=self.plan,
+            plan=salted(self.plan, self.manifest.run_id),
             run_id=self.manifest.run_id,
             worker=worker.index,
             workers=self.manifest.workers,
