@@ -39,7 +39,7 @@ def validate(plan_path: str, as_json: bool) -> None:
 
 def description(plan: Plan, workers: int) -> list[str]:
     """What a run of the plan will do, a line each."""
-    from ..engine.load.schedule import planned_slots
+    from ..engine.load.models import planned_slots
 
     lines = [f"{plan.name}: {workers} worker{'s' * (workers > 1)}, seed {plan.seed}"]
     for target in plan.targets:

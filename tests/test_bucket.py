@@ -12,7 +12,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from llm_latency_lens.engine.load.limits import MINUTE_NS, Bucket, Limiter, buckets_of, burst_of, most_workers
+from llm_latency_lens.engine.load.limits import (
+    MINUTE_NS,
+    Bucket,
+    TargetLimits,
+    burst_of,
+    limits_of,
+    most_workers,
+    share_of,
+)
 from llm_latency_lens.engine.plan.plan import SECOND, Limits, Plan, Workload
 from tests.support_lens import accounts, lens
 from tests.support_simulator import simulator
@@ -39,8 +47,9 @@ def limits(limit: Limits = Limits(), **keys: Any) -> Plan:  # noqa: B008  # froz
     return Plan(name="p", targets=(target(**keys),), workload=Workload(), phases=(), limits=limit)
 
 
-def shares(plan: Plan, workers: int) -> list[Limiter]:
-    return [buckets_of(plan, plan.targets[0], worker, workers)[0][0] for worker in range(workers)]
+def shares(plan: Plan, workers: int) -> list[TargetLimits]:
+    found = [limits_of(plan, plan.targets[0], worker, workers) for worker in range(workers)]
+    return [each for each in found if each is not None]
 
 
 @settings(deadline=None)
@@ -160,10 +169,9 @@ def test_a_limit_that_is_wanted_is_used(workers: int, seconds: int) -> None:
 )
 def test_shares_are_exact(limit: float, burst_s: float, workers: int) -> None:
     """Together they are the limit itself, and its burst where each has at least one request of it."""
-    made = [limiter._requests[0] for limiter in shares(limits(rpm=limit, burst_s=burst_s), workers)]
-    rate = sum(Fraction(bucket._scale, bucket._cost) for bucket in made) * MINUTE_NS
-    assert float(rate) == limit
-    bursts = [bucket._burst // bucket._cost for bucket in made]
+    made = [share_of(limit, burst_s, worker, workers) for worker in range(workers)]
+    assert float(sum(rate for rate, _ in made) * MINUTE_NS) == limit
+    bursts = [burst for _, burst in made]
     assert sum(bursts) == max(burst_of(limit, burst_s), workers)
     assert max(bursts) - min(bursts) <= 1
 
@@ -197,12 +205,13 @@ def test_requests_held_back_by_tokens_do_not_go_all_at_once() -> None:
     assert following == [59_001_000_000 + i * SECOND for i in range(4)]
 
 
-def test_only_given_limits_make_buckets() -> None:
-    assert buckets_of(limits(), target(), 0, 1) == []
-    ((_, tokens),) = buckets_of(limits(rpm=5), limits(rpm=5).targets[0], 0, 1)
-    assert not tokens
-    ((_, tokens),) = buckets_of(limits(Limits(tpm=5)), target(), 0, 1)
-    assert tokens
+def test_only_given_limits_hold_requests_back() -> None:
+    """Requests are held back by a request limit whatever their tokens, by a token limit only by them."""
+    assert limits_of(limits(), target(), 0, 1) is None
+    (by_requests,), (by_tokens,) = shares(limits(rpm=5), 1), shares(limits(Limits(tpm=5)), 1)
+    assert [by_requests.take(0, 100), by_requests.take(0, 100)] == [0, 12 * SECOND]
+    assert [by_tokens.take(0, 0), by_tokens.take(0, 0), by_tokens.take(0, 5)] == [0, 0, 0]
+    assert by_tokens.take(0, 5) > 0
 
 
 def test_no_more_workers_than_whole_requests_in_the_burst() -> None:

@@ -17,7 +17,6 @@ import resource
 import signal
 import sys
 from collections.abc import Callable
-from itertools import chain
 from pathlib import Path
 from time import monotonic_ns, process_time_ns, time_ns
 from typing import Any, Final
@@ -32,11 +31,11 @@ from ..dialects.table import DIALECTS
 from ..errors import LensError
 from ..load.budget import PICO_PER_USD, Budget
 from ..load.feed import OUTPUT_ESTIMATE, Feed, Prepared
-from ..load.limits import buckets_of
+from ..load.limits import limits_of
+from ..load.models import schedule_of
 from ..load.phase_run import NEVER, ClosedRun, OpenRun, PhaseRun, in_flight_cap
 from ..load.retry import retry_delay_ns
-from ..load.schedule import Closed, schedule_of
-from ..load.timetable import Timetables
+from ..load.schedule import Closed
 from ..records import record
 from ..records.record import Outcome, Unsent
 from ..records.ring import DETAIL_MAX, PHASE_SHIFT, SLOT_MASK, TURN_SHIFT, Counter, Geometry, SegmentWriter, State
@@ -98,9 +97,10 @@ class Worker:
             Pool(self.reactor, target, DIALECTS[target.provider], Endpoint(target, share.environ), self)
             for target in plan.targets
         ]
-        self.buckets = [buckets_of(plan, target, share.worker, share.workers) for target in plan.targets]
-        for bucket, _ in chain.from_iterable(self.buckets if share.incarnation else ()):
-            bucket.empty(monotonic_ns())  # the life before may have spent its burst a moment ago
+        self.target_limits = [limits_of(plan, target, share.worker, share.workers) for target in plan.targets]
+        for limited in self.target_limits if share.incarnation else ():
+            if limited is not None:
+                limited.empty(monotonic_ns())  # the incarnation before may have spent its burst a moment ago
         self.told_text = plan.workload.keep_replies or plan.workload.count_tokens
         self.keep_text = plan.workload.kind == "sessions" or self.told_text
         self.source = source_of(plan, seed=plan.seed)
@@ -138,7 +138,7 @@ class Worker:
         self.connect_limit_ns = limits.connect_timeout_ns
         self.first_limit_ns = min(limits.timeout_ns, limits.first_token_timeout_ns or limits.timeout_ns)
         self.cancels = limits.cancel_share > 0
-        self.metered = self.budget is not None or any(self.buckets)  # do a reply's token counts matter to a limit?
+        self.metered = self.budget is not None or any(self.target_limits)  # do a reply's token counts matter to a limit?
         self.at(monotonic_ns() + HEARTBEAT_NS, self._heartbeat)
         self.at(monotonic_ns() + CLOCK_CHECK_NS, self._check_clock)
 
@@ -219,8 +219,7 @@ class Worker:
         phase = plan.phases[index]
         schedule = schedule_of(phase, seed=plan.seed, index=index, timestamps=self.source.timestamps)
         items = iter(self.source.items(share.worker, share.workers, first, phase=index))
-        if isinstance(schedule, Timetables):
-            items = schedule.aim(items, share.worker, share.workers, first)
+        items = schedule.aim(items, share.worker, share.workers, first)
         feed = Feed(
             schedule.share(share.worker, share.workers, first),
             items,
@@ -314,7 +313,7 @@ class Worker:
         if not exchange.request >> TURN_SHIFT:  # after begin(): a worker killed in between must not lose the slot
             self.segment.counters[_NEXT_SLOT] = run.index << PHASE_SHIFT | exchange.request + 1
         exchange.dequeued_ns = now = monotonic_ns()
-        if self.buckets[exchange.target]:
+        if self.target_limits[exchange.target]:
             self._admit(exchange, exchange.estimate_tokens)
         else:
             self._begin(exchange, now)
@@ -324,9 +323,8 @@ class Worker:
         if exchange not in self.active:  # withdrawn before its next attempt
             return
         now = monotonic_ns()
-        wait = 0
-        for bucket, counted in self.buckets[exchange.target]:
-            wait = max(wait, bucket.take(now, tokens if counted else 1))
+        limits = self.target_limits[exchange.target]
+        wait = limits.take(now, tokens) if limits is not None else 0
         if wait:
             self.at(now + wait, self._attempt, exchange)
         else:
@@ -393,9 +391,9 @@ class Worker:
             elif not exchange.token_events:
                 self.budget.refund(exchange.reserved)
         if reply.input_tokens != record.UNKNOWN and reply.output_tokens != record.UNKNOWN:
-            for bucket, tokens in self.buckets[exchange.target]:
-                if tokens:
-                    bucket.settle(exchange.estimate_tokens, reply.input_tokens + reply.output_tokens)
+            limits = self.target_limits[exchange.target]
+            if limits is not None:
+                limits.settle(exchange.estimate_tokens, reply.input_tokens + reply.output_tokens)
 
     def _next_turn(self, run: PhaseRun, last: Exchange, prompt: Prompt, intended_ns: int) -> None:
         """The think time of a session is over."""
