@@ -134,7 +134,7 @@ def test_flags_are_single_bits_that_fit_their_field() -> None:
 
 def test_what_a_worker_imports_brings_no_numpy() -> None:
     program = (
-        "import sys; from llm_latency_lens.engine import clock, record, ring;"
+        "import sys; from llm_latency_lens.engine import clock; from llm_latency_lens.engine.records import record, ring;"
         "print(sorted({'numpy', 'aiohttp', 'rich', 'click', 'msgspec', 'asyncio'} & set(sys.modules)))"
     )
     told = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
