@@ -138,7 +138,9 @@ class Worker:
         self.connect_limit_ns = limits.connect_timeout_ns
         self.first_limit_ns = min(limits.timeout_ns, limits.first_token_timeout_ns or limits.timeout_ns)
         self.cancels = limits.cancel_share > 0
-        self.metered = self.budget is not None or any(self.target_limits)  # do a reply's token counts matter to a limit?
+        self.metered = self.budget is not None or any(
+            self.target_limits
+        )  # do a reply's token counts matter to a limit?
         self.at(monotonic_ns() + HEARTBEAT_NS, self._heartbeat)
         self.at(monotonic_ns() + CLOCK_CHECK_NS, self._check_clock)
 
