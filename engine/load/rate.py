@@ -21,7 +21,7 @@ NEVER: Final = 1 << 62
 
 
 class Segment(NamedTuple):
-    """One shape with its position: from `begin_ns` to `end_ns`, and the integral of the whole rate at its beginning."""
+    """One shape with its position: from `begin_ns` to `end_ns`, and the integral of the complete rate at its beginning."""
 
     begin_ns: int
     end_ns: int

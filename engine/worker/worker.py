@@ -424,7 +424,7 @@ class Worker:
         else:
             self.unsent(run, exchange.request, 1, intended_ns, reason)
 
-    def hush(self, run: PhaseRun) -> None:
+    def cancel_think_timers(self, run: PhaseRun) -> None:
         """Ends the think times of the phase's sessions: their next turns are told as unsent."""
         thinking = [entry for entry in self.timers if entry[2] == self._next_turn and entry[3][0] is run]
         for entry in thinking:
