@@ -57,6 +57,7 @@ def shares(plan: Plan, workers: int) -> list[TargetLimits]:
 def test_no_window_is_charged_more_than_limit_x_t_and_burst(
     rate: tuple[int, int], burst: int, asked: list[tuple[int, int]]
 ) -> None:
+    """Providers count in windows that nobody knows: the law has to hold in all of them."""
     bucket, now = Bucket(*rate, burst), 0
     charges: Charges = []
     for gap, amount in asked:
@@ -71,6 +72,7 @@ def test_no_window_is_charged_more_than_limit_x_t_and_burst(
 def test_nobody_waits_a_nanosecond_longer_than_the_law_demands(
     rate: tuple[int, int], burst: int, asked: list[tuple[int, int]]
 ) -> None:
+    """A limit that is not used up measures the limiter instead of the server."""
     bucket, now = Bucket(*rate, burst), 0
     charges: Charges = []
     for gap, amount in asked:
@@ -126,6 +128,7 @@ def test_tokens_that_came_back_are_used(workers: int) -> None:
 
 
 def test_too_low_an_estimate_is_owed() -> None:
+    """Otherwise a run with low estimates exceeds its token limit for ever."""
     bucket = Bucket(1, SECOND, 10)
     assert bucket.take(0, 10) == 0
     bucket.settle(10, 25)
@@ -133,6 +136,7 @@ def test_too_low_an_estimate_is_owed() -> None:
 
 
 def test_a_request_beyond_the_burst_goes_from_a_full_bucket_and_leaves_debt() -> None:
+    """It could never go otherwise, and all behind it would wait with it."""
     bucket = Bucket(1, SECOND, 10)
     assert bucket.take(0, 35) == 0
     assert bucket.take(0, 35) == 35 * SECOND  # 25 of debt, 10 to be full again
@@ -140,6 +144,7 @@ def test_a_request_beyond_the_burst_goes_from_a_full_bucket_and_leaves_debt() ->
 
 
 def test_an_emptied_bucket_has_no_burst() -> None:
+    """A worker that takes over from a dead one must not spend the burst a second time."""
     bucket = Bucket(1, SECOND, 10)
     bucket.empty(100 * SECOND)
     assert bucket.take(100 * SECOND, 3) == 3 * SECOND
@@ -198,6 +203,7 @@ def test_all_limits_of_a_target_hold_at_once(asked: list[tuple[int, int]], worke
 
 
 def test_requests_held_back_by_tokens_do_not_go_all_at_once() -> None:
+    """A request limit paid while a token limit still holds would be a burst later."""
     (limiter,) = shares(limits(rpm=60, tpm=60_000, burst_s=1), 1)
     first = limiter.take(0, 60_000)
     assert first == 0
@@ -215,6 +221,7 @@ def test_only_given_limits_hold_requests_back() -> None:
 
 
 def test_no_more_workers_than_whole_requests_in_the_burst() -> None:
+    """A worker without one request of the burst could not send within the law."""
     table: list[tuple[Plan, int | None, str]] = [
         (limits(), None, "no limit"),
         (limits(tpm=10.0), None, "tokens go into debt"),

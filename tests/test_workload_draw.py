@@ -25,11 +25,13 @@ def drawn(length: Length, count: int = N) -> list[int]:
 
 @given(st.integers(1, 3000), st.integers(0, 2**64 - 1))
 def test_a_permutation_takes_every_index_once(count: int, key: int) -> None:
+    """A shuffled pass that missed or repeated a row would change what is measured."""
     order = Permutation(count, key)
     assert sorted(map(order, range(count))) == list(range(count))
 
 
 def test_permutations_of_different_keys_differ_and_none_is_the_file_order() -> None:
+    """Each pass and each seed has an order of its own."""
     orders = [tuple(map(Permutation(100, key_of(key)), range(100))) for key in range(20)]
     assert len(set(orders)) == 20
     assert tuple(range(100)) not in orders
@@ -37,12 +39,14 @@ def test_permutations_of_different_keys_differ_and_none_is_the_file_order() -> N
 
 @given(st.lists(st.one_of(st.integers(-(2**70), 2**70), st.text(max_size=20)), min_size=2, max_size=2, unique=True))
 def test_keys_of_different_parts_differ(parts: list[int | str]) -> None:
+    """Two purposes with one key would draw the same numbers: lengths tied to texts."""
     if key_of(parts[0]) == key_of(parts[1]):
         encoded = [p if isinstance(p, int) else int.from_bytes(p.encode(), "little") for p in parts]
         assert encoded[0] == encoded[1]  # a text and the number it is spelled by: never both in one place
 
 
 def test_units_are_never_0_or_1() -> None:
+    """The quantiles of both are infinite."""
     assert 0 < unit(0) < unit(2**64 - 1) < 1
 
 
@@ -59,6 +63,7 @@ def test_units_are_never_0_or_1() -> None:
     ],
 )
 def test_lengths_have_the_moments_that_were_asked_for(length: Length, mean: float, deviation: float) -> None:
+    """The mean of a lognormal is that of its lengths, not of their logarithms."""
     values = drawn(length)
     assert abs(fmean(values) - mean) <= 4 * deviation / N**0.5 + 1e-9
     assert stdev(values) == pytest.approx(deviation, rel=0.05, abs=1e-9)
@@ -66,6 +71,7 @@ def test_lengths_have_the_moments_that_were_asked_for(length: Length, mean: floa
 
 @pytest.mark.parametrize("kind", ["normal", "lognormal", "uniform"])
 def test_a_bounded_length_is_truncated_not_clamped(kind: str) -> None:
+    """Clamped lengths heap up at the ends, and a percentile sits on the heap."""
     values = drawn(Length(kind=kind, mean=100, stddev=60, low=90, high=110))  # type: ignore[arg-type]  # by name
     assert min(values) == 90
     assert max(values) == 110
@@ -75,6 +81,7 @@ def test_a_bounded_length_is_truncated_not_clamped(kind: str) -> None:
 
 
 def test_empirical_values_outside_the_bounds_are_not_drawn() -> None:
+    """Bounds of the plan hold for every kind of length."""
     assert set(drawn(Length(kind="empirical", values=(1, 50, 1000), low=2, high=100))) == {50}
 
 
@@ -99,6 +106,7 @@ def test_a_length_that_no_text_can_have_is_refused_by_name() -> None:
 @settings(max_examples=30, deadline=None)
 @given(st.lists(st.floats(0.01, 100), min_size=1, max_size=6), st.integers(0, 2**32), st.integers(1, 5000))
 def test_target_shares_stay_within_a_logarithm_of_exact(weights: list[float], seed: int, count: int) -> None:
+    """Whatever the weights, and after every number of slots."""
     pick = Shares(weights, seed)
     picked = [pick(slot) for slot in range(count)]
     for i, weight in enumerate(weights):
@@ -106,6 +114,7 @@ def test_target_shares_stay_within_a_logarithm_of_exact(weights: list[float], se
 
 
 def test_each_of_several_workers_keeps_the_shares_too() -> None:
+    """A worker with one target alone would measure that target from one core."""
     pick = Shares([3, 1], 5)
     for workers in (2, 3, 4, 8, 13):
         for worker in range(workers):
@@ -114,6 +123,7 @@ def test_each_of_several_workers_keeps_the_shares_too() -> None:
 
 
 def test_a_target_of_weight_zero_is_never_asked() -> None:
+    """Rounding at the end of the interval must not reach it."""
     for weights in ((0, 1, 0), (1, 0, 1), (1, 1, 0)):
         pick = Shares(weights, 1)
         assert {pick(slot) for slot in range(1000)} == {i for i, weight in enumerate(weights) if weight}
@@ -154,6 +164,7 @@ def test_shares_are_exact_over_all_workers_and_even_in_each_of_them(
 
 
 def test_weights_without_a_short_period_still_keep_their_shares() -> None:
+    """No table of millions of slots is made for an odd weight."""
     weights = [1.0, 1 / PERIOD_MAX / 7, 2.0]
     pick = Shares(weights, 1)
     picked = [pick(slot) for slot in range(30_000)]
@@ -162,5 +173,6 @@ def test_weights_without_a_short_period_still_keep_their_shares() -> None:
 
 
 def test_a_weighted_choice_covers_all_of_the_unit_interval() -> None:
+    """The ends are where a rounding error would pick nothing."""
     choice = Weighted([1, 0, 3, 0])
     assert [choice.pick(u) for u in (0.0, 0.2499, 0.25, 0.9999999999999999)] == [0, 0, 2, 2]

@@ -62,6 +62,7 @@ LINES = [
 def test_lines_are_the_same_in_blocks_of_any_size(
     content: bytes, count: int, why: str, blocks: int, tmp_path: Path
 ) -> None:
+    """Where a block ends must not show in the records."""
     rows = read(tmp_path / "x.jsonl", content, blocks)
     assert [row["a"] for row in rows] == list(range(1, count + 1))
 
@@ -69,6 +70,7 @@ def test_lines_are_the_same_in_blocks_of_any_size(
 @TMPFS
 @given(lines=st.lists(st.text("ab \r\u20ac", max_size=12), max_size=12), end=st.booleans(), block=st.integers(1, 30))
 def test_any_text_is_split_as_python_splits_it(lines: list[str], end: bool, block: int, tmp_path: Path) -> None:
+    """Against an implementation that is known to be right."""
     content = "\n".join(lines) + ("\n" if end else "")
     wanted = [line.rstrip("\r") for line in content.split("\n") if line.strip()]
     if content:
@@ -76,6 +78,7 @@ def test_any_text_is_split_as_python_splits_it(lines: list[str], end: bool, bloc
 
 
 def test_where_names_the_line_that_a_record_begins_on(tmp_path: Path, blocks: int) -> None:
+    """An error without its line is of no use in a file of a million."""
     path = tmp_path / "x.txt"
     path.write_text("\none\n\ntwo\nthree")
     records = open_records(str(path), "workload.path", block_bytes=blocks)
@@ -114,6 +117,7 @@ TABLE = 'a,b\r\n1,"two, and ""three"""\r\n2,"line one\nline two"\r\n\r\n3,\u20ac
 
 
 def test_tables_keep_quotes_commas_and_line_ends_in_cells(tmp_path: Path, blocks: int) -> None:
+    """Prompts hold all of these."""
     assert read(tmp_path / "x.csv", TABLE, blocks) == [
         {"a": "1", "b": 'two, and "three"'},
         {"a": "2", "b": "line one\nline two"},
@@ -127,17 +131,20 @@ def test_tables_keep_quotes_commas_and_line_ends_in_cells(tmp_path: Path, blocks
     block=st.integers(1, 20),
 )
 def test_any_table_the_csv_module_writes_comes_back(rows: list[tuple[str, str]], block: int, tmp_path: Path) -> None:
+    """Also by offset, from the middle of the file."""
     written = io.StringIO()
     csv.writer(written, quoting=csv.QUOTE_ALL).writerows([("p", "q"), *rows])
     assert read(tmp_path / "x.csv", written.getvalue(), block) == [{"p": p, "q": q} for p, q in rows]
 
 
 def test_a_cell_may_be_longer_than_the_csv_module_allows(tmp_path: Path) -> None:
+    """Its limit of 128 KiB is shorter than a long-context prompt."""
     long = "x" * 300_000
     assert read(tmp_path / "x.csv", f"prompt,n\n{long},1\n") == [{"prompt": long, "n": "1"}]
 
 
 def test_tables_may_have_tabs_and_a_byte_order_mark(tmp_path: Path) -> None:
+    """As spreadsheets write them."""
     assert read(tmp_path / "x.tsv", "\ufeffa\tb\n1\t2,3\n") == [{"a": "1", "b": "2,3"}]
 
 
@@ -151,10 +158,12 @@ ARRAYS = [
 
 @pytest.mark.parametrize("content", ARRAYS)
 def test_arrays_are_cut_into_their_objects_in_blocks_of_any_size(content: str, tmp_path: Path, blocks: int) -> None:
+    """An array is never held as one, so it is cut anywhere."""
     assert read(tmp_path / "x.json", content, blocks) == json.loads(content.lstrip("\ufeff"))
 
 
 def test_where_names_the_line_that_an_object_of_an_array_begins_on(tmp_path: Path, blocks: int) -> None:
+    """Offsets are of bytes, also where the text is not ASCII."""
     path = tmp_path / "x.json"
     path.write_text('[\n{"a":\n1},\n\n{"b": 2}, {"c": 3}\n]')
     records = open_records(str(path), "workload.path", block_bytes=blocks)
@@ -182,6 +191,7 @@ FAULTS: list[tuple[str, bytes, str]] = [
 
 
 def test_a_fault_is_reported_with_file_and_line(tmp_path: Path) -> None:
+    """A damaged data set is mended by its owner, who needs to find the place."""
     for name, content, what in FAULTS:
         path = tmp_path / name
         path.write_bytes(content)
@@ -194,6 +204,7 @@ def test_a_fault_is_reported_with_file_and_line(tmp_path: Path) -> None:
     ("content", "what"), [(b"", "is empty"), (b"\x1f\x8b\x08\x00", "gzip-compressed: unpack it first")]
 )
 def test_a_file_that_holds_nothing_to_read_is_refused(content: bytes, what: str, tmp_path: Path) -> None:
+    """Before the run, and with the reason."""
     path = tmp_path / "x.jsonl"
     path.write_bytes(content)
     with pytest.raises(PlanError, match=what):
@@ -201,12 +212,14 @@ def test_a_file_that_holds_nothing_to_read_is_refused(content: bytes, what: str,
 
 
 def test_a_missing_file_or_a_folder_is_named(tmp_path: Path) -> None:
+    """A folder opens, and fails only when it is read."""
     for path in (tmp_path / "none.jsonl", tmp_path):
         with pytest.raises(PlanError, match=rf"cannot read {path}.*\(workload.path\)"):
             open_records(str(path), "workload.path")
 
 
 def test_a_line_without_end_is_refused_instead_of_read_into_memory(tmp_path: Path) -> None:
+    """A binary file by mistake would otherwise be one record of its size."""
     path = tmp_path / "x.txt"
     path.write_bytes(b"one\n" + b"x" * (3 << 20))
     with pytest.raises(PlanError, match="line 2 is longer than 1 MiB"):
@@ -214,6 +227,7 @@ def test_a_line_without_end_is_refused_instead_of_read_into_memory(tmp_path: Pat
 
 
 def test_the_kind_of_a_file_without_a_telling_name_is_seen_from_its_first_character(tmp_path: Path) -> None:
+    """Data sets come without suffixes."""
     assert read(tmp_path / "a", '{"a": 1}\n') == [{"a": 1}]
     assert read(tmp_path / "b", '[{"a": 1}]') == [{"a": 1}]
     assert read(tmp_path / "c", "hello [you]\n") == [{"prompt": "hello [you]"}]
@@ -221,6 +235,7 @@ def test_the_kind_of_a_file_without_a_telling_name_is_seen_from_its_first_charac
 
 
 def test_passes_side_by_side_do_not_disturb_each_other(tmp_path: Path) -> None:
+    """Phases that overlap read the same file at different offsets."""
     path = tmp_path / "x.jsonl"
     path.write_text("".join(f'{{"a": {i}}}\n' for i in range(50_000)))
     records = open_records(str(path), "workload.path")
@@ -235,6 +250,7 @@ def test_passes_side_by_side_do_not_disturb_each_other(tmp_path: Path) -> None:
 
 
 def test_files_are_closed_with_their_last_user(tmp_path: Path) -> None:
+    """A sweep opens its file once a run."""
     path = tmp_path / "x.jsonl"
     path.write_text('{"a": 1}\n')
     before = len(os.listdir("/proc/self/fd"))

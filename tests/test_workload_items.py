@@ -53,6 +53,7 @@ KINDS = 20
 
 
 def test_all_kinds_are_tried(folder: Path) -> None:
+    """A kind that is not in the list is not tested below."""
     assert len(list(workloads(folder))) == KINDS
 
 
@@ -67,6 +68,7 @@ def test_all_kinds_are_tried(folder: Path) -> None:
 def test_the_union_over_any_number_of_workers_is_the_same(
     kind: int, workers: int, first: int, phase: int, count: int, folder: Path
 ) -> None:
+    """Two runs of one plan on two hosts must ask the same."""
     workload = list(workloads(folder))[kind]
     wanted = [content_of(item) for item in islice(source(TARGETS, **workload).items(0, 1, phase=phase), first + count)]
     for worker in range(workers):
@@ -77,6 +79,7 @@ def test_the_union_over_any_number_of_workers_is_the_same(
 
 @pytest.mark.parametrize("kind", [0, 3])
 def test_another_seed_or_phase_draws_otherwise(kind: int, folder: Path) -> None:
+    """A warm-up that asks what is then measured has filled its cache."""
     workload = list(workloads(folder))[kind]
     runs = [
         [content_of(item) for item in islice(source(TARGETS, seed, **workload).items(0, 1, phase=phase), 50)]
@@ -87,11 +90,13 @@ def test_another_seed_or_phase_draws_otherwise(kind: int, folder: Path) -> None:
 
 
 def test_a_file_is_read_in_order_and_begins_again(tmp_path: Path) -> None:
+    """A run may be longer than its file."""
     path = numbered(tmp_path / "x.jsonl", 5)
     assert texts(source(kind="file", path=path), 12) == [f"prompt {i % 5}" for i in range(12)]
 
 
 def test_every_pass_of_a_shuffle_has_every_row_once_in_another_order(tmp_path: Path) -> None:
+    """Sampling with replacement by accident would leave out a third of the rows."""
     path = numbered(tmp_path / "x.jsonl", 300)
     read = texts(source(kind="file", path=path, order="shuffle"), 1200)
     passes = [read[at : at + 300] for at in range(0, 1200, 300)]
@@ -100,6 +105,7 @@ def test_every_pass_of_a_shuffle_has_every_row_once_in_another_order(tmp_path: P
 
 
 def test_a_resumed_worker_passes_over_complete_passes_without_reading_them_again(tmp_path: Path) -> None:
+    """A worker that takes over late in a soak must not read for hours."""
     path = numbered(tmp_path / "x.jsonl", 10)
     made = source(kind="file", path=path)
     first = 10**12 + 3  # reading a tera of passes would not end
@@ -118,6 +124,7 @@ def test_rows_come_in_proportion_to_their_weights(order: str, allowed: int, tmp_
 
 
 def test_weighted_rows_are_not_tied_to_targets(tmp_path: Path) -> None:
+    """A target that always gets the same rows is not compared with the others."""
     path = jsonl(tmp_path / "x.jsonl", ({"prompt": p, "weight": 1} for p in "ab"))
     made = source((target("x"), target("y")), kind="file", path=path)
     joint = Counter((item.target, asked(item)) for item in islice(made.items(0, 1), 8000))
@@ -126,6 +133,7 @@ def test_weighted_rows_are_not_tied_to_targets(tmp_path: Path) -> None:
 
 
 def test_weights_in_a_file_too_large_to_read_through_are_refused_with_a_way_out(tmp_path: Path) -> None:
+    """All weights must be known before the first draw."""
     path = jsonl(tmp_path / "x.jsonl", ({"prompt": p, "weight": 1} for p in "ab"))
     with pytest.raises(PlanError, match=r"x.jsonl line 1: weights need a file of at most 0 MiB.*repeat the rows"):
         Rows(Workload(kind="file", path=path), 1, small_bytes=0)
@@ -155,6 +163,7 @@ ESTIMATES: list[tuple[dict[str, Any], dict[str, Any], int | None]] = [
 
 
 def test_the_estimate_counts_the_prompt_and_the_longest_reply() -> None:
+    """Token limits are charged by it before the usage is known."""
     for keys, parameters, estimate in ESTIMATES:
         item = next(source((target(parameters=parameters),), **keys).items(0, 1))
         if estimate is None:
@@ -164,6 +173,7 @@ def test_the_estimate_counts_the_prompt_and_the_longest_reply() -> None:
 
 
 def test_a_unique_prefix_differs_for_every_slot_and_phase() -> None:
+    """Otherwise a prefix cache answers, and TTFT is its."""
     made = source(prefix="unique")
     prompts = texts(made, 3000) + texts(made, 3000, phase=1)
     assert len({prompt.split("\n\n")[0] for prompt in prompts}) == 6000
@@ -171,6 +181,7 @@ def test_a_unique_prefix_differs_for_every_slot_and_phase() -> None:
 
 
 def test_a_shared_prefix_is_the_same_for_every_slot_phase_and_row(tmp_path: Path) -> None:
+    """It is what a study of prefix caches asks for."""
     path = numbered(tmp_path / "x.jsonl", 9)
     made = source(kind="file", path=path, prefix="shared", prefix_tokens=30)
     prompts = texts(made, 20) + texts(made, 20, phase=1)
@@ -179,6 +190,7 @@ def test_a_shared_prefix_is_the_same_for_every_slot_phase_and_row(tmp_path: Path
 
 
 def test_a_prefix_goes_before_the_system_prompt_as_the_model_reads_that_first(tmp_path: Path) -> None:
+    """Behind it, the system prompt would still be found in the cache."""
     path = jsonl(tmp_path / "x.jsonl", [{"prompt": "hi", "system": "row's own"}, {"prompt": "hi"}])
     keys = {"kind": "file", "path": path, "prefix": "shared", "prefix_tokens": 3}
     own, targets = (item.prompt for item in islice(source((target(system="target's"),), **keys).items(0, 1), 2))
@@ -200,12 +212,14 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
 
 
 def test_a_workload_that_cannot_be_is_refused_at_once() -> None:
+    """And not by each worker, when its first slot is due."""
     for keys, what in REFUSED:
         with pytest.raises(PlanError, match=what):
             source(**keys)
 
 
 def test_only_a_trace_has_timestamps() -> None:
+    """A replay of anything else has no times."""
     with pytest.raises(PlanError, match="needs a trace"):
         source().timestamps()
 
@@ -245,6 +259,7 @@ def test_a_salt_keeps_what_does_not_begin_the_prompt(tmp_path: Path) -> None:
 
 
 def test_the_salt_of_a_run_is_its_id_and_any_other_stays() -> None:
+    """The same in all workers of the run, and after one was replaced."""
     for salt, resolved in (("run", "20260101-000000-ab"), ("none", "none"), ("mine", "mine")):
         plan = Plan(name="p", targets=(target(),), workload=Workload(salt=salt), phases=())
         assert salted(plan, "20260101-000000-ab").workload.salt == resolved

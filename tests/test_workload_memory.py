@@ -66,6 +66,7 @@ def worker(path: Path, kind: str, order: str, count: int, workers: int) -> list[
 
 @pytest.mark.parametrize("order", ["sequential", "shuffle"])
 def test_a_large_file_is_passed_through_in_a_few_megabytes(order: str, large: tuple[Path, int]) -> None:
+    """A worker that grows with its file is killed in the middle of a long run."""
     path, count = large
     used, first, read = worker(path, "file", order, count // 4, 4)
     assert used < 16 * MIB
@@ -76,6 +77,7 @@ def test_a_large_file_is_passed_through_in_a_few_megabytes(order: str, large: tu
 
 
 def test_a_large_json_array_is_cut_in_a_few_megabytes(tmp_path: Path) -> None:
+    """ShareGPT comes as one array of hundreds of MB."""
     path = tmp_path / "large.json"
     turns = '{"conversations": [{"from": "human", "value": "%s"}, {"from": "gpt", "value": "x"}]}' % ("q " * 500)
     count = 40_000

@@ -19,7 +19,7 @@ from ..plan.plan import Length
 
 M64: Final = (1 << 64) - 1
 PERIOD_MAX: Final = 4096  # slots after which shares are exact
-TOKENS_MAX: Final = 10_000_000  # of one text: five times the longest context there is, 60 MB of words
+TOKENS_MAX: Final = 10_000_000  # of one text: the longest context windows there are
 # The two irrational steps of the plane's R2 sequence (Roberts 2018), 1/g and 1/g^2 with g the plastic number, as odd
 # 64-bit fractions. Targets of odd weights walk by the first, weighted rows by the second: with one step for both,
 # a row would always meet the same target.
@@ -99,8 +99,8 @@ class Shares:
     Weights are brought to whole numbers, whose sum is the period. One period is nginx's smooth weighted round robin:
     each choice exactly as often as its weight says, spread as evenly as can be. Each period is rotated by an irrational
     step more than the one before. Without that, worker k of N would meet the same choices for ever where N and the
-    period have a common factor: 8 targets and 8 workers, one target each. A worker's own counts stay within 31 of
-    exact in 1,500 slots, for every N up to 24 and the weights of the tests; the union's are exact in every period.
+    period have a common factor: 8 targets and 8 workers, one target each. A worker's own counts stay close to
+    exact (31 in 1,000 slots, tests/test_workload_draw.py); the union's are exact in every period.
 
     Weights without a period of at most PERIOD_MAX follow an additive recurrence, whose counts stay within O(log n) of
     n * share.

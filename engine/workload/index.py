@@ -9,7 +9,7 @@ offsets, 8 bytes a record, so every order is exact for every format and size:
 - random: drawn independently, with replacement;
 - by weights: evenly spread if sequential, else drawn independently.
 
-All but the first need the number of records, so the index is completed when the Dataset is made (0.5 s per GB of
+All but the first need the number of records, so the index is completed when the Dataset is made (about 1 s per GB of
 JSONL, benches/bench_workload.py), before the run begins and not when the first request is due.
 
 A record is *raw* (bytes of a line or object, cells of a table row) until it is used, so a worker pays only a split for

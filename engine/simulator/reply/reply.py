@@ -3,7 +3,7 @@
 Each step is an action of the pacer, called with the time it was due; a step returns when the next one is. The clock is
 read right before the bytes go to send(), and that reading is what the event says (`sent_ns`) and what the log says.
 
-`tokens()` is the hot path: one pre-rendered frame, one format operation, one send, about 4 us. It may be taken for
+`tokens()` is the hot path: one pre-rendered frame, one format operation, one send. It may be taken for
 positions below `_plain_until` only. Everything that is not plain (the first and last token, the first visible one, the
 position of a fault, bursts, split writes, a client that is gone) takes `_unusual_tokens()`, which then says how long
 the next ones are plain.
