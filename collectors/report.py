@@ -40,6 +40,8 @@ class Losses(NamedTuple):
     gap_drops: int = 0
     detail_drops: int = 0
     clock_bracket_ns: int | None = None  # the widest of the workers': how well they know kernel stamps on their clock
+    overspent_usd: float = 0.0
+    problems: tuple[str, ...] = ()  # of extras that failed: prices, the tokenizer
 
 
 class Teller:
@@ -248,6 +250,8 @@ class Teller:
             lateness_p99_ms=lateness,
             ttft_coalesced_share=share(tally[Tally.STREAMS_COALESCED], tally[Tally.STREAMS]),
             clock_bracket_ns=losses.clock_bracket_ns,
+            overspent_usd=losses.overspent_usd,
+            problems=losses.problems,
             outages=ticks_told(manifest.outages, manifest.phases[0].start_ns, plan.output.tick_ns),
             died=manifest.stop_reason if manifest.stop_reason.startswith(("died", "failed")) else "",
         )

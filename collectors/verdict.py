@@ -62,6 +62,8 @@ class Facts(NamedTuple):
     clock_bracket_ns: int | None = None
     outages: str = ""  # the ticks in which a worker was dead
     died: str = ""  # why the run did not end by itself
+    overspent_usd: float = 0.0  # beyond budget_usd, in all phases
+    problems: tuple[str, ...] = ()  # of extras that failed: a price look-up, the tokenizer
 
 
 def judge(facts: Facts) -> Verdict:
@@ -148,6 +150,10 @@ def _notes(facts: Facts) -> Any:
         yield Reason("records_dropped", f"{client.records_dropped} request rows are not in requests.msgpack")
     if facts.detail_drops:
         yield Reason("details_dropped", f"{facts.detail_drops} messages of failed requests found their ring full")
+    if facts.overspent_usd > 0:
+        yield Reason("budget_overrun", f"the requests cost {facts.overspent_usd:.6f} USD more than budget_usd")
+    for problem in facts.problems:
+        yield Reason("extra_failed", problem)
 
 
 def lateness_bound_ms(facts: Facts) -> float | None:

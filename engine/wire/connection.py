@@ -43,6 +43,8 @@ TCP_INFO_BYTES: Final = 32  # of struct tcp_info (linux/tcp.h): state in byte 0,
 TCPI_UNACKED: Final = slice(24, 28)
 TCP_CLOSE: Final = 7
 
+UNREADABLE: Final = frozenset({Outcome.STREAM_MALFORMED, Outcome.STREAM_TRUNCATED})
+
 _timespec = struct.Struct("<qq").unpack_from
 
 
@@ -239,12 +241,21 @@ class Connection:
             try:
                 self._flush()
             except OSError:
-                self._broken("connection reset while sending")
+                self._upload_cut()
                 return
             if not self.out:
                 self.reactor.change(self.fd, READ, self._read)
         if mask & ~WRITE:
             self._read(mask)
+
+    def _upload_cut(self) -> None:
+        """The server closed under the upload. What it said before, a 413 perhaps, is the outcome."""
+        exchange, seen = self.exchange, -1
+        while self.exchange is exchange and self.reply_bytes > seen:
+            seen = self.reply_bytes
+            self._read(READ)
+        if self.exchange is exchange:
+            self._broken("connection reset while sending")
 
     def _flush(self) -> None:
         try:
@@ -304,6 +315,10 @@ class Connection:
                 self._take(exchange, stamp, True)
         except (ProtocolError, httptools.HttpParserError) as error:
             exchange.end_ns = stamp
+            if parser.complete and isinstance(error, httptools.HttpParserError):  # bytes after the reply: it stands
+                parser.keep_alive = False
+                self._take(exchange, stamp, True)
+                return
             known = error if isinstance(error, ProtocolError) else described(error)
             self.fail(Outcome.STREAM_MALFORMED, str(known))
 
@@ -413,9 +428,16 @@ class Connection:
             exchange.error = reply.error
             self._done(exchange, reuse=True)
         else:
-            exchange.outcome = Outcome.STREAM_TRUNCATED
-            exchange.error = "the stream ended before its terminal marker"
+            cut = "the stream ended before its terminal marker"
+            exchange.outcome, exchange.error = self._no_stream(exchange) or (Outcome.STREAM_TRUNCATED, cut)
             self._done(exchange, reuse=True)
+
+    def _no_stream(self, exchange: Exchange) -> tuple[Outcome, str] | None:
+        """The outcome of a success that is a page or a text in the place of an event stream; None if it is neither."""
+        kind = self.parser.headers.get(b"content-type", b"").decode("latin-1").partition(";")[0].strip()
+        if exchange.events or exchange.reply.framing != "sse" or kind in ("", "text/event-stream"):
+            return None
+        return Outcome.STREAM_MALFORMED, f"a stream was asked for, the reply is {kind[:80]}"
 
     def _whole(self, exchange: Exchange) -> None:
         """Judges a reply that came as one body: a non-streaming reply or an error."""
@@ -488,7 +510,8 @@ class Connection:
             if parser.complete or bits & (END | FAILED):
                 self._decided(exchange, bits)
             else:
-                self.fail(Outcome.STREAM_TRUNCATED, "the connection closed before the stream's terminal marker")
+                cut = "the connection closed before the stream's terminal marker"
+                self.fail(*(self._no_stream(exchange) or (Outcome.STREAM_TRUNCATED, cut)))
         elif parser.complete:
             self._whole(exchange)
         else:
@@ -526,6 +549,12 @@ class Connection:
         exchange = self._busy()
         if not exchange.end_ns:
             exchange.end_ns = monotonic_ns()
+        status = self.parser.status
+        if status and not 200 <= status < 300 and outcome in UNREADABLE:  # the status says enough, also for a retry
+            exchange.http_status = status
+            exchange.kept_headers = kept_headers(self.parser.headers)
+            outcome, text = self.pool.refusal(status, b"".join(self.body))
+            message = f"{text} ({message})"
         exchange.outcome = outcome
         exchange.error = message
         self.exchange = None

@@ -364,7 +364,9 @@ class Worker:
         self.bytes_in += exchange.received_bytes
         self.bytes_out += exchange.sent_bytes
         if exchange.outcome is not OK and self.plan.retry.attempts > exchange.attempts:
-            delay = retry_delay_ns(self.plan.retry, exchange, time_ns(), self.random)
+            delay = retry_delay_ns(
+                self.plan.retry, exchange, time_ns(), self.random, longest_ns=self.plan.limits.timeout_ns
+            )
             if delay is not None and self.stopping is None:
                 exchange.deadline_ns = NEVER
                 self.at(monotonic_ns() + delay, self._admit, exchange, 0)  # its tokens are still charged
@@ -435,7 +437,7 @@ class Worker:
 
     def _record(self, run: PhaseRun, exchange: Exchange) -> None:
         """Writes the books of one request: detail first, then the record that commits it, then the place is free."""
-        if exchange.error or exchange.kept_headers:
+        if exchange.error or exchange.kept_headers or exchange.reply.finish or exchange.reply.request_id:
             self._detail(run, exchange)
         if self.told_text:
             self._text(run, exchange)
