@@ -72,7 +72,7 @@ def test_a_database_that_goes_and_comes_back_has_every_tick_once(sim: Simulator,
             exporters = [
                 each
                 for each in psutil.Process(process.pid).children()
-                if any("cli.export" in word for word in each.cmdline())
+                if any("cli.processes.export" in word for word in each.cmdline())
             ]
             assert len(exporters) == 1
             exporters[0].kill()
