@@ -158,7 +158,7 @@ def tell(run_dir: Path, manifest: Manifest, *, as_json: bool, quiet: bool, stric
         sys.stdout.buffer.write(summary if summary.endswith(b"\n") else summary + b"\n")
         sys.stdout.flush()
     elif not quiet:
-        from ..exporters.console.live import print_final
+        from ..exporters.console.final import print_final
 
         print_final(report)
         click.echo(f"{run_dir}", err=True)

@@ -44,6 +44,7 @@ COLUMNS: Final = (
     "itl_coalesced_share",
     "connection_reused_share",
 )
+FORMULA_STARTS: Final = ("=", "+", "-", "@", "\t", "\r")  # what makes a spreadsheet take a cell's text for a formula
 HEADER: Final = (*COLUMNS, *(f"{metric}_{level}" for metric in METRICS for level in LEVELS))
 
 
@@ -85,6 +86,11 @@ def _levels(interval: Interval) -> list[Any]:
     return [getattr(interval.metrics.get(metric, none), level) for metric in METRICS for level in LEVELS]
 
 
+def _literal(cell: Any) -> Any:
+    """A cell that no spreadsheet runs: text beginning with one of = + - @ gets an apostrophe in front (OWASP)."""
+    return f"'{cell}" if isinstance(cell, str) and cell.startswith(FORMULA_STARTS) else cell
+
+
 def _write(path: Path, header: Sequence[str], rows: Iterable[Sequence[Any]]) -> int:
     """Replaces `path` when all rows are written; returns how many there were."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
@@ -94,7 +100,7 @@ def _write(path: Path, header: Sequence[str], rows: Iterable[Sequence[Any]]) -> 
             writer = csv.writer(file)
             writer.writerow(header)
             for count, row in enumerate(rows, 1):  # noqa: B007  # counted for the caller
-                writer.writerow(row)
+                writer.writerow([_literal(cell) for cell in row])
         temporary.replace(path)
     except OSError as error:
         temporary.unlink(missing_ok=True)

@@ -1,3 +1,5 @@
+"""The dashboards of systemd/grafana against real databases that hold what the exporters write."""
+
 from __future__ import annotations
 
 import json
@@ -29,6 +31,7 @@ def panels(name: str) -> Iterator[tuple[str, dict[str, Any]]]:
 
 @pytest.mark.parametrize("name", ["influxdb", "prometheus"])
 def test_a_dashboard_asks_for_its_data_source_and_has_panels_that_do_not_overlap(name: str) -> None:
+    """A dashboard is imported into a Grafana whose data source has another name."""
     board = json.loads((FOLDER / f"{name}.json").read_text())
     assert board["templating"]["list"][0]["query"] == name
     taken: set[tuple[int, int]] = set()
@@ -41,7 +44,9 @@ def test_a_dashboard_asks_for_its_data_source_and_has_panels_that_do_not_overlap
     assert len({panel["id"] for panel in board["panels"]}) == len(board["panels"])
 
 
+@pytest.mark.slow
 def test_every_query_of_the_influxdb_dashboard_finds_what_the_exporter_writes(tmp_path: Path) -> None:
+    """A renamed field would leave an empty panel that nobody connects with the rename."""
     run = FakeRun(ticks=30, targets=2, servers=True)
     with Influx(tmp_path) as database:
         options = {"org": database.org, "bucket": database.bucket, "token": Secret(database.token)}
@@ -60,7 +65,9 @@ def test_every_query_of_the_influxdb_dashboard_finds_what_the_exporter_writes(tm
         assert [row["value"] for row in database.query(runs["query"])] == [run.id]
 
 
+@pytest.mark.slow
 def test_every_query_of_the_prometheus_dashboard_finds_what_the_page_shows(tmp_path: Path) -> None:
+    """A renamed series would leave an empty panel that nobody connects with the rename."""
     totals, now = Page({}, "fake"), time.time() - 120  # it hides the newest half minute from queries
     with VictoriaMetrics(tmp_path) as database:
         for tick in FakeRun(ticks=20, targets=2, servers=True).snapshots():
