@@ -22,6 +22,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..engine.files import replace
+from ..engine.plan.slo import Condition
 from ..engine.records.detail import Detail
 from ..engine.records.layout import Counter
 from ..engine.records.record import LOCAL_TOKENS, UNKNOWN, Outcome
@@ -35,7 +36,7 @@ from .health import Moment, client_of_run, client_of_tick, observe
 from .intake import Drained, Intake
 from .report import Losses, ReportBuilder, RunView, Slos
 from .rollup import PICO_PER_USD
-from .series import NOBODY, Batch, Condition, Key, Reader, Series, Slab, Tally
+from .series import NOBODY, Batch, Key, Reader, Series, Slab, Tally
 from .snapshot import ENCODER, Client, Report, Server, Snapshot
 from .totals import Totals
 
