@@ -15,8 +15,10 @@ alone would vary them, neighbours in time are alike.
 
 Where n_eff x (1 - q) is small, those runs that happened to see no congestion estimate both a low quantile and a low
 variance: a bound that is printed only when the estimate says it can be fails far more often than 5 %. So the half
-width is inflated by 1 + 8 k / (n_eff x (1 - q)), k = 1 - n_eff/n being how correlated the data are, and below 15
-expected independent values beyond the quantile there is no bound. Both numbers are calibrated: benches/coverage.py.
+width is inflated by 1 + 8 k / (n_eff x (1 - q)), k = 1 - n_eff/n being how correlated the data are, and below
+20 (1 + k) independent values beyond the quantile, 15 for median and mean, there is no bound above. Calibrated with
+benches/coverage.py. A bound below needs no such number, but where there is none above it is the careful one: the least
+n_eff of all quantiles, and no skewness, as one long congestion makes its own n_eff look large.
 """
 
 from __future__ import annotations
@@ -34,7 +36,9 @@ from .ladder import Blocks, Floats, Ints
 
 QUANTILES: Final = {"p50": 0.5, "p90": 0.9, "p95": 0.95, "p99": 0.99, "p99_9": 0.999}
 BATCHES: Final = 20
-BEYOND: Final = 15  # independent values that must be expected beyond a quantile for a bound on that side
+BEYOND: Final = 20  # independent values that must be expected beyond a quantile for a bound on that side
+BEYOND_CENTRE: Final = 15  # the same for median and mean
+BEYOND_LEAST: Final = 4  # fewer inflate the half width no further
 INFLATION: Final = 8.0
 BLOCKS_MIN: Final = 5  # fewer have no variance to speak of
 COUNT_MIN: Final = 20
@@ -50,7 +54,7 @@ class Interval(NamedTuple):
     low: float | None
     high: float | None
     n_eff: float
-    beyond: float = math.inf  # n_eff x (1 - q): independent values expected beyond it; decides if `high` exists
+    support: float = math.inf  # independent values expected above it, over those that `high` needs: None below 1
 
     @property
     def half_width(self) -> float | None:
@@ -90,7 +94,7 @@ class _Spread(NamedTuple):
 def confidence(blocks: Blocks) -> Confidence:
     """n_eff and intervals of mean, p50, p90, p95, p99 and p99.9, in the unit of the histogram.
 
-    About 1 ms for 1,024 blocks. Source: the methods named at the top of the file.
+    About 2 ms for 512 blocks. Source: the methods named at the top of the file.
     """
     totals = blocks.totals
     n = int(totals.sum())
@@ -112,6 +116,8 @@ def confidence(blocks: Blocks) -> Confidence:
     for name, q in QUANTILES.items():
         # With no values beyond to estimate from, the most correlated of the quantiles below stands in.
         n_eff, skewness = known.get(name, (least, 0.0))
+        if n_eff * (1 - q) < _needed(q, n_eff, n):
+            n_eff, skewness = min(n_eff, least), 0.0
         intervals[name] = _quantile(q, n_eff, skewness, reached, spread)
     return Confidence(n, min(known["p50"][0] if "p50" in known else least, float(n)), intervals)
 
@@ -134,7 +140,7 @@ def proportion(blocks: Blocks, cell: int) -> Interval:
         t = student(0.975, spread.freedom)
     centre = (share + t * t / (2 * n_eff)) / (1 + t * t / n_eff)
     half = t / (1 + t * t / n_eff) * math.sqrt(share * (1 - share) / n_eff + (t / (2 * n_eff)) ** 2)
-    return Interval(share, max(0.0, centre - half), min(1.0, centre + half), n_eff)
+    return Interval(share, centre - half if hits else 0.0, centre + half if hits < n else 1.0, n_eff)
 
 
 def student(probability: float, freedom: float) -> float:
@@ -195,26 +201,37 @@ def _deviations(blocks: Blocks, totals: Ints, n: int) -> tuple[float, Floats, fl
 def _mean(mean: float, variance: float, spread: _Spread, n: int) -> Interval:
     error = float(spread.error[0]) / n
     n_eff = _n_eff(variance, error, n)
-    if n_eff / 2 < BEYOND:
-        return Interval(mean, None, None, n_eff)
+    support = n_eff / 2 / _needed(0.5, n_eff, n)
+    if support < 1:
+        return Interval(mean, None, None, n_eff, support)
     below, over = _reach(n_eff, n_eff / 2, float(spread.skewness[0]), spread, n)
     error = math.sqrt(variance / n_eff)
-    return Interval(mean, mean - below * error, mean + over * error, n_eff)
+    return Interval(mean, mean - below * error, mean + over * error, n_eff, support)
 
 
 def _quantile(q: float, n_eff: float, skewness: float, reached: Ints, spread: _Spread) -> Interval:
     n = int(reached[-1])
     value = float(highest_equivalent(int(np.searchsorted(reached, max(1, int(q * n + 0.5))))))
-    error, beyond = math.sqrt(q * (1 - q) / n_eff), n_eff * (1 - q)
-    below, over = _reach(n_eff, min(beyond, n_eff * q), skewness, spread, n)
+    error, needed = math.sqrt(q * (1 - q) / n_eff), _needed(q, n_eff, n)
+    above, under = n_eff * (1 - q), n_eff * q
+    below, over = _reach(n_eff, min(above, under), skewness, spread, n)
     low, high = q - below * error, q + over * error
     return Interval(
         value,
-        float(lowest_equivalent(_cell(reached, math.floor(low * n)))) if low > 0 and n_eff * q >= BEYOND else None,
-        float(highest_equivalent(_cell(reached, math.ceil(high * n)))) if high < 1 and beyond >= BEYOND else None,
+        float(lowest_equivalent(_cell(reached, math.floor(low * n)))) if low > 0 and under >= BEYOND_CENTRE else None,
+        float(highest_equivalent(_cell(reached, math.ceil(high * n)))) if high < 1 and above >= needed else None,
         n_eff,
-        beyond,
+        above / needed,
     )
+
+
+def _correlated(n_eff: float, n: int) -> float:
+    """0 for independent values, near 1 for strongly correlated ones."""
+    return min(max(1 - n_eff / n, 0.0), 1.0)
+
+
+def _needed(q: float, n_eff: float, n: int) -> float:
+    return BEYOND_CENTRE if q <= 0.5 else BEYOND * (1 + _correlated(n_eff, n))
 
 
 def _cell(reached: Ints, rank: int) -> int:
@@ -223,8 +240,7 @@ def _cell(reached: Ints, rank: int) -> int:
 
 def _reach(n_eff: float, beyond: float, skewness: float, spread: _Spread, n: int) -> tuple[float, float]:
     """How many standard errors the interval reaches below and above the estimate."""
-    correlated = min(max(1 - n_eff / n, 0.0), 1.0)
-    inflation = 1 + INFLATION * correlated / max(beyond, BEYOND)
+    inflation = 1 + INFLATION * _correlated(n_eff, n) / max(beyond, BEYOND_LEAST)
     t = student(0.975, spread.freedom)
     beta = skewness / (6 * math.sqrt(spread.batches))
     return _adjusted(t, beta) * inflation, -_adjusted(-t, beta) * inflation

@@ -1,4 +1,4 @@
-"""A bounded ladder of blocks: what a metric looked like over time, in at most 1,024 histograms of equal duration.
+"""A bounded ladder of blocks: what a metric looked like over time, in at most 512 histograms of equal duration.
 
 The input of every interval, of the steady-state search, of drift and of compare. No clock, no file.
 
@@ -12,9 +12,8 @@ The blocks lie one behind the other in two flat arrays, filled cells only, each 
     counts  uint32, uint64 once a count needs it    | block 0 | block 1 | ... | open block | free |
     ends    where each block ends
 
-Flat arrays, because 75 ladders x 1,024 blocks as one numpy array each cost 20 MB of object headers and 2 us a block to
-walk. An add touches the last block only (20 us, benches/coverage.py --cost); a merge sorts once (5-20 ms, at the
-1,024th tick and then after ever longer times).
+Flat arrays, because 75 ladders x 512 blocks as numpy arrays of their own cost 10 MB of headers and 2 us a block to walk. An add touches the last block only (50 us, benches/coverage.py --only cost); a merge sorts once (5 ms, at the 512th tick
+and then after ever longer times).
 """
 
 from __future__ import annotations
@@ -28,7 +27,7 @@ import numpy.typing as npt
 
 from .histogram import CELLS, Histogram
 
-LIMIT: Final = 1024  # blocks; even, so that a full ladder merges into exact pairs
+LIMIT: Final = 512  # blocks; even, so that a full ladder merges into exact pairs
 FLOOR: Final = 128  # blocks that the cell budget leaves: 20 batches of 6 are enough for an interval
 BUDGET: Final = 1 << 17  # filled cells of one ladder: 768 KiB
 TOTAL_BUDGET: Final = 10 << 20  # filled cells of all ladders: 60 MiB
@@ -62,7 +61,7 @@ class Blocks:
     def upto(self, cells: Ints) -> Ints:
         """How many values of each block lie in each of these cells (ascending) or below; shape (cells, size).
 
-        One pass over the blocks, however many thresholds: all quantiles of 1,024 blocks in 1 ms.
+        One pass over the blocks, however many thresholds: all quantiles of 512 blocks in 1 ms.
         """
         classes = np.searchsorted(cells, np.arange(CELLS))  # of each cell: the first threshold at or above it
         kinds = len(cells) + 1
@@ -112,6 +111,11 @@ class Ladder:
     def filled(self) -> int:
         """Filled cells over all blocks: 6 bytes each."""
         return self._used
+
+    @property
+    def memory_bytes(self) -> int:
+        """Of the arrays with their slack, and of the list of ends."""
+        return self._cells.nbytes + self._counts.nbytes + 40 * len(self._ends)
 
     def add_histogram(self, tick: int, histogram: Histogram) -> None:
         """Takes in a tick's distribution."""

@@ -25,8 +25,8 @@ State = Literal["steady", "drifting", "too_short"]
 
 BLOCKS_MIN: Final = 20  # fewer cannot show both a transient and what is steady
 TOLERANCE: Final = 1.1
-FAR: Final = 2.0  # a cut part deviates by so many times the largest deviation of an equally long part of the rest
-FAR_LONG: Final = 3.0  # where the cut costs over a tenth of the data
+FAR: Final = 2.5  # a cut part deviates by so many times the largest deviation of an equally long part of the rest
+FAR_LONG: Final = 8.0  # where the cut costs over a tenth of the data
 KEPT_MIN: Final = 0.5  # of the blocks; a longer transient is a drift
 SIGNIFICANT: Final = 0.01
 DRIFT_MIN: Final = 0.1  # change over the window relative to its level, below which a trend is a number but no verdict
@@ -67,8 +67,8 @@ def steady(blocks: Blocks, tick_s: float) -> Steady:
     sums = blocks.sums(MIDDLES)[first:last]
     counts = counts[first:last]
     levels = _filled(sums, counts)
-    start = max(_cut(levels, counts), _cut(counts, np.ones_like(counts)))
-    end = len(counts) - max(_cut(levels[::-1], counts[::-1]), _cut(counts[::-1], np.ones_like(counts)))
+    end = len(counts) - _cuts(levels[::-1], counts[::-1])
+    start = _cuts(levels[:end], counts[:end])
     if end - start < max(BLOCKS_MIN // 2, KEPT_MIN * len(counts)):
         start, end = 0, len(counts)
     trend = trend_of(levels[start:end], counts[start:end])
@@ -138,6 +138,10 @@ def _filled(sums: Floats, counts: Floats) -> Floats:
     return np.divide(sums, counts, out=np.full_like(sums, sums.sum() / counts.sum()), where=counts > 0)
 
 
+def _cuts(levels: Floats, counts: Floats) -> int:
+    return max(_cut(levels, counts), _cut(counts, np.ones_like(counts)))
+
+
 def _cut(values: Floats, weights: Floats) -> int:
     """How many values to drop from the front: MSER's proposal, if what it drops is far from the rest."""
     proposed = _mser(values)
@@ -148,11 +152,12 @@ def _cut(values: Floats, weights: Floats) -> int:
     head = reached[proposed] / max(mass[proposed], 1e-9)
     rest = (reached[-1] - reached[proposed]) / max(mass[-1] - mass[proposed], 1e-9)
     # Overlapping windows of the rest, as long as the head but no longer than a tenth of all: the rest of a long head
-    # has next to no windows of its length, and those are all alike.
+    # has next to no windows of its length, and those are all alike. The far end may be a transient of its own.
     short = max(1, len(values) // 10)
     length = min(proposed, short)
     spans = mass[proposed + length :] - mass[proposed:-length]
     windows = (reached[proposed + length :] - reached[proposed:-length]) / np.maximum(spans, 1e-9)
+    spans, windows = spans[: max(1, len(spans) - short)], windows[: max(1, len(windows) - short)]
     far = FAR if proposed <= short else FAR_LONG
     return proposed if abs(head - rest) > far * float(np.abs(windows[spans > 0] - rest).max()) else 0
 
