@@ -72,14 +72,15 @@ def _line(process: str, requests: int, name: str, truth: float, rows: Floats) ->
 def until(process: str, statistic: str, share: float, runs: int) -> list[str]:
     """How many requests a goal costs, against the fewest at which 95 % of the estimates are within the share."""
     q = QUANTILES[statistic]
-    pilot = sample(process, 200, 20_000, 100, seed=1)
-    spread = float((np.quantile(pilot.latency, q, axis=1)).std()) / pilot.quantile(q)
+    estimates = [np.quantile(sample(process, BATCH, 20_000, 100, seed=each).latency, q, axis=1) for each in range(10)]
+    truth = sample(process, 1, 1, 100, seed=0).quantile(q)
+    spread = float(np.std(estimates)) / truth
     fewest = 20_000 * (1.96 * spread / share) ** 2
     per_s = fewest / 200
     spent, covered, close, missed = [], [], [], 0
-    truth = pilot.quantile(q)
     for start in range(0, runs, 20):
-        made = sample(process, min(20, runs - start), int(2 * fewest), per_s, seed=1000 + start)
+        made = sample(process, min(20, runs - start), int(2.5 * fewest), per_s, seed=1000 + start)
+        truth = made.quantile(q)  # a queue's latency scales with its rate
         for latency, end in zip(made.latency, made.end, strict=True):
             growing, goal, requests = Ladder(), Goal(share), 0
             for tick, cells, counts in ticks(latency, end):

@@ -38,7 +38,7 @@ QUANTILES: Final = {"p50": 0.5, "p90": 0.9, "p95": 0.95, "p99": 0.99, "p99_9": 0
 BATCHES: Final = 20
 BEYOND: Final = 20  # independent values that must be expected beyond a quantile for a bound on that side
 BEYOND_CENTRE: Final = 15  # the same for median and mean
-BEYOND_LEAST: Final = 4  # fewer inflate the half width no further
+BEYOND_LEAST: Final = 8  # fewer inflate the half width no further
 INFLATION: Final = 8.0
 BLOCKS_MIN: Final = 5  # fewer have no variance to speak of
 COUNT_MIN: Final = 20
@@ -225,13 +225,8 @@ def _quantile(q: float, n_eff: float, skewness: float, reached: Ints, spread: _S
     )
 
 
-def _correlated(n_eff: float, n: int) -> float:
-    """0 for independent values, near 1 for strongly correlated ones."""
-    return min(max(1 - n_eff / n, 0.0), 1.0)
-
-
 def _needed(q: float, n_eff: float, n: int) -> float:
-    return BEYOND_CENTRE if q <= 0.5 else BEYOND * (1 + _correlated(n_eff, n))
+    return BEYOND_CENTRE if q <= 0.5 else BEYOND * (1 + max(1 - n_eff / n, 0.0))
 
 
 def _cell(reached: Ints, rank: int) -> int:
@@ -240,7 +235,9 @@ def _cell(reached: Ints, rank: int) -> int:
 
 def _reach(n_eff: float, beyond: float, skewness: float, spread: _Spread, n: int) -> tuple[float, float]:
     """How many standard errors the interval reaches below and above the estimate."""
-    inflation = 1 + INFLATION * _correlated(n_eff, n) / max(beyond, BEYOND_LEAST)
+    # n_eff of independent values is within a third of n by chance; that must not widen their intervals.
+    correlated = max(1 - 1.5 * n_eff / n, 0.0)
+    inflation = 1 + INFLATION * correlated / max(beyond, BEYOND_LEAST)
     t = student(0.975, spread.freedom)
     beta = skewness / (6 * math.sqrt(spread.batches))
     return _adjusted(t, beta) * inflation, -_adjusted(-t, beta) * inflation
