@@ -1,7 +1,7 @@
 """What is known, and how much more it takes: stopping a run, and judging an objective, by interval. No clock, no file.
 
 Stopping at the first look whose interval is narrow enough stops on the narrowest of many estimates: too early, with an
-interval that covers too rarely. So a goal is reached only when the width, averaged over the looks of the last third of
+interval that covers too rarely. So a goal is reached only when the width, averaged over the looks of the last tenth of
 the data and scaled to today's number of requests, is narrow enough too. benches/coverage.py --only until prints what
 that costs in requests, and the coverage at the moment of stopping.
 """
@@ -16,8 +16,8 @@ from .confidence import Interval
 
 Verdict = Literal["PASS", "FAIL", "UNDECIDED"]
 
-BACK: Final = 1 / 3  # share of the requests over whose looks the width is averaged
-LOOKS_MIN: Final = 10
+BACK: Final = 0.1  # share of the requests over whose looks the width is averaged
+LOOKS_MIN: Final = 5
 N_EFF_MIN: Final = 100.0  # independent observations below which a width is itself too uncertain to stop on
 NEEDS_MAX: Final = 1e4  # times the requests so far; beyond, the value is the objective as far as anyone can tell
 
