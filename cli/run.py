@@ -16,7 +16,8 @@ import msgspec
 from ..engine import __version__
 from ..engine.errors import LensError, PlanError
 from ..engine.plan.plan import Plan
-from ..engine.planfile.build import plan_sha256, stripped
+from ..engine.plan.written import stripped
+from ..engine.planfile.build import plan_sha256
 from ..engine.runs.manifest import SEGMENTS, Manifest, PhaseTimes
 from ..engine.runs.rundir import leftovers, make_run_dir, make_segment_dir, remove_segments, run_id_of
 from ..engine.runs.runlog import note
@@ -133,7 +134,7 @@ def write_report(run_dir: Path) -> None:
 
 def manifest_of(plan: Plan, run_id: str, run_dir: Path, workers: int) -> Manifest:
     """The manifest of a run that has not begun."""
-    from ..engine.load.schedule import planned_slots
+    from ..engine.load.models import planned_slots
 
     return Manifest(
         run_id=run_id,
@@ -143,7 +144,6 @@ def manifest_of(plan: Plan, run_id: str, run_dir: Path, workers: int) -> Manifes
         plan_sha256=plan_sha256(plan),
         workers=workers,
         started_at=datetime.datetime.now(datetime.UTC).isoformat(timespec="milliseconds"),
-        boot_id=Path("/proc/sys/kernel/random/boot_id").read_text().strip(),
         phases=[PhaseTimes(planned=planned_slots(plan, index)) for index in range(len(plan.phases))],
         pids={"supervisor": os.getpid()},
     )
@@ -159,7 +159,7 @@ def tell(run_dir: Path, manifest: Manifest, *, as_json: bool, quiet: bool, stric
         sys.stdout.buffer.write(summary if summary.endswith(b"\n") else summary + b"\n")
         sys.stdout.flush()
     elif not quiet:
-        from ..exporters.console.live import print_final
+        from ..exporters.console.final import print_final
 
         print_final(report)
         click.echo(f"{run_dir}", err=True)

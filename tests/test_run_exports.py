@@ -17,7 +17,7 @@ import psutil
 import pytest
 from hdrh.histogram import HdrHistogram
 
-from llm_latency_lens.collectors.snapshot import SCALES
+from llm_latency_lens.engine.metrics import SCALES
 from llm_latency_lens.exporters.hdr import read as hdrread
 from tests.support_databases import Influx, VictoriaMetrics, free_port
 from tests.support_lens import LENS, accounts, environment, finish, lens, manifest_of, running
@@ -72,7 +72,7 @@ def test_a_database_that_goes_and_comes_back_has_every_tick_once(sim: Simulator,
             exporters = [
                 each
                 for each in psutil.Process(process.pid).children()
-                if any("cli.export" in word for word in each.cmdline())
+                if any("cli.processes.export" in word for word in each.cmdline())
             ]
             assert len(exporters) == 1
             exporters[0].kill()

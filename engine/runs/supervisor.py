@@ -22,10 +22,12 @@ import msgspec
 import psutil
 
 from ..errors import LensError, PlanError, SegmentError
+from ..frames import Frames, frame
 from ..load.limits import most_workers
-from ..plan.plan import Phase, Plan
-from ..records.ring import Geometry, budget_left, mark_dead, resume_point
-from .control import Frames, Order, Share, Word, frame
+from ..plan.plan import Phase, Plan, salted
+from ..records.layout import Geometry
+from ..records.resume import budget_left, mark_dead, resume_point
+from .control import Order, Share, Word
 from .manifest import FILE as MANIFEST
 from .manifest import SEGMENTS, Manifest
 from .runlog import note
@@ -54,7 +56,7 @@ class WorkerProcess:
         self.segment_fd = (
             -1
         )  # once it is ready: a segment that somebody deletes still tells where the next life goes on
-        self.frames = Frames()
+        self.frames = Frames(Word)
         self.ready = False
         self.gone = False
         self.lives_in_vain = 0  # in a row
@@ -165,9 +167,9 @@ class Supervisor:
         worker.incarnation += 1
         worker.ready = False
         worker.born_ns = monotonic_ns()
-        worker.frames = Frames()
+        worker.frames = Frames(Word)
         process = subprocess.Popen(
-            [sys.executable, "-m", "llm_latency_lens.engine.worker.worker", str(worker.index)],
+            [sys.executable, "-m", "llm_latency_lens.engine.worker", str(worker.index)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             start_new_session=True,  # the terminal's Ctrl-C is ours to pass on
@@ -176,7 +178,7 @@ class Supervisor:
         if worker.cores:
             psutil.Process(process.pid).cpu_affinity(worker.cores)
         share = Share(
-            plan=self.plan,
+            plan=salted(self.plan, self.manifest.run_id),
             run_id=self.manifest.run_id,
             worker=worker.index,
             workers=self.manifest.workers,
@@ -333,7 +335,6 @@ class Supervisor:
             self._forget(worker.process.stdout)
             return
         for word in worker.frames.feed(piece):
-            assert isinstance(word, Word)
             if word.say == "ready":
                 self._ready(worker)
             elif word.say == "phase_done":
