@@ -105,10 +105,10 @@ def _moment(text: str | None, default_ns: int) -> int:
 
 def _tell_between(folder: Path, target: str, since_ns: int, until_ns: int) -> None:
     from ..collectors.snapshot import ENCODER
-    from ..exporters.console.live import print_final
-    from ..exporters.history import told_between
+    from ..exporters.console.final import print_final
+    from ..exporters.history import report_between
 
-    told = told_between(folder, since_ns, until_ns)
+    told = report_between(folder, since_ns, until_ns)
     if target == "console":
         print_final(told)
     else:
@@ -117,7 +117,7 @@ def _tell_between(folder: Path, target: str, since_ns: int, until_ns: int) -> No
 
 
 def _console(run_dir: Path, _: Path) -> None:
-    from ..exporters.console.live import print_final
+    from ..exporters.console.final import print_final
     from ..exporters.rundir import read_report
 
     print_final(read_report(run_dir))

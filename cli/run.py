@@ -144,7 +144,6 @@ def manifest_of(plan: Plan, run_id: str, run_dir: Path, workers: int) -> Manifes
         plan_sha256=plan_sha256(plan),
         workers=workers,
         started_at=datetime.datetime.now(datetime.UTC).isoformat(timespec="milliseconds"),
-        boot_id=Path("/proc/sys/kernel/random/boot_id").read_text().strip(),
         phases=[PhaseTimes(planned=planned_slots(plan, index)) for index in range(len(plan.phases))],
         pids={"supervisor": os.getpid()},
     )
@@ -160,7 +159,7 @@ def tell(run_dir: Path, manifest: Manifest, *, as_json: bool, quiet: bool, stric
         sys.stdout.buffer.write(summary if summary.endswith(b"\n") else summary + b"\n")
         sys.stdout.flush()
     elif not quiet:
-        from ..exporters.console.live import print_final
+        from ..exporters.console.final import print_final
 
         print_final(report)
         click.echo(f"{run_dir}", err=True)

@@ -165,10 +165,10 @@ def _published(target: Target, today: datetime) -> tuple[list[Price], str | None
     import genai_prices  # 0.8 s to import: only where it can have an answer
     from genai_prices.data_snapshot import get_snapshot
 
-    places: list[tuple[str | None, str | None]] = [(None, target.base_url), *([(provider, None)] if known else [])]
-    for place in places:
+    lookups: list[tuple[str | None, str | None]] = [(None, target.base_url), *([(provider, None)] if known else [])]
+    for lookup in lookups:
         try:
-            _, model = get_snapshot().find_provider_model(target.model, None, *place)
+            _, model = get_snapshot().find_provider_model(target.model, None, *lookup)
             break
         except LookupError:
             continue

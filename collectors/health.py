@@ -8,7 +8,8 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from ..engine.records.ring import Counter, lag_value
+from ..engine.records.lag import lag_value
+from ..engine.records.layout import Counter
 from . import host
 from .checkpoint import Health
 from .series import Series, Tally

@@ -1,7 +1,7 @@
-"""What METRICS defines per request, computed for a batch of records at once. Pure: records in, columns out.
+"""The metrics of one request each (engine.metrics), computed for a batch of records at once. Pure: records in, columns out.
 
 A column is (has, value): which records have the metric, and its value in histogram units (metrics.SCALES), arbitrary
-where `has` is false. A mark that was never reached gives no sample. Which outcomes may enter which distribution is
+where `has` is false. A mark that was never reached makes no sample. Which outcomes may enter which distribution is
 collectors.series' business.
 """
 
@@ -50,14 +50,14 @@ def _pace(records: Records) -> dict[str, Column]:
     timed = (records["first_token_ns"] > 0) & (span > 0) & (records["flags"] & FRAMED_ONCE == 0)
     paced = timed & (tokens > 1)
     span = np.where(paced, span, 1)
-    whole, e2e = _between(records["send_ns"], records["end_ns"])
-    whole = whole & (e2e > 0) & (tokens > 0)
-    e2e = np.where(whole, e2e, 1)
+    complete, e2e = _between(records["send_ns"], records["end_ns"])
+    complete = complete & (e2e > 0) & (tokens > 0)
+    e2e = np.where(complete, e2e, 1)
     steps = np.where(paced, tokens - 1, 1)
     return {
         "tpot_ms": (paced, np.rint(span / steps).astype(np.int64)),
         "decode_tps": (paced, np.rint(steps / span * _TPS).astype(np.int64)),
-        "e2e_tps": (whole, np.rint(tokens / e2e * _TPS).astype(np.int64)),
+        "e2e_tps": (complete, np.rint(tokens / e2e * _TPS).astype(np.int64)),
     }
 
 

@@ -1,4 +1,4 @@
-"""The numbers at one moment: all that an exporter sees. `Report` is summary.json (METRICS), `Snapshot` one tick.
+"""The numbers at one moment: all that an exporter sees. `Report` is summary.json, `Snapshot` one tick.
 
 Latencies in ms, rates per second, sizes as their names say. Absent data is None, never 0, and no key is ever omitted.
 """
@@ -26,6 +26,16 @@ class Distribution(msgspec.Struct, kw_only=True):
     p99: float | None = None
     p99_9: float | None = None
     ci95: dict[str, tuple[float, float] | None] | None = None
+
+
+class Moments(msgspec.Struct, array_like=True, frozen=True):
+    """What of a sample adds up exactly, in histogram units (metrics.SCALES); there is at least one value."""
+
+    count: int
+    sum: float
+    m2: float  # sum of the squared deviations from the mean
+    min: int
+    max: int
 
 
 class Requests(msgspec.Struct, kw_only=True):
@@ -97,6 +107,7 @@ class PhaseReport(Slice, kw_only=True):
     measured: bool
     start_s: float  # since the start of the run
     duration_s: float
+    window_s: float = 0.0  # what its rates are over
 
 
 class Lag(msgspec.Struct, kw_only=True):
@@ -163,7 +174,7 @@ class Run(msgspec.Struct, kw_only=True):
 
 
 class Report(msgspec.Struct, kw_only=True):
-    """summary.json, whole."""
+    """summary.json."""
 
     schema: int = SCHEMA
     run: Run
@@ -197,6 +208,10 @@ class Interval(Slice, kw_only=True):
     phase: str
     measured: bool
     in_flight: int = 0
+    # what adds up over ticks (collectors.rollup): all that was counted, by the lower-case names of series.Tally and of
+    # the outcomes, without zeros; and the moments of each metric, of the failures' as `e2e_ms.<outcome>`
+    counts: dict[str, int] = msgspec.field(default_factory=dict)
+    moments: dict[str, Moments] = msgspec.field(default_factory=dict)
     # per metric of metrics.BUCKETS: how many of this tick's values fell in each bucket, one more than bounds (the rest above)
     buckets: dict[str, list[int]] = msgspec.field(default_factory=dict)
     # per metric: the tick's HDR histogram as a line of intervals.hlog has it; where an export of the plan asks for `hdr`
@@ -215,7 +230,7 @@ class Server(msgspec.Struct, kw_only=True):
     gpu_memory_bytes: float | None = None
     gpu_power_watts: float | None = None
     gpu_temperature_c: float | None = None  # of the hottest
-    age_s: float | None = None  # since the oldest of the pages that are told was read
+    age_s: float | None = None  # since the oldest of the pages these are from was read
     scrape_failures: int = 0
 
 
@@ -225,7 +240,7 @@ class Snapshot(msgspec.Struct, kw_only=True):
     schema: int = SCHEMA
     run: str
     tick: int
-    wall_time_ns: int  # of the end of the tick, Unix epoch; the same for the same tick on every re-telling
+    wall_time_ns: int  # of the end of the tick, Unix epoch; the same for the same tick however often it is written
     elapsed_s: float  # since the start of the run, to the end of the tick
     seconds: float  # length of the tick
     state: str  # running | draining | done

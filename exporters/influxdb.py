@@ -1,9 +1,9 @@
 """A run's ticks into InfluxDB: 1.8+, 2, 3 and VictoriaMetrics, all through `/api/v2/write`. Names here are stable.
 
-Timestamps are the tick's `wall_time_ns`, so telling a tick twice overwrites it with itself. Every point has the tags
+Timestamps are the tick's `wall_time_ns`, so a tick that is sent twice overwrites itself. Every point has the tags
 `run` (the run's id) and `name` (the plan's name); values that are not known are left out, never written as 0.
 
-    lens_metric    + target, phase, measured, metric (METRICS names)
+    lens_metric    + target, phase, measured, metric (its name in engine.metrics)
                    count:int  mean stddev min max p50 p90 p95 p99 p99_9:float  (in the metric's unit)
                    hdr:string  (with `hdr: true`: the tick's histogram, HdrHistogram V2 compressed, base64, as in
                    intervals.hlog; not with VictoriaMetrics, which has no strings)
@@ -129,7 +129,7 @@ class InfluxDB:
         self._send(b"\n".join(line.encode() for tick in ticks for line in lines(tick, self._plan_name)))
 
     def restart(self) -> None:
-        """Nothing to forget: points told again overwrite themselves."""
+        """Nothing to forget: points sent again overwrite themselves."""
 
     def close(self) -> None:
         self._client.close()  # type: ignore[no-untyped-call]  # the library has no types here
@@ -242,8 +242,8 @@ def _message(error: Any) -> str:
     """The server's own words, from JSON (`message`, `error`) or plain text, in one short line."""
     body = error.body if isinstance(error.body, str) else (error.body or b"").decode("utf-8", "replace")
     try:
-        told = msgspec.json.decode(body)
-        body = told.get("message") or told.get("error") or body if isinstance(told, dict) else body
+        answer = msgspec.json.decode(body)
+        body = answer.get("message") or answer.get("error") or body if isinstance(answer, dict) else body
     except msgspec.DecodeError:
         pass
     return " ".join(str(body or error.reason or "").split())[:200]

@@ -43,7 +43,7 @@ class Otlp:
             from opentelemetry.sdk.util.instrumentation import InstrumentationScope
         except ImportError:
             raise PlanError("otlp needs an extra: pip install 'llm-latency-lens[otlp]'") from None
-        logging.getLogger("opentelemetry").setLevel(logging.CRITICAL)  # failures are told by the Pump, once
+        logging.getLogger("opentelemetry").setLevel(logging.CRITICAL)  # failures are reported by the Pump, once
         headers = {name: value.value for name, value in export.headers.items()}
         endpoint = endpoint_of(export)
         self.name = f"OTLP at {urlsplit(endpoint).hostname}:{urlsplit(endpoint).port}"
@@ -58,9 +58,9 @@ class Otlp:
         metrics: dict[str, Any] = {}
         for tick in ticks:
             for metric in self._metrics(tick):
-                told = metrics.setdefault(metric.name, metric)
-                if told is not metric:
-                    told.data.data_points.extend(metric.data.data_points)
+                known = metrics.setdefault(metric.name, metric)
+                if known is not metric:
+                    known.data.data_points.extend(metric.data.data_points)
         scope = ScopeMetrics(self._scope, list(metrics.values()), "")
         result = self._exporter.export(MetricsData([ResourceMetrics(self._resource, [scope], "")]))
         if result is not MetricExportResult.SUCCESS:

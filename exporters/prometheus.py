@@ -1,4 +1,4 @@
-"""A run's ticks as a Prometheus page: `/metrics` (text format 0.0.4) and `/healthz`, on loopback unless told otherwise.
+"""A run's ticks as a Prometheus page: `/metrics` (text format 0.0.4) and `/healthz`, on loopback unless the plan says otherwise.
 
 The page is a pure function of the ticks so far; a scrape reads sums in memory and can hold up nothing but itself.
 OpenTelemetry's GenAI names where they exist, base units everywhere, `target` and `phase` on all but the client's:
@@ -24,17 +24,18 @@ from __future__ import annotations
 import asyncio
 import itertools
 import threading
-from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Final
 from urllib.parse import urlsplit
 
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 
-from ..collectors.snapshot import Client, Interval, Snapshot
+from ..collectors.rollup import Slice
+from ..collectors.snapshot import Client, Snapshot
 from ..engine.errors import OutputError, PlanError
 from ..engine.metrics import CLIENT, METRICS, PERCENTILES, SERVER, TOKEN_KINDS
+from ..engine.metrics import Metric as CatalogueMetric
 from ..engine.plan.plan import PrometheusExport
 
 if TYPE_CHECKING:
@@ -42,40 +43,15 @@ if TYPE_CHECKING:
 
 CONTENT_TYPE: Final = "text/plain; version=0.0.4"
 PORT: Final = 9464
-TOKEN_USAGE: Final = "gen_ai_client_token_usage"  # a metric's name
 LEVELS: Final = tuple((name, f"{percent / 100:g}") for name, percent in PERCENTILES.items())
 
 Labels = tuple[str, ...]
-HELP: Final = {
-    "lens_requests": "Requests that ended, by outcome.",
-    "lens_requests_unsent": "Slots of the schedule that were not sent, by reason.",
-    "lens_requests_sent": "Requests that were sent.",
-    "lens_cost_usd": "Cost of the requests whose price is known, USD.",
-    "lens_tokens": "Tokens of successful requests as the provider counts them, by type.",
-}
-_LABEL_OF: Final = {"lens_requests": ["outcome"], "lens_requests_unsent": ["reason"], "lens_tokens": ["type"]}
 _AT: Final = ["target", "phase"]
 _SEMANTIC: Final = ["gen_ai_operation_name", "gen_ai_provider_name", "gen_ai_request_model"]
 
 
-class Distribution:
-    """A cumulative classic histogram."""
-
-    __slots__ = ("buckets", "count", "sum")
-
-    def __init__(self, buckets: int) -> None:
-        self.buckets = [0] * buckets
-        self.count = 0
-        self.sum = 0.0
-
-    def family(self, bounds: Sequence[str]) -> list[tuple[str, float]]:
-        """The buckets as prometheus_client takes them: bounds and counts up to each."""
-        upto = itertools.accumulate(self.buckets[: len(bounds)])
-        return [*zip(bounds, upto, strict=True), ("+Inf", self.count)]
-
-
-class Totals:
-    """The sums of all ticks so far: `add` takes one in, `page` renders them. No lock, no clock, no socket.
+class Page:
+    """All ticks so far: `add` takes one in, `text` renders them. No lock, no clock, no socket.
 
     A prometheus_client collector: its registry renders what `collect` yields.
     """
@@ -83,89 +59,83 @@ class Totals:
     def __init__(self, models: Mapping[str, tuple[str, str]], name: str) -> None:
         self._models = models  # target -> provider, model
         self._name = name
-        self._counters: dict[str, dict[Labels, float]] = {family: defaultdict(float) for family in HELP}
-        self._histograms: dict[str, dict[Labels, Distribution]] = defaultdict(dict)
+        self._slices: dict[Labels, Slice] = {}  # by target and phase
         self.last: Snapshot | None = None
         self._registry = CollectorRegistry(auto_describe=False)
         self._registry.register(self)
 
     def add(self, tick: Snapshot) -> None:
         for interval in tick.intervals:
-            self._add(interval)
+            self._slices.setdefault((interval.target, interval.phase), Slice()).add(interval)
         self.last = tick
 
-    def _add(self, interval: Interval) -> None:
-        at = (interval.target, interval.phase)
-        q = interval.requests
-        counters = self._counters
-        for outcome, n in {"ok": q.ok, "cancelled": q.cancelled, **q.failed}.items():
-            counters["lens_requests"][*at, outcome] += n
-        for reason, n in q.unsent.items():
-            counters["lens_requests_unsent"][*at, reason] += n
-        counters["lens_requests_sent"][at] += q.sent
-        if interval.cost.usd is not None:
-            counters["lens_cost_usd"][at] += interval.cost.usd
-        for kind in TOKEN_KINDS:
-            tokens: int | None = getattr(interval.tokens, kind)
-            if tokens is not None:
-                counters["lens_tokens"][*at, kind] += tokens
-                if kind in ("input", "output"):
-                    usage = self._histogram(TOKEN_USAGE, (*at, *self._model(interval.target), kind), 0)
-                    usage.count += q.ok
-                    usage.sum += tokens
-        for metric in METRICS.values():
-            d = interval.metrics.get(metric.name)
-            if metric.prometheus and d is not None and d.count:
-                labels = (*at, *self._model(interval.target)) if _semantic(metric.prometheus) else at
-                total = self._histogram(metric.prometheus, labels, len(metric.buckets) + 1)
-                for i, n in enumerate(interval.buckets.get(metric.name, ())):
-                    total.buckets[i] += n
-                total.count += d.count
-                total.sum += d.count * (d.mean or 0.0) / 1e3
-
-    def _histogram(self, family: str, labels: Labels, buckets: int) -> Distribution:
-        return self._histograms[family].setdefault(labels, Distribution(buckets))
-
-    def _model(self, target: str) -> Labels:
-        return ("chat", *self._models.get(target, ("", "")))
-
-    def page(self) -> str:
+    def text(self) -> str:
         """The page, complete."""
         return generate_latest(self._registry).decode()
 
     def collect(self) -> Iterator[Metric]:
         """Every family that has a sample, sorted by name."""
-        families = [*self._counts(), *self._latencies()]
+        families = [*self._counters(), self._token_usage(), *self._latencies()]
         if self.last is not None:
             families += [*_run_gauges(self.last, self._name), *_client(self.last.client), *_servers(self.last)]
         return iter(sorted((each for each in families if each.samples), key=lambda family: family.name))
 
-    def _counts(self) -> Iterator[Metric]:
-        for name, series in self._counters.items():
-            family = CounterMetricFamily(name, HELP[name], labels=_AT + _LABEL_OF.get(name, []))
-            for labels, value in sorted(series.items()):
-                family.add_metric(labels, value)
-            yield family
+    def _counters(self) -> Iterator[Metric]:
+        slices = sorted(self._slices.items())
+        outcomes = [((*at, name), n) for at, each in slices for name, n in each.outcomes.items()]
+        yield _counter("lens_requests", "Requests that ended, by outcome.", [*_AT, "outcome"], outcomes)
+        unsent = [((*at, name), n) for at, each in slices for name, n in each.unsent.items()]
+        text = "Slots of the schedule that were not sent, by reason."
+        yield _counter("lens_requests_unsent", text, [*_AT, "reason"], unsent)
+        yield _counter("lens_requests_sent", "Requests that were sent.", _AT, [(at, each.sent) for at, each in slices])
+        text = "Cost of the requests whose price is known, USD."
+        yield _counter("lens_cost_usd", text, _AT, [(at, each.usd) for at, each in slices])
+        tokens = [((*at, kind), each.tokens(kind)) for at, each in slices for kind in TOKEN_KINDS]
+        text = "Tokens of successful requests as the provider counts them, by type."
+        yield _counter("lens_tokens", text, [*_AT, "type"], tokens)
 
-    def _latencies(self) -> Iterator[Metric]:
-        usage_labels = [*_AT, *_SEMANTIC, "gen_ai_token_type"]
-        yield self._family(TOKEN_USAGE, "Tokens of successful requests, sum and count.", usage_labels, ())
-        for metric in METRICS.values():
-            if metric.prometheus:
-                labels = _AT + (_SEMANTIC if _semantic(metric.prometheus) else [])
-                yield self._family(metric.prometheus, metric.help, labels, metric.buckets)
-
-    def _family(self, name: str, text: str, labels: list[str], bounds_ms: Sequence[float]) -> Metric:
-        family = HistogramMetricFamily(name, text, labels=labels)
-        bounds = [f"{bound / 1e3:.10g}" for bound in bounds_ms]
-        for values, d in self._histograms[name].items():
-            family.add_metric(values, d.family(bounds), d.sum)
+    def _token_usage(self) -> Metric:
+        text, labels = "Tokens of successful requests, sum and count.", [*_AT, *_SEMANTIC, "gen_ai_token_type"]
+        family = HistogramMetricFamily("gen_ai_client_token_usage", text, labels=labels)
+        for at, each in self._slices.items():
+            for kind in ("input", "output"):
+                if (tokens := each.tokens(kind)) is not None:
+                    family.add_metric((*at, *self._model(at), kind), [("+Inf", each.count("ok"))], tokens)
         return family
 
+    def _latencies(self) -> Iterator[Metric]:
+        for metric in METRICS.values():
+            if metric.prometheus:
+                # OpenTelemetry's GenAI conventions want operation, provider and model beside our own labels.
+                semantic = metric.prometheus.startswith("gen_ai_")
+                labels = [*_AT, *_SEMANTIC] if semantic else _AT
+                family = HistogramMetricFamily(metric.prometheus, metric.help, labels=labels)
+                for at, each in self._slices.items():
+                    if metric.name in each.moments:
+                        values = (*at, *self._model(at)) if semantic else at
+                        family.add_metric(values, _buckets(metric, each), _seconds(metric, each))
+                yield family
 
-def _semantic(family: str) -> bool:
-    """OpenTelemetry's GenAI conventions want the operation, provider and model beside our own labels."""
-    return family.startswith("gen_ai_")
+    def _model(self, at: Labels) -> Labels:
+        return ("chat", *self._models.get(at[0], ("", "")))
+
+
+def _buckets(metric: CatalogueMetric, each: Slice) -> list[tuple[str, float]]:
+    """As prometheus_client takes them: bounds in seconds, and how many values lie at or below each."""
+    bounds = [*(f"{bound / 1e3:.10g}" for bound in metric.buckets), "+Inf"]
+    return list(zip(bounds, itertools.accumulate(each.buckets[metric.name]), strict=True))
+
+
+def _seconds(metric: CatalogueMetric, each: Slice) -> float:
+    return each.moments[metric.name].sum / metric.scale / 1e3
+
+
+def _counter(name: str, text: str, labels: list[str], samples: Iterable[tuple[Labels, float | None]]) -> Metric:
+    family = CounterMetricFamily(name, text, labels=labels)
+    for values, value in samples:
+        if value is not None:
+            family.add_metric(values, value)
+    return family
 
 
 def _gauge(name: str, text: str, labels: list[str], samples: Iterable[tuple[Labels, float | None]]) -> Metric:
@@ -231,7 +201,7 @@ class Prometheus:
         self.host, self.port = address_of(export)
         self.name = f"Prometheus page on {self.host}:{self.port}"
         self._models, self._plan_name = models, name
-        self._totals = Totals(models, name)
+        self._page = Page(models, name)
         self._lock = threading.Lock()
         self._loop = asyncio.new_event_loop()
         self._started = threading.Event()
@@ -254,13 +224,13 @@ class Prometheus:
     def write(self, ticks: list[Snapshot]) -> None:
         with self._lock:
             for tick in ticks:
-                self._totals.add(tick)
+                self._page.add(tick)
             self._fresh = True
             self._scraped.clear()
 
     def restart(self) -> None:
         with self._lock:
-            self._totals = Totals(self._models, self._plan_name)
+            self._page = Page(self._models, self._plan_name)
 
     def linger(self, limit_s: float) -> None:
         """After the last tick: waits until it was scraped, if anybody scrapes at all, at most `limit_s`."""
@@ -301,7 +271,7 @@ class Prometheus:
         from aiohttp import web
 
         with self._lock:
-            text = self._totals.page()
+            text = self._page.text()
             self._fresh = False
         self.scrapes += 1
         self._scraped.set()
@@ -311,6 +281,6 @@ class Prometheus:
         from aiohttp import web
 
         with self._lock:
-            last = self._totals.last
-        told = {"status": "ok", "tick": last.tick if last else None, "state": last.state if last else "starting"}
-        return web.json_response(told)
+            last = self._page.last
+        health = {"status": "ok", "tick": last.tick if last else None, "state": last.state if last else "starting"}
+        return web.json_response(health)

@@ -11,7 +11,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from llm_latency_lens.engine.errors import OutputError, PlanError
 from llm_latency_lens.engine.plan.plan import ENCODER, PrometheusExport, Secret
-from llm_latency_lens.exporters.prometheus import Prometheus, Totals, address_of
+from llm_latency_lens.exporters.prometheus import Page, Prometheus, address_of
 from tests.support_databases import answers, free_port, unpacked
 from tests.support_runs import FakeRun
 
@@ -23,10 +23,10 @@ def export_of(url: str) -> PrometheusExport:
 
 
 def page_of(run: FakeRun) -> str:
-    totals = Totals(MODELS, "fake")
+    totals = Page(MODELS, "fake")
     for tick in run.snapshots():
         totals.add(tick)
-    return totals.page()
+    return totals.text()
 
 
 def get(url: str) -> tuple[str, str]:

@@ -25,7 +25,7 @@ from typing import Final
 import click
 import msgspec
 
-from ...collectors.alerts import AlertBook, Change, Window, told
+from ...collectors.alerts import AlertBook, Change, Window, notification
 from ...collectors.snapshot import REPORT_DECODER
 from ...engine.errors import LensError, OutputError
 from ...engine.plan.plan import SECOND, Plan
@@ -428,7 +428,7 @@ class Prober:
         )
         if alert.webhook is not None:
             moment = datetime.datetime.now(datetime.UTC).isoformat(timespec="milliseconds")
-            self.webhooks.send(alert.webhook, told(change, moment, self.plan.name))
+            self.webhooks.send(alert.webhook, notification(change, moment, self.plan.name))
 
     # --- exporters --------------------------------------------------------------------------------------------------
 

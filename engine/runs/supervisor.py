@@ -25,7 +25,8 @@ from ..errors import LensError, PlanError, SegmentError
 from ..frames import Frames, frame
 from ..load.limits import most_workers
 from ..plan.plan import Phase, Plan
-from ..records.ring import Geometry, budget_left, mark_dead, resume_point
+from ..records.layout import Geometry
+from ..records.resume import budget_left, mark_dead, resume_point
 from .control import Order, Share, Word
 from .manifest import FILE as MANIFEST
 from .manifest import SEGMENTS, Manifest
