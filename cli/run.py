@@ -134,7 +134,7 @@ def write_report(run_dir: Path) -> None:
 
 def manifest_of(plan: Plan, run_id: str, run_dir: Path, workers: int) -> Manifest:
     """The manifest of a run that has not begun."""
-    from ..engine.load.schedule import planned_slots
+    from ..engine.load.models import planned_slots
 
     return Manifest(
         run_id=run_id,

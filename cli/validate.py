@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from typing import Any
 
 import click
 
@@ -41,7 +40,7 @@ def validate(plan_path: str, as_json: bool) -> None:
 
 def description(plan: Plan, workers: int) -> list[str]:
     """What a run of the plan will do, a line each."""
-    from ..engine.load.schedule import planned_slots
+    from ..engine.load.models import model_of, planned_slots
 
     lines = [f"{plan.name}: {workers} worker{'s' * (workers > 1)}, seed {plan.seed}"]
     for target in plan.targets:
@@ -53,7 +52,8 @@ def description(plan: Plan, workers: int) -> list[str]:
         slots = planned_slots(plan, index)
         count = "as many requests as it makes" if slots is None else f"{slots:,} requests"
         lines.append(
-            f"  phase {phase.name}: {_load(phase)}, {_length(phase)}, {count}" + ", not measured" * (not phase.measure)
+            f"  phase {phase.name}: {model_of(phase.load).describe(phase.load)}, {_length(phase)}, {count}"
+            + ", not measured" * (not phase.measure)
         )
     lines += [f"  slo {expression}" for expression in plan.slo]
     lines += [f"  export to {export.kind}" for export in plan.export]
@@ -73,16 +73,6 @@ def _probe(plan: Plan) -> list[str]:
     rotate, kept = written_duration(probe.rotate_ns), written_duration(probe.retention_ns)
     lines.append(f"  history: a run every {rotate}, kept {kept}{budget}")
     return [*lines, *(f"  alert {alert.name}: {alert.when}" for alert in probe.alerts)]
-
-
-def _load(phase: Phase) -> str:
-    load: Any = phase.load
-    if load.model == "replay":
-        return "replayed timestamps"
-    unit = " in flight" if load.model == "closed" else " sessions/s" if load.model == "partly_open" else "/s"
-    levels = " then ".join(f"{s.start:g}" if s.start == s.end else f"{s.start:g} to {s.end:g}" for s in load.shapes)
-    arrivals = "" if load.model == "closed" else f" {load.arrivals}"
-    return f"{levels}{unit}{arrivals} ({load.model.replace('_', ' ')} loop)"
 
 
 def _length(phase: Phase) -> str:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, Final, NamedTuple
 
+from ..engine.load.models import model_of
 from ..engine.metrics import SCALES, SHARES
 from ..engine.plan.plan import SECOND, InfluxExport, Phase, Plan
 from ..engine.records.record import Outcome
@@ -245,7 +246,7 @@ def _open_lateness(phases: Sequence[Phase], by_phase: Mapping[int, Series]) -> f
     total = Series()
     for index, series in by_phase.items():
         phase = phases[index]
-        if phase.measure and phase.load.model in ("open", "replay", "probe"):
+        if phase.measure and model_of(phase.load).all_timed:
             total.add(series)
     values = total.metrics["lateness_ms"].percentiles([99.0]) if "lateness_ms" in total.metrics else None
     return None if values is None else values[0] / SCALES["lateness_ms"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Final
 
+from ..engine.load.models import model_of
 from ..engine.metrics import BUCKETS, METRICS, PERCENTILES, SCALES
 from ..engine.plan.plan import SECOND, Phase
 from ..engine.records.record import FAILURES, Outcome, Unsent
@@ -177,7 +178,7 @@ def window_ns(phase: Phase, times: PhaseTimes, series: Series, *, now_ns: int, s
     if not times.start_ns:
         return 0
     last_end = int(series.tally[Tally.LAST_END])
-    if phase.load.model == "closed":
+    if not model_of(phase.load).is_open:
         return max(0, (last_end or now_ns) - times.start_ns)
     issued = (times.end_ns or now_ns) - times.start_ns
     planned = _issue_window_ns(phase)
@@ -192,12 +193,12 @@ def _issue_window_ns(phase: Phase) -> int | None:
     """How long the plan issues for: the phase's duration, or its requests over a constant rate; the shorter of both."""
     rate = phase.load.shapes[0].start if len(phase.load.shapes) == 1 else 0.0
     flat = rate > 0 and phase.load.shapes[0].end == rate
-    counted = phase.requests / rate * SECOND if phase.requests and flat and phase.load.model != "replay" else None
+    counted = phase.requests / rate * SECOND if phase.requests and flat and model_of(phase.load).has_level else None
     known = [each for each in (phase.duration_ns, counted) if each is not None]
     return round(min(known)) if known else None
 
 
 def mean_interval_ns(phases: Mapping[int, Phase], windows: Mapping[int, int], slots: Mapping[int, int]) -> float | None:
     """The mean time between the slots of the measured open-loop phases, the shortest of them; None without any."""
-    means = [windows[i] / slots[i] for i, phase in phases.items() if phase.load.model != "closed" and slots.get(i)]
+    means = [windows[i] / slots[i] for i, phase in phases.items() if model_of(phase.load).is_open and slots.get(i)]
     return min(means) if means else None

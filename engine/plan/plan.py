@@ -394,6 +394,13 @@ ENCODER: Final = msgspec.msgpack.Encoder()
 DECODER: Final = msgspec.msgpack.Decoder(Plan)
 
 
+def salted(plan: Plan, run_id: str) -> Plan:
+    """The plan as its workers get it: a salt of "run" is the run's id, the same in all of them and in no other run."""
+    if plan.workload.salt != "run":
+        return plan
+    return msgspec.structs.replace(plan, workload=msgspec.structs.replace(plan.workload, salt=run_id))
+
+
 def secrets(plan: Plan | Target) -> Iterator[str]:
     """Every secret value of the plan or target, for those who must check that none leaks."""
     found: list[str] = []

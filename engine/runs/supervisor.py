@@ -24,7 +24,7 @@ import psutil
 from ..errors import LensError, PlanError, SegmentError
 from ..frames import Frames, frame
 from ..load.limits import most_workers
-from ..plan.plan import Phase, Plan
+from ..plan.plan import Phase, Plan, salted
 from ..records.layout import Geometry
 from ..records.resume import budget_left, mark_dead, resume_point
 from .control import Order, Share, Word
@@ -178,7 +178,7 @@ class Supervisor:
         if worker.cores:
             psutil.Process(process.pid).cpu_affinity(worker.cores)
         share = Share(
-            plan=self.plan,
+            plan=salted(self.plan, self.manifest.run_id),
             run_id=self.manifest.run_id,
             worker=worker.index,
             workers=self.manifest.workers,

@@ -24,10 +24,10 @@ from ..dialects import OK, Prompt
 from ..dialects.table import DIALECTS
 from ..errors import LensError
 from ..load.feed import OUTPUT_ESTIMATE, Feed, Prepared
+from ..load.models import schedule_of
 from ..load.phase_run import NEVER, ClosedRun, OpenRun, PhaseRun, in_flight_cap
 from ..load.retry import CONNECT, retry_delay_ns
-from ..load.schedule import Closed, schedule_of
-from ..load.timetable import Timetables
+from ..load.schedule import Closed
 from ..plan.plan import secrets
 from ..records.layout import SLOT_MASK, TURN_SHIFT
 from ..records.record import ABORT_PLANNED, Outcome, Unsent
@@ -169,8 +169,7 @@ class Worker:
         phase = plan.phases[index]
         schedule = schedule_of(phase, seed=plan.seed, index=index, timestamps=self.source.timestamps)
         items = iter(self.source.items(share.worker, share.workers, first, phase=index))
-        if isinstance(schedule, Timetables):
-            items = schedule.aim(items, share.worker, share.workers, first)
+        items = schedule.aim(items, share.worker, share.workers, first)
         feed = Feed(
             schedule.share(share.worker, share.workers, first),
             items,

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import ctypes
 import os
-import resource
 import signal
 import socket
 import ssl
@@ -16,14 +14,14 @@ from typing import Final
 import msgspec
 import uvloop
 
-from ..errors import OutputError, PlanError, TargetError
-from .log import RequestLog
-from .script import Script
+from ...errors import OutputError, PlanError, TargetError
+from ...process import die_with_parent, raise_descriptor_limit
+from ..log import RequestLog
+from ..script import Script
+from ..stats import Stats
 from .server import Server
-from .stats import Stats
 
 BACKLOG: Final = 4096
-_PR_SET_PDEATHSIG: Final = 1
 
 
 class Options(msgspec.Struct, frozen=True, kw_only=True):
@@ -56,14 +54,14 @@ HELP: Final = {
 
 
 def serve(script: Script, options: Options) -> int:
-    """Listens, prints {"port", "pid", "base_url"}, serves until SIGTERM or SIGINT; gives 0. Raises LensError."""
+    """Listens, prints {"port", "pid", "base_url"}, serves until SIGTERM or SIGINT; returns 0. Raises LensError."""
     if options.processes < 1:
         raise PlanError(f"processes must be >= 1, got {options.processes}")
     if script.concurrency is not None and script.concurrency < options.processes:
         raise PlanError(f"concurrency must be >= processes, got {script.concurrency} for {options.processes} processes")
     if options.die_with_parent:
-        _die_with(os.getppid())
-    _raise_descriptor_limit()
+        die_with_parent(os.getppid(), signal.SIGTERM)
+    raise_descriptor_limit()
     tls = _tls(options)
     listeners = _listen(options)
     stats = Stats(options.processes)
@@ -73,7 +71,7 @@ def serve(script: Script, options: Options) -> int:
     for number in range(1, options.processes):
         child = os.fork()
         if not child:
-            _die_with(leader)
+            die_with_parent(leader, signal.SIGTERM)
             rank, children = number, []
             break
         children.append(child)
@@ -172,15 +170,3 @@ def _pin(core: int) -> None:
         raise PlanError(
             f"cannot pin to core {core}: {error.strerror}; cores here: {sorted(os.sched_getaffinity(0))}"
         ) from error
-
-
-def _raise_descriptor_limit() -> None:
-    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
-
-
-def _die_with(parent: int) -> None:
-    """SIGTERM when the parent ends, also if it already has."""
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
-    if os.getppid() != parent:
-        sys.exit(0)

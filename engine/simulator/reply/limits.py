@@ -31,7 +31,7 @@ class Slots(Generic[Waiter]):
         return False
 
     def leave(self) -> Waiter | None:
-        """One leaves service; gives the waiter that takes its place, if any."""
+        """One leaves service; returns the waiter that takes its slot, if any."""
         if self.waiting:
             return self.waiting.popleft()
         self.running -= 1
@@ -55,7 +55,7 @@ class Bucket:
         self._now_ns = 0
 
     def take(self, units: int, now_ns: int) -> float:
-        """Takes `units` and gives 0, or takes nothing and gives the seconds until they would be there."""
+        """Takes `units` and returns 0, or takes nothing and returns the seconds until they would be there."""
         self._now_ns = now_ns
         taken_until_ns = max(self._empty_until_ns, now_ns) + units * self._unit_ns
         # More units than it ever holds may go when it is full, else they would wait for ever.

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Final
 
-from .framing import FRAMINGS, ID_BYTES, LAST_CHUNK, Event, Frame, Part, chunk, plain, with_id_fields
-from .providers import Outline, Provider, Token, text_of
+from ..framing import FRAMINGS, ID_BYTES, LAST_CHUNK, Event, Frame, Part, chunk, plain, with_id_fields
+from ..providers.provider import Outline, Provider, Token, text_of
 
 CACHED_OUTLINES: Final = 1024
 CACHED_TOKEN_LISTS: Final = 64
@@ -14,7 +14,7 @@ CACHED_TOKEN_LISTS: Final = 64
 class Rendering:
     """All frames of one reply. Token frames are rendered when first needed and shared between outlines."""
 
-    __slots__ = ("_framing", "closing", "events", "frames", "opening", "outline", "provider", "whole")
+    __slots__ = ("_framing", "closing", "complete", "events", "frames", "opening", "outline", "provider")
 
     def __init__(self, provider: Provider, outline: Outline, tokens: dict[int, Frame]) -> None:
         framing = FRAMINGS[provider.framing][0]
@@ -26,7 +26,7 @@ class Rendering:
         self.opening = chunk(provider.opening(outline), framing, outline.newline)
         closing = chunk(provider.closing(outline), framing, outline.newline)
         self.closing = closing._replace(format=closing.format + LAST_CHUNK)
-        self.whole = plain(provider.whole(outline))
+        self.complete = plain(provider.complete(outline))
 
     def token(self, index: int) -> Frame:
         """The frame of the `index`-th token event: fields (send time, id) per stamp."""

@@ -11,10 +11,10 @@ from collections.abc import Callable
 from heapq import heappop, heappush, heappushpop
 from typing import Final
 
-from ..clock import Timer
+from ...clock import Timer
 
 AT_ONCE: Final = 1024  # actions in one go: who is behind must still read and accept
-Action = Callable[[int], int | None]  # takes when it was due, gives when it is due again, if at all
+Action = Callable[[int], int | None]  # takes when it was due, returns when it is due again, if at all
 
 
 class Pacer:

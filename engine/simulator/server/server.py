@@ -1,4 +1,4 @@
-"""One simulator process: its sockets, its timer and its freezes. What requests get is decided in admission.py.
+"""One simulator process: its sockets, its timer and its freezes. What requests get is decided in reply/.
 
 All sockets are in one epoll that uvloop watches beside the timer; one poll per wake-up, and one wake-up of the timer
 sends all that is due.
@@ -16,14 +16,15 @@ from collections.abc import Callable
 from functools import partial
 from typing import Final
 
-from ..clock import SO_TIMESTAMPNS, StampClock
-from .admission import Admission
-from .connection import Connection
-from .log import RequestLog
-from .pacer import Pacer
-from .script import Script
-from .stats import SLOT, Stats
-from .transports import PlainConnection, TlsConnection
+from ...clock import SO_TIMESTAMPNS, StampClock
+from ..log import RequestLog
+from ..reply.admission import Admission
+from ..reply.client import Client, Request
+from ..reply.pacer import Pacer
+from ..reply.service import Service
+from ..script import Script
+from ..stats import SLOT, Stats
+from .connection import Connection, PlainConnection, TlsConnection
 
 BUFFER_BYTES: Final = 1 << 18
 SECOND: Final = 1_000_000_000
@@ -46,13 +47,11 @@ class Server:
         stats.own(rank)
         self.stats = stats
         self.pacer = Pacer()
-        self.buffer = bytearray(BUFFER_BYTES)
-        self.buffer_view = memoryview(self.buffer)
+        self.buffer = memoryview(bytearray(BUFFER_BYTES))
         self.stamps = StampClock()
-        self.admission = Admission(
-            script, stats, self.pacer, rank=rank, log=log, log_tokens=log_tokens, require_key=require_key
-        )
-        self.receive = self.admission.receive
+        service = Service(script, stats, self.pacer, rank=rank, log=log, log_tokens=log_tokens)
+        admission = Admission(service, require_key=require_key, on_first=self._plan_freezes)
+        self.receive: Callable[[Client, Request], None] = admission.receive
         self._script = script
         self._offset_until_ns = 0
         self._tls = tls
@@ -72,7 +71,6 @@ class Server:
         """Serves `listener` (bound, listening, non-blocking) on `loop`."""
         self._loop = loop
         self._listener = listener
-        self.admission.on_first = self._plan_freezes
         # Accepted sockets inherit it, so that not even the first byte comes unstamped.
         listener.setsockopt(socket.SOL_SOCKET, SO_TIMESTAMPNS, 1)
         self._epoll.register(listener.fileno(), select.EPOLLIN)
@@ -157,15 +155,17 @@ class Server:
         handshake = self._loop.create_task(self._loop.connect_accepted_socket(lambda: connection, sock, ssl=self._tls))
         handshake.add_done_callback(lambda task: connection.lost() if task.cancelled() or task.exception() else None)
 
-    def want_writable(self, connection: PlainConnection, wanted: bool) -> None:
-        self._epoll.modify(connection.fileno(), select.EPOLLIN | (select.EPOLLOUT if wanted else 0))
+    def want_writable(self, fd: int, wanted: bool) -> None:
+        """Calls `writable()` of the connection when its socket takes bytes again."""
+        self._epoll.modify(fd, select.EPOLLIN | (select.EPOLLOUT if wanted else 0))
 
-    def forget(self, connection: PlainConnection) -> None:
+    def forget(self, fd: int) -> None:
         """The connection's socket is about to be closed."""
-        self._epoll.unregister(connection.fileno())
-        del self._connections[connection.fileno()]
+        self._epoll.unregister(fd)
+        del self._connections[fd]
 
     def closed(self, connection: Connection) -> None:
+        """A connection is closed."""
         self._open.discard(connection)
         self.stats.mine[SLOT["connections_open"]] -= 1
 
@@ -205,9 +205,3 @@ class Server:
         for start_s, end_s in self._script.freeze:
             until_ns = first_ns + int(end_s * SECOND)
             self.pacer.at(first_ns + int(start_s * SECOND), partial(self._freeze, until_ns))
-
-    def broken(self, connection: Connection) -> None:
-        """The client sent bytes that are not HTTP."""
-        self.stats.mine[SLOT["broken_requests"]] += 1
-        connection.send(b"HTTP/1.1 400 Bad Request\r\ncontent-length: 0\r\nconnection: close\r\n\r\n")
-        connection.finish()
