@@ -16,6 +16,7 @@ import msgspec
 from ..engine import __version__
 from ..engine.errors import LensError, PlanError
 from ..engine.plan.plan import Plan
+from ..engine.plan.price import price, read_price_table
 from ..engine.plan.written import stripped
 from ..engine.planfile.build import plan_sha256
 from ..engine.runs.manifest import SEGMENTS, Manifest, PhaseTimes
@@ -48,11 +49,11 @@ def carry_out(plan: Plan, *, as_json: bool, quiet: bool, strict: bool, beside: S
     from .processes.export import Exporter, check_exports
     from .stops import StopRules
 
+    prices = budget_prices(plan)
     check_targets(plan, os.environ)
     run_id = run_id_of(plan.name)
     for warning in [*check_exports(plan, run_id), *foreseen(plan)]:
         click.echo(f"lens: {warning}", err=True)
-    prices = budget_prices(plan)
     workers = worker_count(plan)
     geometry = geometry_of(plan, workers)
     run_dir = make_run_dir(plan, run_id)
@@ -105,8 +106,17 @@ def tell_leftovers(*, quiet: bool) -> None:
 def budget_prices(plan: Plan) -> list[tuple[int, int]]:
     """Pico-USD per input and output token of each target, its dearest tier, where the plan has a budget to keep.
 
-    Raises PlanError for a target whose price nobody knows: its spend could not be limited.
+    Checks the plan's prices and price table, budget or not. Raises PlanError for one that is wrong, and with a budget
+    for a target whose price nobody knows: its spend could not be limited.
     """
+    for target in plan.targets:
+        if target.price is not None:
+            try:
+                price(target.price)
+            except PlanError as error:
+                raise PlanError(f"target {target.name!r}: {error}") from error
+    if plan.price_table:
+        read_price_table(plan.price_table)
     if plan.limits.budget_usd is None:
         return []
     from ..collectors.cost import prices_of

@@ -22,6 +22,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..engine.files import replace
+from ..engine.plan.slo import Condition
 from ..engine.records.detail import Detail
 from ..engine.records.layout import Counter
 from ..engine.records.record import LOCAL_TOKENS, UNKNOWN, Outcome
@@ -34,14 +35,15 @@ from .cost import Prices
 from .health import Moment, client_of_run, client_of_tick, observe
 from .intake import Drained, Intake
 from .report import Losses, ReportBuilder, RunView, Slos
-from .series import NOBODY, Batch, Condition, Key, Reader, Series, Slab
+from .rollup import PICO_PER_USD
+from .series import NOBODY, Batch, Key, Reader, Series, Slab, Tally
 from .snapshot import ENCODER, Client, Report, Server, Snapshot
 from .totals import Totals
 
 _detail_of = msgspec.msgpack.Decoder(Detail).decode
 TURN_S: Final = 0.05
 GRACE_NS: Final = 50_000_000  # a tick is closed this long after its end: its last records are on their way
-DETAILS_KEPT: Final = 4096  # messages that wait for their record
+DETAILS_KEPT: Final = 1 << 16  # that wait for their record: more than all rings hold at once
 MESSAGE_CHARS: Final = 300
 
 
@@ -92,6 +94,7 @@ class Collector:
         self.sinks = list(sinks)
         self.servers = servers
         self.count_tokens = count_tokens
+        self.problems = list(prices.problems) if prices else []
         self.clock = clock
         self.checkpoint = Checkpoint(segment_dir / CHECKPOINT)
         saved = self.checkpoint.load()
@@ -167,7 +170,11 @@ class Collector:
             self._detail(drained.worker, blob)
         details = self._claim(drained) if self.details else {}
         if self.count_tokens is not None and details:
-            count_locally(drained.records, details, self.count_tokens)
+            try:
+                count_locally(drained.records, details, self.count_tokens)
+            except Exception as error:  # the tokenizer's: its replies stay uncounted, the measurement goes on
+                self.count_tokens = None
+                self.problems.append(f"tokens are no longer counted: {type(error).__name__}: {error}")
         batch = self.reader.batch(drained.records, worker=drained.worker, details=details)
         self.totals.enter(drained, batch, now_ns=now)
         self._note_errors(batch)
@@ -263,9 +270,16 @@ class Collector:
             gap_drops=moment.sum(Counter.GAP_DROPS),
             detail_drops=moment.sum(Counter.DETAIL_DROPS),
             clock_bracket_ns=max((c[Counter.CLOCK_BRACKET_NS] for c in moment.counters.values()), default=0) or None,
+            overspent_usd=self._overspent_usd(),
+            problems=tuple(self.problems),
         )
         view = RunView(self.manifest, self.totals, moment.now_ns)
         return self.builder.report(view, client=client, errors=self.errors, finished=finished, losses=losses)
+
+    def _overspent_usd(self) -> float:
+        budget = self.manifest.plan.limits.budget_usd
+        spent = self.totals.run.sums().tally[Tally.PICO_USD] / PICO_PER_USD
+        return 0.0 if budget is None else max(0.0, spent - budget)
 
     def _count_failures(self) -> None:
         health = self.state.health

@@ -29,6 +29,8 @@ class Losses(NamedTuple):
     gap_drops: int = 0
     detail_drops: int = 0
     clock_bracket_ns: int | None = None  # the widest of the workers': how well they know kernel stamps on their clock
+    overspent_usd: float = 0.0
+    problems: tuple[str, ...] = ()  # of extras that failed: prices, the tokenizer
 
 
 class RunView(NamedTuple):
@@ -219,6 +221,8 @@ class ReportBuilder:
             ttft_coalesced_share=share(tally[Tally.STREAMS_COALESCED], tally[Tally.STREAMS]),
             clock_bracket_ns=losses.clock_bracket_ns,
             outages=tick_ranges(manifest.outages, manifest.phases[0].start_ns, plan.output.tick_ns),
+            overspent_usd=losses.overspent_usd,
+            problems=losses.problems,
             died=manifest.stop_reason if manifest.stop_reason.startswith(("died", "failed")) else "",
         )
 

@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..engine.metrics import METRICS, SCALES
+from ..engine.plan.slo import Condition
 from ..engine.records.detail import Detail
 from ..engine.records.record import (
     CLOCK_STEPPED,
@@ -43,7 +44,6 @@ NOBODY: Final = -1  # target of a slot that ended unsent before it had one, in a
 _LATENCIES: Final = tuple(name for name in METRICS if name not in ("itl_ms", "lateness_ms"))
 _TOKENS: Final = ("input_tokens", "output_tokens", "cached_tokens", "reasoning_tokens")
 
-Condition = tuple[str, str, float]  # metric, operator, bound in the metric's unit: every request should meet it
 Key = tuple[int, int]  # phase, target
 
 _COMPARE: Final[dict[str, Callable[[Any, float], Any]]] = {
@@ -51,8 +51,6 @@ _COMPARE: Final[dict[str, Callable[[Any, float], Any]]] = {
     "<": np.less,
     ">=": np.greater_equal,
     ">": np.greater,
-    "==": np.equal,
-    "!=": np.not_equal,
 }
 
 

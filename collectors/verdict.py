@@ -64,6 +64,8 @@ class Facts(NamedTuple):
     clock_bracket_ns: int | None = None
     outages: str = ""  # the ticks in which a worker was dead
     died: str = ""  # why the run did not end by itself
+    overspent_usd: float = 0.0  # beyond budget_usd, in all phases
+    problems: tuple[str, ...] = ()  # of extras that failed: a price look-up, the tokenizer
 
     @property
     def lag_us(self) -> float | None:
@@ -191,6 +193,12 @@ NOTES: Final = (
         lambda f: bool(f.detail_drops),
         lambda f: f"{f.detail_drops} messages of failed requests found their ring full",
     ),
+    Rule(
+        "budget_overrun",
+        lambda f: f.overspent_usd > 0,
+        lambda f: f"the requests cost {f.overspent_usd:.6f} USD more than budget_usd",
+    ),
+    Rule("extra_failed", lambda f: bool(f.problems), lambda f: "; ".join(f.problems)),
 )
 
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from llm_latency_lens.collectors.cost import Prices, price
+from llm_latency_lens.collectors.cost import Prices
 from llm_latency_lens.collectors.histogram import Histogram
 from llm_latency_lens.collectors.measures import measures
 from llm_latency_lens.collectors.series import NOBODY, Reader, Series, Slab, Tally
@@ -25,6 +25,7 @@ from llm_latency_lens.collectors.statistics import (
     window_ns,
 )
 from llm_latency_lens.engine.metrics import METRICS, SCALES
+from llm_latency_lens.engine.plan.price import price
 from llm_latency_lens.engine.records import record as r
 from llm_latency_lens.engine.records.record import GAP_COALESCED, GAP_USER_CLOCK, NO_TARGET, UNKNOWN, Outcome, Unsent
 from llm_latency_lens.engine.runs.manifest import PhaseTimes

@@ -9,6 +9,7 @@ from llm_latency_lens.engine.dialects.openai import ChatReply
 from llm_latency_lens.engine.load.phase_run import NEVER
 from llm_latency_lens.engine.plan.plan import SECOND, Limits
 from llm_latency_lens.engine.records.detail import Detail
+from llm_latency_lens.engine.records.layout import DETAIL_MAX
 from llm_latency_lens.engine.records.record import (
     FIELDS,
     RECORD,
@@ -19,7 +20,6 @@ from llm_latency_lens.engine.records.record import (
     left_behind_values,
     unsent_values,
 )
-from llm_latency_lens.engine.records.ring import DETAIL_MAX
 from llm_latency_lens.engine.wire.exchange import Exchange
 from llm_latency_lens.engine.worker.deadlines import Deadlines
 from llm_latency_lens.engine.worker.ledger import TEXT_PIECE_CHARS

@@ -631,7 +631,8 @@ def geometry_of(plan: Plan, workers: int, tmpfs: Path = SEGMENTS.parent) -> Geom
             "give the tmpfs more room (mount -o remount,size=...), remove what dead runs left (`lens recover` lists them) "
             "or use fewer workers"
         )
-    return Geometry(requests, gaps, 8192, in_flight, len(plan.phases), len(plan.targets))
+    details = max(8192, min(requests, 1 << 15))  # nearly every reply has one: its request id
+    return Geometry(requests, gaps, details, in_flight, len(plan.phases), len(plan.targets))
 
 
 def power_of_two(at_least: int) -> int:

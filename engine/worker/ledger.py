@@ -82,7 +82,7 @@ class Ledger:
 
     def record(self, run: PhaseRun, exchange: Exchange) -> None:
         """Writes one request: its details, then the record that commits it; then its entry is free."""
-        if exchange.error or exchange.kept_headers:
+        if exchange.error or exchange.kept_headers or exchange.reply.finish or exchange.reply.request_id:
             self._detail(run, exchange)
         if self._texts:
             self._text(run, exchange)

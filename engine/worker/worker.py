@@ -306,7 +306,9 @@ class Worker:
         self.pending = True
         self.ledger.attempt_ended(exchange)
         if exchange.outcome is not OK and self.plan.retry.attempts > exchange.attempts:
-            delay = retry_delay_ns(self.plan.retry, exchange, time_ns(), self.random)
+            delay = retry_delay_ns(
+                self.plan.retry, exchange, time_ns(), self.random, longest_ns=self.plan.limits.timeout_ns
+            )
             if delay is not None and self.stopping is None:
                 exchange.deadline_ns = NEVER
                 self.timers.at(monotonic_ns() + delay, self._admit, exchange, 0)  # its tokens are still charged
