@@ -61,7 +61,7 @@ def description(plan: Plan, workers: int) -> list[str]:
 
 
 def _probe(plan: Plan) -> list[str]:
-    """When `lens probe` asks each target, and what it keeps and tells."""
+    """When `lens probe` asks each target, and what it keeps and reports."""
     probe = plan.probe
     lines = []
     for table in probe.timetables:

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from llm_latency_lens.engine.plan.written import masked
+from llm_latency_lens.engine.planfile.build import make_plan
+from llm_latency_lens.engine.planfile.document import Source
 from tests.support_lens import lens, measured
 from tests.support_simulator import simulator
 
@@ -47,3 +50,12 @@ def test_a_written_out_secret_is_masked_and_asked_for_again(tmp_path: Path) -> N
     refused = lens("validate", str(plan), cwd=tmp_path, env=environ)
     assert refused.code == 2
     assert "targets[0].parameters.session_token is masked in this file" in refused.stderr
+
+
+def test_a_number_from_the_environment_is_written_as_it_was(tmp_path: Path) -> None:
+    """${T} for one timeout must not become the text of every other value that happens to be equal."""
+    target = {"base_url": "http://h", "model": "m", "provider": "${P}"}
+    document = {"target": target, "limits": {"timeout": "${T}"}}
+    plan = masked(make_plan(document, Source(), {"T": "10s", "P": "openai"}))
+    assert (plan["limits"]["timeout"], plan["limits"]["connect_timeout"]) == ("10s", "10s")
+    assert plan["targets"][0]["provider"] == "openai"

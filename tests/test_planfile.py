@@ -608,7 +608,7 @@ values = st.recursive(
 )
 
 
-@settings(max_examples=200, suppress_health_check=[HealthCheck.too_slow])  # it measures the machine
+@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.too_slow])  # it measures the machine
 @given(st.dictionaries(keys, values, max_size=6), st.booleans())
 def test_any_document_is_a_plan_or_a_plan_error(document: dict[str, Any], target: bool) -> None:
     if target:

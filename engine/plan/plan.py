@@ -79,7 +79,7 @@ class Generic(Frozen, frozen=True):
     method: Annotated[str, about("HTTP method")] = "POST"
     path: Annotated[str, about("path and query below base_url")] = ""
     body: Annotated[Any, about("template of the request body")] = None
-    framing: Annotated[Literal["sse", "ndjson", "chunks", "none"], about("how events are told apart")] = "sse"
+    framing: Annotated[Literal["sse", "ndjson", "chunks", "none"], about("how events are separated")] = "sse"
     text: Annotated[str | None, about("pointer to visible text")] = None
     reasoning: Annotated[str | None, about("pointer to reasoning text")] = None
     input_tokens: Annotated[str | None, about("pointer to the number of input tokens")] = None
@@ -352,7 +352,7 @@ class Probe(Frozen, frozen=True):
     retention_ns: Annotated[int, about("runs of the history are kept this long", "duration", above=0)] = (
         30 * 86_400 * SECOND
     )
-    alerts: Annotated[tuple[Alert, ...], about("conditions that people are told of")] = ()
+    alerts: Annotated[tuple[Alert, ...], about("conditions that are reported")] = ()
 
 
 class Plan(Frozen, frozen=True):

@@ -1,7 +1,7 @@
 """A plan as people and files may see it: in the form of a plan file, with every secret masked.
 
-`lens run RUN_DIR/plan.json` runs it again: what stood in the file as ${NAME} stands there as ${NAME} again, wherever it
-was; a secret that was written out is `***`, and is refused with what to put in its place.
+`lens run RUN_DIR/plan.json` runs it again: a text that came from ${NAME} is written as ${NAME}, under whatever key. A
+secret that was written out is `***`, and is refused with what to put in its place.
 """
 
 from __future__ import annotations
@@ -184,18 +184,18 @@ def _phase(load: Load, document: dict[str, Any]) -> dict[str, Any]:
 def _load(load: Load) -> dict[str, Any]:
     found: dict[str, Any] = {"replay": True}
     if load.model == "closed":
-        found = {"concurrency": _course(load.shapes, whole=True), "stagger": written_duration(load.stagger_ns)}
+        found = {"concurrency": _over_time(load.shapes, integers=True), "stagger": written_duration(load.stagger_ns)}
     elif load.model in ("open", "partly_open"):
         shape = f":{load.gamma_shape!r}" if load.arrivals == "gamma" else ""
-        found = {"rate": _course(load.shapes, whole=False), "arrivals": f"{load.arrivals}{shape}"}
+        found = {"rate": _over_time(load.shapes, integers=False), "arrivals": f"{load.arrivals}{shape}"}
     if load.max_in_flight is not None:
         found |= {"max_in_flight": load.max_in_flight, "overflow": load.overflow}
     return found
 
 
-def _course(shapes: tuple[Shape, ...], *, whole: bool) -> Any:
+def _over_time(shapes: tuple[Shape, ...], *, integers: bool) -> Any:
     """A load's value over time."""
-    kind = int if whole else float
+    kind = int if integers else float
     first = shapes[0]
     if len(shapes) > 1:
         return {"steps": [[kind(shape.start), written_duration(shape.duration_ns)] for shape in shapes]}

@@ -266,7 +266,7 @@ def _usable(url: str, node: Node) -> Secret:
 
 
 def _fits_together(plan: Plan, root: Node) -> None:
-    """What no single key can tell."""
+    """Checks that need more than one key."""
     limits = plan.limits
     if limits.first_token_timeout_ns is not None and limits.first_token_timeout_ns > limits.timeout_ns:
         raise root.child("limits").child("first_token_timeout").fail("is longer than timeout, and could never fire")

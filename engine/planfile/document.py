@@ -1,6 +1,6 @@
 """A plan document with places: values that know their path and line, so that every error can say where and what else.
 
-This module knows no key of a plan; `read` knows how each declared type stands in a file.
+This module knows no key of a plan; `Node.read` knows how each declared type is written in a file.
 """
 
 from __future__ import annotations
@@ -159,7 +159,7 @@ class Node:
         """A string with its ${VARIABLES} filled in."""
         if not isinstance(self.value, str):
             raise self.fail("must be text")
-        filled = self.fill(self.value)
+        filled = self._noted(self.value)
         if not empty and not filled:
             raise self.fail("must not be empty")
         return filled
@@ -189,8 +189,12 @@ class Node:
                 )
             return value
 
-        filled = _variable.sub(replace, text)
-        if filled != text and filled and any(not match[1] for match in _variable.finditer(text)):
+        return _variable.sub(replace, text)
+
+    def _noted(self, text: str) -> str:
+        """`text` filled in; the source remembers what it was, so that the value is shown nowhere."""
+        filled = self.fill(text)
+        if filled and any(not match[1] for match in _variable.finditer(text)):
             self.source.references[filled] = text
         return filled
 
@@ -258,7 +262,7 @@ class Node:
     def plain(self) -> Any:
         """Any value, with the ${VARIABLES} of every string in it filled in."""
         if isinstance(self.value, str):
-            return self.fill(self.value)
+            return self._noted(self.value)
         if isinstance(self.value, dict):
             return {key: self.child(key).plain() for key in self.value}
         if isinstance(self.value, list):

@@ -1,4 +1,4 @@
-"""What stands in a plan file where its form differs from the Plan, and the JSON Schema of a plan file and of summary.json.
+"""The form of a plan file where it differs from the Plan, and the JSON Schema of a plan file and of summary.json.
 
 The structs of engine.plan.plan declare every ordinary key. Here are the short and alternative forms beside them: loads,
 lengths, sources of prompts, keys, the one `target`. They are read by build.py and shapes.py and never leave this folder.

@@ -147,7 +147,7 @@ def _timed(node: Node, steps: list[Node], duration: int | None, field: Field) ->
 
 
 def _even(node: Node, steps: list[Node], duration: int | None, field: Field) -> tuple[Shape, ...]:
-    """Steps that share the phase's duration; they end on whole ns and together fill it exactly."""
+    """Steps that share the phase's duration; they end on integer ns and together fill it exactly."""
     if duration is None:
         raise node.fail("without durations of their own need a phase with a duration")
     if len(steps) > duration:

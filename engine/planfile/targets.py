@@ -12,7 +12,6 @@ from ..dialects.table import DIALECTS
 from ..errors import PlanError
 from ..plan.address import parse_url
 from ..plan.plan import Generic, Secret, Target
-from ..plan.written import is_secret_name
 from ..records.record import NO_TARGET
 from ..wire.proxy import proxy_address
 from .document import Node, keys_of
@@ -164,7 +163,7 @@ def _headers(node: Node) -> dict[str, str | Secret]:
     headers: dict[str, str | Secret] = {}
     for name, value in node.entries().items():
         text, place = value.text(), node.source.place(value.path)
-        if not _header_name(name):  # not shown: it may be a whole header with its key
+        if not _header_name(name):  # not shown: it may be a complete header with its key
             raise PlanError(
                 f"a header's name is letters, digits and -, without spaces or colon ({node.source.place(node.path)})"
             )
@@ -172,7 +171,7 @@ def _headers(node: Node) -> dict[str, str | Secret]:
             raise PlanError(f"header {name} must be one line of characters that a header can carry ({place})")
         if name.lower() in map(str.lower, headers):
             raise PlanError(f"header {name} is given twice ({place})")
-        secret = "${" in str(value.value) or is_secret_name(name) or _secret_header(name)
+        secret = "${" in str(value.value) or _secret_header(name)
         headers[name] = Secret(text) if secret else text
     return headers
 

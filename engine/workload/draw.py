@@ -15,11 +15,10 @@ from statistics import NormalDist
 from typing import Final
 
 from ..errors import PlanError
-from ..plan.plan import Length
+from ..plan.plan import TOKENS_MAX, Length
 
 M64: Final = (1 << 64) - 1
 PERIOD_MAX: Final = 4096  # slots after which shares are exact
-TOKENS_MAX: Final = 10_000_000  # of one text: the longest context windows there are
 # The two irrational steps of the plane's R2 sequence (Roberts 2018), 1/g and 1/g^2 with g the plastic number, as odd
 # 64-bit fractions. Targets of odd weights walk by the first, weighted rows by the second: with one step for both,
 # a row would always meet the same target.
