@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from llm_latency_lens.engine.load.limits import buckets_of
-from llm_latency_lens.engine.load.schedule import schedule_of
+from llm_latency_lens.engine.load.limits import limits_of
+from llm_latency_lens.engine.load.models import schedule_of
 from llm_latency_lens.engine.plan.plan import SECOND, Load, Phase, Plan, Shape, Target, Workload
 
 SLOTS = 20_000
@@ -57,7 +57,8 @@ def test_counting_what_is_planned(benchmark: Any, load: str) -> None:
 def test_limits(benchmark: Any) -> None:
     target = Target(name="t", provider="openai", base_url="", rpm=600_000.0, tpm=1e9)
     plan = Plan(name="p", targets=(target,), workload=Workload(), phases=())
-    ((limiter, _),) = buckets_of(plan, target, 0, 4)
+    limiter = limits_of(plan, target, 0, 4)
+    assert limiter is not None
 
     def requests() -> None:
         for i in range(SLOTS):

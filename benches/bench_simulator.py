@@ -18,9 +18,9 @@ from typing import Any
 import pytest
 from pytest_benchmark.fixture import BenchmarkFixture
 
-from llm_latency_lens.engine.simulator.providers import Outline
 from llm_latency_lens.engine.simulator.providers.openai_chat import OpenAIChat
-from llm_latency_lens.engine.simulator.template import Rendering
+from llm_latency_lens.engine.simulator.providers.provider import Outline
+from llm_latency_lens.engine.simulator.reply.template import Rendering
 from tests.support_simulator import CHAT, simulator
 
 SECONDS = 4

@@ -11,7 +11,9 @@ import msgspec
 
 from ..collectors.snapshot import Report
 from ..engine.errors import LensError, SegmentError
-from ..engine.records import ring
+from ..engine.records.layout import Counter, State
+from ..engine.records.reader import SegmentReader
+from ..engine.records.resume import mark_dead
 from ..engine.runs.manifest import FILE, SEGMENTS, Manifest, read_manifest
 from ..engine.runs.rundir import LIVE, Leftover, alive, leftovers, remove_segments
 from ..engine.runs.runlog import note
@@ -159,14 +161,14 @@ def _close(directory: Path, manifest: Manifest) -> None:
     last_sign = 0
     for path in sorted(directory.glob("worker-*.ring")):
         try:
-            reader = ring.SegmentReader.open(path)
+            reader = SegmentReader.open(path)
         except SegmentError:
             continue  # its worker died while it made it: nothing is in it
-        last_sign = max(last_sign, reader.counters()[ring.Counter.HEARTBEAT_NS])
-        done = reader.state == ring.State.DONE
+        last_sign = max(last_sign, reader.counters()[Counter.HEARTBEAT_NS])
+        done = reader.state == State.DONE
         reader.close()
         if not done:
-            ring.mark_dead(path)
+            mark_dead(path)
     if manifest.state == "finished":
         return
     for times in manifest.phases:

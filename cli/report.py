@@ -12,7 +12,7 @@ from typing import Final
 import click
 
 from ..engine.errors import PlanError
-from ..engine.plan.plan import SECOND, Export, Secret
+from ..engine.plan.plan import EXPORTS, SECOND, Secret
 from ..engine.plan.units import duration_ns
 
 FOREVER: Final = 1 << 63  # the last tick of a run ends a moment after it
@@ -105,10 +105,10 @@ def _moment(text: str | None, default_ns: int) -> int:
 
 def _tell_between(folder: Path, target: str, since_ns: int, until_ns: int) -> None:
     from ..collectors.snapshot import ENCODER
-    from ..exporters.console.live import print_final
-    from ..exporters.history import told_between
+    from ..exporters.console.final import print_final
+    from ..exporters.history import report_between
 
-    told = told_between(folder, since_ns, until_ns)
+    told = report_between(folder, since_ns, until_ns)
     if target == "console":
         print_final(told)
     else:
@@ -117,7 +117,7 @@ def _tell_between(folder: Path, target: str, since_ns: int, until_ns: int) -> No
 
 
 def _console(run_dir: Path, _: Path) -> None:
-    from ..exporters.console.live import print_final
+    from ..exporters.console.final import print_final
     from ..exporters.rundir import read_report
 
     print_final(read_report(run_dir))
@@ -186,7 +186,9 @@ def _send(run_dir: Path, url: str, kind: str) -> None:
     told = read_report(run_dir)
     models = {target.name: (target.provider, target.model) for target in told.targets}
     kind = {"influxdbs": "influxdb", "otlps": "otlp"}.get(kind, kind)
-    destination = destination_of(Export(kind=kind, url=Secret(url)), name=told.run.name, models=models)
+    if kind not in EXPORTS:
+        raise PlanError(f"export {kind!r} does not exist; there are {', '.join(EXPORTS)}")
+    destination = destination_of(EXPORTS[kind](url=Secret(url)), name=told.run.name, models=models)
     try:
         check = getattr(destination, "check", None)
         if check:

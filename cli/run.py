@@ -16,7 +16,9 @@ import msgspec
 from ..engine import __version__
 from ..engine.errors import LensError, PlanError
 from ..engine.plan.plan import Plan
-from ..engine.planfile.build import plan_sha256, stripped
+from ..engine.plan.price import price, read_price_table
+from ..engine.plan.written import stripped
+from ..engine.planfile.build import plan_sha256
 from ..engine.runs.manifest import SEGMENTS, Manifest, PhaseTimes
 from ..engine.runs.rundir import leftovers, make_run_dir, make_segment_dir, remove_segments, run_id_of
 from ..engine.runs.runlog import note
@@ -47,11 +49,11 @@ def carry_out(plan: Plan, *, as_json: bool, quiet: bool, strict: bool, beside: S
     from .processes.export import Exporter, check_exports
     from .stops import StopRules
 
+    prices = budget_prices(plan)
     check_targets(plan, os.environ)
     run_id = run_id_of(plan.name)
     for warning in [*check_exports(plan, run_id), *foreseen(plan)]:
         click.echo(f"lens: {warning}", err=True)
-    prices = budget_prices(plan)
     workers = worker_count(plan)
     geometry = geometry_of(plan, workers)
     run_dir = make_run_dir(plan, run_id)
@@ -117,8 +119,17 @@ def tell_leftovers(*, quiet: bool) -> None:
 def budget_prices(plan: Plan) -> list[tuple[int, int]]:
     """Pico-USD per input and output token of each target, its dearest tier, where the plan has a budget to keep.
 
-    Raises PlanError for a target whose price nobody knows: its spend could not be limited.
+    Checks the plan's prices and price table, budget or not. Raises PlanError for one that is wrong, and with a budget
+    for a target whose price nobody knows: its spend could not be limited.
     """
+    for target in plan.targets:
+        if target.price is not None:
+            try:
+                price(target.price)
+            except PlanError as error:
+                raise PlanError(f"target {target.name!r}: {error}") from error
+    if plan.price_table:
+        read_price_table(plan.price_table)
     if plan.limits.budget_usd is None:
         return []
     from ..collectors.cost import prices_of
@@ -146,7 +157,7 @@ def write_report(run_dir: Path) -> None:
 
 def manifest_of(plan: Plan, run_id: str, run_dir: Path, workers: int) -> Manifest:
     """The manifest of a run that has not begun."""
-    from ..engine.load.schedule import planned_slots
+    from ..engine.load.models import planned_slots
 
     return Manifest(
         run_id=run_id,
@@ -156,7 +167,6 @@ def manifest_of(plan: Plan, run_id: str, run_dir: Path, workers: int) -> Manifes
         plan_sha256=plan_sha256(plan),
         workers=workers,
         started_at=datetime.datetime.now(datetime.UTC).isoformat(timespec="milliseconds"),
-        boot_id=Path("/proc/sys/kernel/random/boot_id").read_text().strip(),
         phases=[PhaseTimes(planned=planned_slots(plan, index)) for index in range(len(plan.phases))],
         pids={"supervisor": os.getpid()},
     )
@@ -172,7 +182,7 @@ def tell(run_dir: Path, manifest: Manifest, *, as_json: bool, quiet: bool, stric
         sys.stdout.buffer.write(summary if summary.endswith(b"\n") else summary + b"\n")
         sys.stdout.flush()
     elif not quiet:
-        from ..exporters.console.live import print_final
+        from ..exporters.console.final import print_final
 
         print_final(report)
         click.echo(f"{run_dir}", err=True)

@@ -9,8 +9,8 @@ import click
 import msgspec
 
 from ..engine.errors import PlanError
-from ..engine.simulator.process import HELP, Options, serve
 from ..engine.simulator.script import flags, script_from
+from ..engine.simulator.server.process import HELP, Options, serve
 
 Command = Callable[..., int]
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
-from typing import Any
 
 import click
 
-from ..engine.plan.plan import SECOND, Phase, Plan, masked
+from ..engine.plan.plan import SECOND, Phase, Plan
+from ..engine.plan.units import written_duration
+from ..engine.plan.written import masked
 from ..engine.planfile.build import plan_sha256
 from .options import plan_from
 
@@ -39,31 +40,39 @@ def validate(plan_path: str, as_json: bool) -> None:
 
 def description(plan: Plan, workers: int) -> list[str]:
     """What a run of the plan will do, a line each."""
-    from ..engine.load.schedule import planned_slots
+    from ..engine.load.models import model_of, planned_slots
 
     lines = [f"{plan.name}: {workers} worker{'s' * (workers > 1)}, seed {plan.seed}"]
     for target in plan.targets:
         key = "with a key" if target.api_key else "without a key"
         lines.append(f"  target {target.name}: {target.provider} {target.model} at {target.base_url}, {key}")
-    for index, phase in enumerate(plan.phases):
+    probed = plan.probe.given and bool(plan.probe.timetables)
+    lines += _probe(plan) if probed else []
+    for index, phase in enumerate(() if probed else plan.phases):
         slots = planned_slots(plan, index)
         count = "as many requests as it makes" if slots is None else f"{slots:,} requests"
         lines.append(
-            f"  phase {phase.name}: {_load(phase)}, {_length(phase)}, {count}" + ", not measured" * (not phase.measure)
+            f"  phase {phase.name}: {model_of(phase.load).describe(phase.load)}, {_length(phase)}, {count}"
+            + ", not measured" * (not phase.measure)
         )
     lines += [f"  slo {expression}" for expression in plan.slo]
     lines += [f"  export to {export.kind}" for export in plan.export]
     return lines
 
 
-def _load(phase: Phase) -> str:
-    load: Any = phase.load
-    if load.model == "replay":
-        return "replayed timestamps"
-    unit = " in flight" if load.model == "closed" else " sessions/s" if load.model == "partly_open" else "/s"
-    levels = " then ".join(f"{s.start:g}" if s.start == s.end else f"{s.start:g} to {s.end:g}" for s in load.shapes)
-    arrivals = "" if load.model == "closed" else f" {load.arrivals}"
-    return f"{levels}{unit}{arrivals} ({load.model.replace('_', ' ')} loop)"
+def _probe(plan: Plan) -> list[str]:
+    """When `lens probe` asks each target, and what it keeps and reports."""
+    probe = plan.probe
+    lines = []
+    for table in probe.timetables:
+        jitter = f", up to {written_duration(table.jitter_ns)} later" if table.jitter_ns else ""
+        quiet = ", ".join(f"{a // 60:02}:{a % 60:02}-{b // 60:02}:{b % 60:02}" for a, b in table.quiet)
+        hours = f", not {quiet}" if quiet else ""
+        lines.append(f"  probe {table.target}: one request every {written_duration(table.every_ns)}{jitter}{hours}")
+    budget = "" if probe.daily_budget_usd is None else f", at most {probe.daily_budget_usd:g} USD a day"
+    rotate, kept = written_duration(probe.rotate_ns), written_duration(probe.retention_ns)
+    lines.append(f"  history: a run every {rotate}, kept {kept}{budget}")
+    return [*lines, *(f"  alert {alert.name}: {alert.when}" for alert in probe.alerts)]
 
 
 def _length(phase: Phase) -> str:

@@ -1,22 +1,22 @@
-"""From books to the numbers people read: distributions, rates, sums. Pure; the only place where ns become ms."""
+"""From sums to the numbers people read: distributions, rates, sums. Pure; the only place where ns become ms."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any, Final
 
-from ..engine.plan.plan import Phase
+from ..engine.load.models import model_of
+from ..engine.metrics import BUCKETS, METRICS, PERCENTILES, SCALES
+from ..engine.plan.plan import SECOND, Phase
 from ..engine.records.record import FAILURES, Outcome, Unsent
 from ..engine.runs.manifest import PhaseTimes
 from .histogram import Histogram
-from .series import UNRECORDED, Series, Tally
-from .snapshot import BUCKETS, METRICS, SCALES, Cost, Distribution, Requests, Throughput, Tokens
+from .rollup import PICO_PER_USD, UNRECORDED
+from .series import Series, Tally
+from .snapshot import Cost, Distribution, Requests, Throughput, Tokens
 
-PERCENTILES: Final = (50.0, 90.0, 95.0, 99.0, 99.9)
-# The smallest sample from which a p99.9 is told: below it, fewer than 3 or 4 values lie above the quantile.
+# The smallest sample from which a p99.9 is reported: below it, fewer than 3 or 4 values lie above the quantile.
 P99_9_NEEDS: Final = 3688
-SECOND: Final = 1e9
-PICO_PER_USD: Final = 1e12
 DAY_S: Final = 86_400
 
 
@@ -30,7 +30,7 @@ def distribution(histogram: Histogram | None, *, scale: float, n_eff: int) -> Di
     """A histogram in the metric's unit (`scale` histogram units each)."""
     if histogram is None or not histogram.count:
         return Distribution()
-    values = histogram.percentiles(PERCENTILES)
+    values = histogram.percentiles(list(PERCENTILES.values()))
     assert values is not None
     p50, p90, p95, p99, p99_9 = (value / scale for value in values)
     return Distribution(
@@ -53,13 +53,13 @@ def _scaled(value: float | None, scale: float) -> float | None:
 
 
 def distributions(series: Series) -> dict[str, Distribution]:
-    """All of METRICS; those without a sample have count 0."""
-    told = {}
+    """All metrics; those without a sample have count 0."""
+    found = {}
     for name in METRICS:
         histogram = series.metrics.get(name)
         n_eff = effective_size(name, histogram, series) if histogram else 0
-        told[name] = distribution(histogram, scale=SCALES[name], n_eff=n_eff)
-    return told
+        found[name] = distribution(histogram, scale=SCALES[name], n_eff=n_eff)
+    return found
 
 
 def failure_distributions(series: Series) -> dict[str, Distribution]:
@@ -99,12 +99,12 @@ def throughput(series: Series, seconds: float, *, conditions: bool) -> Throughpu
     """Rates over a window. Goodput only where the plan has conditions on each request; its share is of all sent."""
     if seconds <= 0:
         return Throughput()
-    tally, told = series.tally, tokens(series)
-    output = None if told.output is None else told.output / seconds
+    tally, used = series.tally, tokens(series)
+    output = None if used.output is None else used.output / seconds
     return Throughput(
         requests_per_s=int(tally[Outcome.OK]) / seconds,
         output_tokens_per_s=output,
-        total_tokens_per_s=None if output is None or told.input is None else output + told.input / seconds,
+        total_tokens_per_s=None if output is None or used.input is None else output + used.input / seconds,
         events_per_s=int(tally[Tally.EVENTS]) / seconds,
         goodput_per_s=int(tally[Tally.GOOD]) / seconds if conditions else None,
         goodput_share=share(tally[Tally.GOOD], series.sent) if conditions else None,
@@ -129,9 +129,9 @@ def tokens(series: Series) -> Tokens:
     )
 
 
-def _known(series: Series, place: Tally) -> int | None:
-    answered = series.tally[place + (Tally.INPUT_KNOWN - Tally.INPUT)]
-    return int(series.tally[place]) if answered else None
+def _known(series: Series, position: Tally) -> int | None:
+    answered = series.tally[position + (Tally.INPUT_KNOWN - Tally.INPUT)]
+    return int(series.tally[position]) if answered else None
 
 
 def cost(series: Series, seconds: float, *, date: str | None) -> Cost:
@@ -165,8 +165,8 @@ def slice_of(
     }
 
 
-def share(part: int, whole: int) -> float | None:
-    return int(part) / int(whole) if whole else None
+def share(part: int, total: int) -> float | None:
+    return int(part) / int(total) if total else None
 
 
 def window_ns(phase: Phase, times: PhaseTimes, series: Series, *, now_ns: int, stopped: bool) -> int:
@@ -178,7 +178,7 @@ def window_ns(phase: Phase, times: PhaseTimes, series: Series, *, now_ns: int, s
     if not times.start_ns:
         return 0
     last_end = int(series.tally[Tally.LAST_END])
-    if phase.load.model == "closed":
+    if not model_of(phase.load).is_open:
         return max(0, (last_end or now_ns) - times.start_ns)
     issued = (times.end_ns or now_ns) - times.start_ns
     planned = _issue_window_ns(phase)
@@ -193,12 +193,12 @@ def _issue_window_ns(phase: Phase) -> int | None:
     """How long the plan issues for: the phase's duration, or its requests over a constant rate; the shorter of both."""
     rate = phase.load.shapes[0].start if len(phase.load.shapes) == 1 else 0.0
     flat = rate > 0 and phase.load.shapes[0].end == rate
-    counted = phase.requests / rate * SECOND if phase.requests and flat and phase.load.model != "replay" else None
+    counted = phase.requests / rate * SECOND if phase.requests and flat and model_of(phase.load).has_level else None
     known = [each for each in (phase.duration_ns, counted) if each is not None]
     return round(min(known)) if known else None
 
 
 def mean_interval_ns(phases: Mapping[int, Phase], windows: Mapping[int, int], slots: Mapping[int, int]) -> float | None:
     """The mean time between the slots of the measured open-loop phases, the shortest of them; None without any."""
-    means = [windows[i] / slots[i] for i, phase in phases.items() if phase.load.model != "closed" and slots.get(i)]
+    means = [windows[i] / slots[i] for i, phase in phases.items() if model_of(phase.load).is_open and slots.get(i)]
     return min(means) if means else None

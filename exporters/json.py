@@ -1,7 +1,7 @@
 """summary.json and intervals.jsonl: the report of a run, and one line per tick. The structs of collectors.snapshot.
 
 intervals.jsonl is also the spool of the network exporters: lines are only added, in the order of their ticks; older ones
-are in compressed parts (exporters.partfile). The one exception is a collector that was killed: its last line may be told again, with the same tick and time.
+are in compressed parts (exporters.spool.parts). The one exception is a collector that was killed: its last line may be written again, with the same tick and time.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import msgspec
 from ..collectors.series import Batch, Slab
 from ..collectors.snapshot import ENCODER, Report, Snapshot
 from ..engine.errors import OutputError
+from ..engine.files import replace
 from ..engine.runs.manifest import Manifest
 from .spool.parts import PartFile
 
@@ -57,10 +58,8 @@ def summary(report: Report) -> bytes:
 
 
 def write_summary(run_dir: Path, report: Report) -> None:
-    """Replaces summary.json at once. Raises OutputError."""
-    temporary = run_dir / f".{SUMMARY}.new"
+    """Replaces summary.json in one step. Raises OutputError."""
     try:
-        temporary.write_bytes(summary(report))
-        temporary.replace(run_dir / SUMMARY)
+        replace(run_dir / SUMMARY, summary(report))
     except OSError as error:
         raise OutputError(f"cannot write {run_dir / SUMMARY}: {error.strerror}") from error

@@ -37,10 +37,14 @@ def texts(source: Source, count: int, worker: int = 0, workers: int = 1, first: 
     return [asked(item) for item in islice(source.items(worker, workers, first, phase=phase), count)]
 
 
-def told(item: Item) -> tuple[Any, ...]:
-    """All of an item that can be compared."""
-    session = item.session and (item.session.id, item.session.turn, item.session._turns)
-    return item.prompt, item.target, item.estimate_tokens, session
+def content_of(item: Item) -> tuple[Any, ...]:
+    """All of an item that can be compared; plays its session to the end."""
+    played: list[Any] = []
+    if item.session:
+        played = [item.session.id, item.session.turn]
+        while (following := item.session.next("reply")) is not None:
+            played.append(following)
+    return item.prompt, item.target, item.estimate_tokens, played
 
 
 def jsonl(path: Path, rows: Iterable[Any]) -> str:

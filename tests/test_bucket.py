@@ -12,7 +12,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from llm_latency_lens.engine.load.limits import MINUTE_NS, Bucket, Limiter, buckets_of, burst_of, most_workers
+from llm_latency_lens.engine.load.limits import (
+    MINUTE_NS,
+    Bucket,
+    TargetLimits,
+    burst_of,
+    limits_of,
+    most_workers,
+    share_of,
+)
 from llm_latency_lens.engine.plan.plan import SECOND, Limits, Plan, Workload
 from tests.support_lens import accounts, lens
 from tests.support_simulator import simulator
@@ -39,8 +47,9 @@ def limits(limit: Limits = Limits(), **keys: Any) -> Plan:  # noqa: B008  # froz
     return Plan(name="p", targets=(target(**keys),), workload=Workload(), phases=(), limits=limit)
 
 
-def shares(plan: Plan, workers: int) -> list[Limiter]:
-    return [buckets_of(plan, plan.targets[0], worker, workers)[0][0] for worker in range(workers)]
+def shares(plan: Plan, workers: int) -> list[TargetLimits]:
+    found = [limits_of(plan, plan.targets[0], worker, workers) for worker in range(workers)]
+    return [each for each in found if each is not None]
 
 
 @settings(deadline=None)
@@ -48,6 +57,7 @@ def shares(plan: Plan, workers: int) -> list[Limiter]:
 def test_no_window_is_charged_more_than_limit_x_t_and_burst(
     rate: tuple[int, int], burst: int, asked: list[tuple[int, int]]
 ) -> None:
+    """Providers count in windows that nobody knows: the law has to hold in all of them."""
     bucket, now = Bucket(*rate, burst), 0
     charges: Charges = []
     for gap, amount in asked:
@@ -62,6 +72,7 @@ def test_no_window_is_charged_more_than_limit_x_t_and_burst(
 def test_nobody_waits_a_nanosecond_longer_than_the_law_demands(
     rate: tuple[int, int], burst: int, asked: list[tuple[int, int]]
 ) -> None:
+    """A limit that is not used up measures the limiter instead of the server."""
     bucket, now = Bucket(*rate, burst), 0
     charges: Charges = []
     for gap, amount in asked:
@@ -117,6 +128,7 @@ def test_tokens_that_came_back_are_used(workers: int) -> None:
 
 
 def test_too_low_an_estimate_is_owed() -> None:
+    """Otherwise a run with low estimates exceeds its token limit for ever."""
     bucket = Bucket(1, SECOND, 10)
     assert bucket.take(0, 10) == 0
     bucket.settle(10, 25)
@@ -124,6 +136,7 @@ def test_too_low_an_estimate_is_owed() -> None:
 
 
 def test_a_request_beyond_the_burst_goes_from_a_full_bucket_and_leaves_debt() -> None:
+    """It could never go otherwise, and all behind it would wait with it."""
     bucket = Bucket(1, SECOND, 10)
     assert bucket.take(0, 35) == 0
     assert bucket.take(0, 35) == 35 * SECOND  # 25 of debt, 10 to be full again
@@ -131,6 +144,7 @@ def test_a_request_beyond_the_burst_goes_from_a_full_bucket_and_leaves_debt() ->
 
 
 def test_an_emptied_bucket_has_no_burst() -> None:
+    """A worker that takes over from a dead one must not spend the burst a second time."""
     bucket = Bucket(1, SECOND, 10)
     bucket.empty(100 * SECOND)
     assert bucket.take(100 * SECOND, 3) == 3 * SECOND
@@ -160,10 +174,9 @@ def test_a_limit_that_is_wanted_is_used(workers: int, seconds: int) -> None:
 )
 def test_shares_are_exact(limit: float, burst_s: float, workers: int) -> None:
     """Together they are the limit itself, and its burst where each has at least one request of it."""
-    made = [limiter._requests[0] for limiter in shares(limits(rpm=limit, burst_s=burst_s), workers)]
-    rate = sum(Fraction(bucket._scale, bucket._cost) for bucket in made) * MINUTE_NS
-    assert float(rate) == limit
-    bursts = [bucket._burst // bucket._cost for bucket in made]
+    made = [share_of(limit, burst_s, worker, workers) for worker in range(workers)]
+    assert float(sum(rate for rate, _ in made) * MINUTE_NS) == limit
+    bursts = [burst for _, burst in made]
     assert sum(bursts) == max(burst_of(limit, burst_s), workers)
     assert max(bursts) - min(bursts) <= 1
 
@@ -190,6 +203,7 @@ def test_all_limits_of_a_target_hold_at_once(asked: list[tuple[int, int]], worke
 
 
 def test_requests_held_back_by_tokens_do_not_go_all_at_once() -> None:
+    """A request limit paid while a token limit still holds would be a burst later."""
     (limiter,) = shares(limits(rpm=60, tpm=60_000, burst_s=1), 1)
     first = limiter.take(0, 60_000)
     assert first == 0
@@ -197,15 +211,17 @@ def test_requests_held_back_by_tokens_do_not_go_all_at_once() -> None:
     assert following == [59_001_000_000 + i * SECOND for i in range(4)]
 
 
-def test_only_given_limits_make_buckets() -> None:
-    assert buckets_of(limits(), target(), 0, 1) == []
-    ((_, tokens),) = buckets_of(limits(rpm=5), limits(rpm=5).targets[0], 0, 1)
-    assert not tokens
-    ((_, tokens),) = buckets_of(limits(Limits(tpm=5)), target(), 0, 1)
-    assert tokens
+def test_only_given_limits_hold_requests_back() -> None:
+    """Requests are held back by a request limit whatever their tokens, by a token limit only by them."""
+    assert limits_of(limits(), target(), 0, 1) is None
+    (by_requests,), (by_tokens,) = shares(limits(rpm=5), 1), shares(limits(Limits(tpm=5)), 1)
+    assert [by_requests.take(0, 100), by_requests.take(0, 100)] == [0, 12 * SECOND]
+    assert [by_tokens.take(0, 0), by_tokens.take(0, 0), by_tokens.take(0, 5)] == [0, 0, 0]
+    assert by_tokens.take(0, 5) > 0
 
 
 def test_no_more_workers_than_whole_requests_in_the_burst() -> None:
+    """A worker without one request of the burst could not send within the law."""
     table: list[tuple[Plan, int | None, str]] = [
         (limits(), None, "no limit"),
         (limits(tpm=10.0), None, "tokens go into debt"),

@@ -54,6 +54,20 @@ def test_without_usage_the_estimate_stands() -> None:
     assert told[-1] == 80
 
 
+def test_the_dearest_reply_so_far_is_what_the_next_one_reserves() -> None:
+    """With the first estimate for ever, a budget was overspent four times over by replies that nothing limits."""
+    left: list[int] = []
+    budget = Budget(10_000, [(1, 1), (1, 1)], left.append)
+    first = budget.reserve(0, 10, 256)
+    assert first == 266
+    budget.settle(0, first, 10, 4_000)
+    assert budget.reserve(0, 10, 256) == 4_010
+    assert budget.reserve(1, 10, 256) == 266  # another target's replies are its own
+    assert budget.reserve(0, 10, 256) is None
+    budget.settle(0, 4_010, 10, 20)
+    assert left[-1] == 10_000 - 4_010 - 266 - 30
+
+
 def plan(folder: Path, url: str, usd: float, workload: str, load: str) -> str:
     (folder / "plan.yaml").write_text(
         f"target: {{base_url: '{url}/v1', model: m, {PRICE}}}\nworkload: {workload}\n{load}\n"

@@ -12,10 +12,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from llm_latency_lens.collectors.cost import Prices, price, prices_of
+from llm_latency_lens.cli.main import main
+from llm_latency_lens.collectors.cost import Prices, prices_of
 from llm_latency_lens.engine.errors import PlanError
 from llm_latency_lens.engine.plan.plan import Plan
-from llm_latency_lens.engine.records.record import LOCAL_TOKENS, UNKNOWN
+from llm_latency_lens.engine.plan.price import price, read_price_table
+from llm_latency_lens.engine.records.record import BILLED_APART, LOCAL_TOKENS, UNKNOWN, UNPRICED_PARTS
 from tests.support_collector import fields, plan, records
 from tests.support_lens import measured
 from tests.support_simulator import FAST, simulator
@@ -62,6 +64,7 @@ UNKNOWNS = [
     ("the provider told no output tokens", fields(output_tokens=UNKNOWN)),
     ("a local tokenizer is not the provider's bill", fields(flags=LOCAL_TOKENS)),
     ("another target's", fields(target=1)),
+    ("the provider bills parts that have no price per token", fields(flags=UNPRICED_PARTS)),
 ]
 
 
@@ -83,7 +86,15 @@ def test_above_a_threshold_all_tokens_cost_the_tiers_price() -> None:
 
 @pytest.mark.parametrize(
     ("wrong", "word"),
-    [({"input": 1}, "output"), ({"input": -1, "output": 1}, ">= 0"), ({"input": 1, "output": 1, "x": 1}, "'x'")],
+    [
+        ({"input": 1}, "output"),
+        ({"input": -1, "output": 1}, "price.input must be 0 to"),
+        ({"input": 1, "output": 1, "x": 1}, "'x'"),
+        ({"input": 1e30, "output": 1}, "price.input"),
+        ({"input": float("nan"), "output": 1}, "price.input"),
+        ({"input": True, "output": 1}, "price.input"),
+        ({"input": 1, "output": "many"}, "price.output"),
+    ],
 )
 def test_a_wrong_price_says_what_is_wrong(wrong: dict[str, float], word: str) -> None:
     with pytest.raises(PlanError, match=word):
@@ -138,7 +149,86 @@ def test_the_newest_entry_of_the_users_table_that_is_in_effect(tmp_path: Path) -
 
 def test_a_table_that_cannot_be_read_is_named(tmp_path: Path) -> None:
     with pytest.raises(PlanError, match="nowhere"):
-        prices_of(msgspec.structs.replace(plan(), price_table=str(tmp_path / "nowhere.json")))
+        read_price_table(str(tmp_path / "nowhere.json"))
+
+
+BAD_TABLES = [
+    ("[]", "must map model names"),
+    ("m: 3", "model 'm': must be a price"),
+    ("m: []", "model 'm': has no price"),
+    ("m: [3]", "model 'm': must be a price"),
+    ("m: {input: 1}", "model 'm': price needs input and output"),
+    ("m: {input: 1, output: x}", "model 'm': price.output"),
+    ("m: {input: 1e30, output: 1}", "model 'm': price.input"),
+    ("m: {input: .nan, output: 1}", "model 'm': price.input"),
+    ("m: {input: 1, output: 1, cash: 1}", "model 'm': price has the unknown key 'cash'"),
+    ("m: {input: 1, output: 1, effective_from: soon}", "model 'm': effective_from must be a day"),
+    ("m: {input: 1, output: 1, effective_from: 2026-13-01}", "month must be in 1..12"),
+    ("another: {input: -1, output: 1}", "model 'another': price.input"),
+    ("4.1: {input: 1, output: 1}", "model 4.1: a model's name must be text"),
+    ("m: {input: 1", "price_table"),
+]
+
+
+@pytest.mark.parametrize(("table", "message"), BAD_TABLES, ids=[row[0] for row in BAD_TABLES])
+@pytest.mark.parametrize("command", [["validate"], ["run"]])
+def test_a_bad_price_table_ends_with_2_before_anything_is_sent(
+    tmp_path: Path, command: list[str], table: str, message: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """It used to be found by the collector, when the requests had been paid for. The port has no listener."""
+    (tmp_path / "prices.yaml").write_text(table)
+    (tmp_path / "plan.yaml").write_text(
+        f"target: {{base_url: 'http://127.0.0.1:1/v1', model: m}}\nprice_table: {tmp_path}/prices.yaml\nrequests: 1\n"
+    )
+    with pytest.raises(SystemExit) as ended:
+        main([*command, str(tmp_path / "plan.yaml")])
+    said = capfd.readouterr().err
+    assert ended.value.code == 2
+    assert "prices.yaml" in said
+    assert message in said
+
+
+def test_a_price_out_of_bounds_ends_with_2_before_anything_is_sent(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """1e30 USD overflow the collector's 64 bits."""
+    (tmp_path / "plan.yaml").write_text(
+        "target: {base_url: 'http://127.0.0.1:1/v1', model: m, price: {input: 1e30, output: 1}}\nrequests: 1\n"
+    )
+    with pytest.raises(SystemExit) as ended:
+        main(["validate", str(tmp_path / "plan.yaml")])
+    assert ended.value.code == 2
+    assert "price.input" in capfd.readouterr().err
+
+
+def test_a_table_that_vanished_during_the_run_leaves_the_cost_unknown(tmp_path: Path) -> None:
+    """A price may never cost a measurement."""
+    made = prices_of(msgspec.structs.replace(plan(), price_table=str(tmp_path / "nowhere.json")))
+    assert made.tiers == [[]]
+    assert "nowhere" in made.problems[0]
+
+
+def test_a_price_library_that_fails_leaves_the_cost_unknown(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A version without a price kind once killed the collector of every run with a priced model."""
+
+    def broken() -> None:
+        raise AttributeError("no get_prices")
+
+    monkeypatch.setattr("genai_prices.data_snapshot.get_snapshot", broken)
+    made = prices_of(with_target(base_url="https://api.openai.com/v1", model="gpt-4o-mini"))
+    assert made.tiers == [[]]
+    assert made.problems == ("no price for 'gpt-4o-mini': AttributeError: no get_prices",)
+
+
+def test_what_is_billed_is_priced_where_it_differs_from_what_was_processed() -> None:
+    """Cohere does not bill the prompt's template: its tokens cost up to 6x too much."""
+    row = fields(input_tokens=500, output_tokens=9, billed_input_tokens=80, billed_output_tokens=7, flags=BILLED_APART)
+    assert cost(row, price({"input": 1, "output": 10})) == (80 + 70) * 1_000_000
+
+
+def test_a_model_with_a_fee_per_request_has_no_known_price() -> None:
+    """Perplexity's fee depends on how much was searched; the price of the tokens alone is a third of the bill."""
+    assert prices_of(with_target(base_url="https://api.perplexity.ai", model="sonar")).tiers == [[]]
 
 
 PUBLISHED = [

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from llm_latency_lens.engine.dialects import END, FAILED, TOKEN, VISIBLE
-from llm_latency_lens.engine.records.record import UNKNOWN, Outcome
+from llm_latency_lens.engine.records.record import UNKNOWN, UNPRICED_PARTS, Outcome
 from tests.support_dialects import (
     KEY,
     OPENAI_USAGE,
@@ -51,6 +51,10 @@ TRAPS: list[tuple[str, Any, int]] = [
     ("Mistral's thinking part", chat({"content": THINKING}), TOKEN),
     ("content of another type", chat({"content": {"new": 1}}), 0),
     ("half a surrogate pair", b'{"choices":[{"delta":{"content":"\\ud83d"}}]}', BOTH),
+    ("audio", chat({"audio": {"id": "a", "data": "UklG"}}), BOTH),
+    ("audio's transcript", chat({"audio": {"transcript": "hi"}}), BOTH),
+    ("audio that ends", chat({"audio": {"id": "a", "expires_at": 1}}), 0),
+    ("an image", chat({"images": [{"type": "image_url", "image_url": {"url": "data:"}}]}), BOTH),
     ("an error null beside content", chat({"content": "a"}, error=None), BOTH),
     ("the end", b"[DONE]", END),
     ("the end with blanks", b" [DONE] ", END),
@@ -175,3 +179,53 @@ def test_a_request_without_a_stream_says_so() -> None:
 
 def test_pictures_pass_through() -> None:
     assert asked("openai", SHOWN)[2]["messages"] == list(SHOWN.messages)
+
+
+PROMPT = {"prompt_tokens": 32, "completion_tokens": 2}
+XAI = PROMPT | {"total_tokens": 614, "completion_tokens_details": {"reasoning_tokens": 580}}
+USAGES: list[tuple[str, Any, tuple[int, int, int, int]]] = [
+    ("xAI: reasoning beside the completion", chat({}, usage=XAI), (32, UNKNOWN, 582, 580)),
+    ("reasoning within the completion", chat({}, usage=XAI | {"completion_tokens": 582}), (32, UNKNOWN, 582, 580)),
+    ("no total to say so", chat({}, usage=XAI | {"total_tokens": None}), (32, UNKNOWN, 2, 580)),
+    (
+        "Moonshot: in the choice",
+        {"choices": [{"delta": {}, "finish_reason": "stop", "usage": PROMPT}]},
+        (32, UNKNOWN, 2, UNKNOWN),
+    ),
+    ("Groq: in x_groq", chat({}, "stop", x_groq={"id": "r", "usage": PROMPT}), (32, UNKNOWN, 2, UNKNOWN)),
+    ("cached_tokens at the top", chat({}, usage=PROMPT | {"cached_tokens": 7}), (32, 7, 2, UNKNOWN)),
+    ("DeepSeek's cache hits", chat({}, usage=PROMPT | {"prompt_cache_hit_tokens": 8}), (32, 8, 2, UNKNOWN)),
+    ("zeros for unknown", chat({}, usage={"prompt_tokens": 0, "completion_tokens": 0}), (UNKNOWN,) * 4),
+]
+
+
+@pytest.mark.parametrize(("why", "event", "counts"), USAGES, ids=[row[0] for row in USAGES])
+def test_usage_is_found_wherever_a_server_puts_it(why: str, event: Any, counts: tuple[int, ...]) -> None:
+    """Lost reasoning tokens made a cost 90x too low and a budget overspent 28x."""
+    reply = fresh("openai")
+    reply.event(json.dumps(event).encode())
+    assert (reply.input_tokens, reply.cached_tokens, reply.output_tokens, reply.reasoning_tokens) == counts
+
+
+BILLED = [
+    {"num_search_queries": 1},
+    {"citation_tokens": 400},
+    {"num_sources_used": 3},
+    {"prompt_tokens_details": {"audio_tokens": 9}},
+    {"completion_tokens_details": {"audio_tokens": 9}},
+]
+
+
+@pytest.mark.parametrize("part", BILLED, ids=[str(part) for part in BILLED])
+def test_a_part_with_a_price_of_its_own_makes_the_cost_unknown(part: dict[str, Any]) -> None:
+    reply = fresh("openai")
+    reply.event(json.dumps(chat({}, usage=PROMPT | part)).encode())
+    assert reply.flags & UNPRICED_PARTS
+
+
+def test_parts_of_zero_leave_the_cost_known() -> None:
+    """OpenAI sends audio_tokens: 0 with every reply."""
+    reply = fresh("openai")
+    details = {"prompt_tokens_details": {"audio_tokens": 0}, "completion_tokens_details": {"audio_tokens": 0}}
+    reply.event(json.dumps(chat({}, usage=PROMPT | details)).encode())
+    assert not reply.flags

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import struct
 from typing import Any
@@ -10,12 +11,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from llm_latency_lens.engine.dialects import FAILED, TOKEN
+from llm_latency_lens.engine.dialects import END, FAILED, TOKEN
 from llm_latency_lens.engine.dialects.outcomes import refusal
 from llm_latency_lens.engine.dialects.table import DIALECTS, framing_for
 from llm_latency_lens.engine.plan.plan import Generic
-from llm_latency_lens.engine.records.record import UNKNOWN, Outcome
-from tests.support_dialects import KEY, STREAMS, TALK, asked, bits_of, fresh, read, target
+from llm_latency_lens.engine.records.record import UNKNOWN, UNPRICED_PARTS, Outcome
+from llm_latency_lens.engine.wire.exchange import Exchange
+from llm_latency_lens.engine.wire.framing import framing_of
+from tests.support_dialects import KEY, STREAMS, TALK, asked, bits_of, chat, fresh, read, sse, target, told
 
 EVERY = sorted(DIALECTS)
 # Words that dialects look for, so that made-up JSON comes to where they look.
@@ -317,3 +320,122 @@ def test_nan_is_no_json() -> None:
     reply = fresh("openai")
     assert reply.event(b'{"choices": [{"delta": {"content": "a", "n": NaN}}]}') & FAILED
     assert reply.outcome is Outcome.STREAM_MALFORMED
+
+
+BILLED_APART_OF_TOKENS: list[tuple[str, Any]] = [
+    ("anthropic", {"cache_creation": {"ephemeral_5m_input_tokens": 0, "ephemeral_1h_input_tokens": 5}}),
+    ("anthropic", {"server_tool_use": {"web_search_requests": 1}}),
+    ("anthropic", {"iterations": [{"type": "compaction", "input_tokens": 9}, {"type": "message", "input_tokens": 9}]}),
+    ("google", {"promptTokensDetails": [{"modality": "AUDIO", "tokenCount": 9}]}),
+    ("google", {"candidatesTokensDetails": [{"modality": "IMAGE", "tokenCount": 9}]}),
+    ("cohere", {"billed_units": {"input_tokens": 2, "output_tokens": 3, "search_units": 1}}),
+]
+PLAIN_USAGE: list[tuple[str, Any]] = [
+    ("anthropic", {"cache_creation": {"ephemeral_5m_input_tokens": 5, "ephemeral_1h_input_tokens": 0}}),
+    ("anthropic", {"server_tool_use": {"web_search_requests": 0}, "iterations": [{"type": "message"}]}),
+    ("google", {"promptTokensDetails": [{"modality": "TEXT", "tokenCount": 9}]}),
+    ("cohere", {"billed_units": {"input_tokens": 2, "output_tokens": 3}}),
+]
+
+
+def flags_after(provider: str, usage: dict[str, Any]) -> int:
+    """The flags of a reply whose usage has these members."""
+    event: dict[str, Any] = {
+        "anthropic": {"type": "message_delta", "delta": {}, "usage": usage},
+        "google": {"usageMetadata": usage},
+        "cohere": {"type": "message-end", "delta": {"usage": usage}},
+    }[provider]
+    reply = fresh(provider)
+    reply.event(json.dumps(event).encode())
+    return reply.flags & UNPRICED_PARTS
+
+
+@pytest.mark.parametrize(("provider", "usage"), BILLED_APART_OF_TOKENS)
+def test_usage_that_tokens_alone_do_not_price_makes_the_cost_unknown(provider: str, usage: dict[str, Any]) -> None:
+    """A wrong cost is worse than none: these were priced as plain text, or not at all."""
+    assert flags_after(provider, usage)
+
+
+@pytest.mark.parametrize(("provider", "usage"), PLAIN_USAGE)
+def test_usage_of_plain_tokens_keeps_the_cost_known(provider: str, usage: dict[str, Any]) -> None:
+    assert not flags_after(provider, usage)
+
+
+@pytest.mark.parametrize("provider", EVERY)
+def test_a_usage_of_zeros_beside_tokens_is_unknown(provider: str) -> None:
+    """Servers that count nothing fill usage with zeros; as a count they make the output rate zero."""
+    events: dict[str, Any] = {
+        "anthropic": [
+            {"type": "message_start", "message": {"usage": {"input_tokens": 0, "output_tokens": 0}}},
+            {"type": "message_delta", "delta": {}, "usage": {"output_tokens": 0}},
+        ],
+        "google": [{"usageMetadata": {"promptTokenCount": 0, "candidatesTokenCount": 0}}],
+        "cohere": [{"type": "message-end", "delta": {"usage": {"tokens": {"input_tokens": 0, "output_tokens": 0}}}}],
+        "openai-responses": [
+            {"type": "response.completed", "response": {"usage": {"input_tokens": 0, "output_tokens": 0}}}
+        ],
+        "http": [{"prompt_eval_count": 0, "eval_count": 0}],
+    }
+    reply = fresh(provider)
+    for event in events.get(provider, [{"choices": [], "usage": {"prompt_tokens": 0, "completion_tokens": 0}}]):
+        reply.event(json.dumps(event).encode())
+    assert (reply.input_tokens, reply.output_tokens) == (UNKNOWN, UNKNOWN)
+
+
+@pytest.mark.parametrize("kind", ["anthropic", "google", "responses", "cohere"])
+def test_the_end_marker_of_chat_completions_is_nothing_in_other_streams(kind: str) -> None:
+    """Foundry, OpenRouter and Gemini proxies append it to every stream; it made successes malformed."""
+    stream = STREAMS[kind]
+    assert read(fresh(stream.provider), [stream.wire, b"data: [DONE]\n\n"]) == stream.expected
+
+
+@pytest.mark.parametrize(
+    "provider", ["openai", "openai-completions", "openai-responses", "anthropic", "google", "cohere"]
+)
+def test_an_error_event_of_plain_text_keeps_its_text(provider: str) -> None:
+    reply = fresh(provider)
+    assert reply.event(b"upstream went away", b"error") & FAILED
+    assert (reply.outcome, reply.error) == (Outcome.STREAM_ERROR, "upstream went away")
+
+
+JUNK = [
+    b'data: {"choices":[{"delta":{"content":"x"}}],"usage":{"prompt_tokens":500,"completion_tokens":300}}\n\n',
+    b'data: {"error":{"message":"late"}}\n\n',
+    b"data: not JSON\n\n",
+]
+
+
+@pytest.mark.parametrize("junk", JUNK)
+@pytest.mark.parametrize("kind", [kind for kind, each in STREAMS.items() if each.expected.bits & END])
+def test_what_follows_the_end_is_not_read_however_it_is_cut(kind: str, junk: bytes) -> None:
+    """Usage was 500/300 in one packet and 5/3 in two: what a reply means must not depend on the packets."""
+    stream = STREAMS[kind]
+    newline = b"\r" if kind.endswith("CR") else b"\n"
+    wire = stream.wire + (junk if stream.provider != "http" else junk[6:-1]).replace(b"\n", newline)
+    for cut in range(1, len(wire)):
+        reply = fresh(stream.provider)
+        exchange = Exchange(0, 0, 0, 0, 0, b"")
+        exchange.begin_attempt(reply)
+        framing = framing_of(framing_for(reply, stream.content_type))
+        for piece in (wire[:cut], wire[cut:]):
+            if exchange.take(framing.feed(piece), 1, True, not framing.pending) & (END | FAILED):
+                break
+        got = told(reply, [])
+        assert got[2:11] == stream.expected[2:11], cut
+        assert exchange.token_events == stream.expected.tokens
+        assert exchange.events == sum(
+            bool(framing_of(framing_for(reply, stream.content_type)).feed(e)) for e in stream.events
+        )
+
+
+@given(cuts=st.lists(st.integers(1, 200), max_size=8))
+def test_a_malformed_stream_has_as_many_events_however_it_is_cut(cuts: list[int]) -> None:
+    wire = sse(chat({"content": "a"}), chat({"content": "b"})) + b"data: {]\n\n" + sse(chat({"content": "c"})) * 2
+    exchange = Exchange(0, 0, 0, 0, 0, b"")
+    exchange.begin_attempt(fresh("openai"))
+    framing = framing_of("sse")
+    places = [0, *sorted(cut for cut in set(cuts) if cut < len(wire)), len(wire)]
+    for start, end in itertools.pairwise(places):
+        if exchange.take(framing.feed(wire[start:end]), 1, True, not framing.pending) & FAILED:
+            break
+    assert exchange.events == 3

@@ -12,7 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llm_latency_lens.engine.errors import PlanError
-from llm_latency_lens.engine.planfile.document import Node, Source, dotted, read_document
+from llm_latency_lens.engine.planfile.document import Node, Source, dotted
+from llm_latency_lens.engine.planfile.reading import read_document
 
 YAML = """\
 # a comment
@@ -178,10 +179,10 @@ REFUSED: list[tuple[str, Callable[[Node], Any], Any, str]] = [
     ("infinity", Node.number, float("inf"), "rate must be a number"),
     ("a flag", Node.number, False, "rate must be a number, got False"),
     ("beyond the end", lambda n: n.number(high=1), 2, "rate must be <= 1, got 2"),
-    ("no rate", Node.rate, "-5/s", "rate must be > 0, got '-5/s'"),
+    ("no rate", lambda n: n.rate(above=0), "-5/s", "rate must be > 0, got '-5/s'"),
     ("a unit that is none", Node.rate, "5/d", "rate is not understood: a rate is a number per second"),
     ("a list", Node.duration, [1], r"rate must be a number with a unit, got \[1\]"),
-    ("no duration", Node.duration, "0s", "rate must be > 0, got '0s'"),
+    ("no duration", lambda n: n.duration(above=0), "0s", "rate must be > 0, got '0s'"),
     ("longer than anybody waits", Node.duration, "40000d", "rate must be <= 36500d"),
     ("a number too large to hold", Node.duration, "1e999s", "rate must be <= 36500d"),
     ("no size", Node.size, "0", "rate must be > 0"),

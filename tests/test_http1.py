@@ -62,6 +62,40 @@ RESPONSES: list[tuple[str, bytes, tuple[int, bytes, bool, bool, bool]]] = [
     ("a head cut short", OK + b"Content-Le", (0, b"", False, False, False)),
     ("blanks around a value", OK + b"Content-Length:   1  \r\n\r\na", (200, b"a", True, True, True)),
     ("nothing at all", b"", (0, b"", False, False, False)),
+    (
+        "a second reply: the first stands",
+        OK + b"Content-Length: 1\r\n\r\na" + OK + b"Content-Length: 1\r\n\r\nb",
+        (200, b"a", True, True, False),
+    ),
+    ("bytes after the reply: it stands", OK + b"Content-Length: 1\r\n\r\nabc", (200, b"a", True, True, False)),
+    ("half a reply after the reply", OK + b"Content-Length: 1\r\n\r\naHTTP/1", (200, b"a", True, True, False)),
+    ("LF alone", b"HTTP/1.1 200 OK\nA: b\nContent-Length: 1\n\na", (200, b"a", True, True, True)),
+    ("LF alone in one line", OK + b"A: b\nContent-Length: 1\r\n\r\na", (200, b"a", True, True, True)),
+    ("a folded line", OK + b"A: b\r\n  c\r\nContent-Length: 1\r\n\r\na", (200, b"a", True, True, True)),
+    ("one length twice", OK + b"Content-Length: 1\r\ncontent-length:1\r\n\r\na", (200, b"a", True, True, True)),
+    (
+        "LF alone after a 100",
+        b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 200 OK\nContent-Length: 1\n\na",
+        (200, b"a", True, True, True),
+    ),
+    (
+        "LF alone in the 100",
+        b"HTTP/1.1 100 Continue\nA: b\n\n" + OK + b"Content-Length: 1\r\n\r\na",
+        (200, b"a", True, True, True),
+    ),
+    *(
+        (
+            f"{kind} of an event stream",
+            OK + b"Content-Encoding: %s\r\nContent-Length: %d\r\n\r\n%s" % (encoding, len(body), body),
+            (200, b"data: 1\n\n" * 2, True, True, True),
+        )
+        for kind, encoding, body in (
+            ("gzip of two members", b"gzip", gzip.compress(b"data: 1\n\n") * 2),
+            ("padded gzip", b"gzip", gzip.compress(b"data: 1\n\n" * 2) + b"\0\0\0"),
+            ("zlib", b"deflate", zlib.compress(b"data: 1\n\n" * 2)),
+            ("raw deflate", b"deflate", zlib.compress(b"data: 1\n\n" * 2)[2:-4]),
+        )
+    ),
 ]
 MALFORMED: list[tuple[str, bytes]] = [
     ("not HTTP", b"SSH-2.0-OpenSSH_9.6\r\n\r\n"),
@@ -77,8 +111,6 @@ MALFORMED: list[tuple[str, bytes]] = [
     ("a control character in a header", OK + b"X-A: a\x00b\r\n\r\n"),
     ("a header without colon", OK + b"Nonsense\r\n\r\n"),
     ("switched protocols", b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\r\n"),
-    ("a second reply", OK + b"Content-Length: 1\r\n\r\na" + OK + b"Content-Length: 1\r\n\r\nb"),
-    ("bytes after the reply", OK + b"Content-Length: 1\r\n\r\nabc"),
     ("a content encoding nobody reads", OK + b"Content-Encoding: br\r\nContent-Length: 1\r\n\r\na"),
     ("broken gzip", OK + b"Content-Encoding: gzip\r\nContent-Length: 4\r\n\r\nabcd"),
 ]

@@ -15,18 +15,18 @@ import pytest
 from llm_latency_lens.collectors.snapshot import ENCODER, Snapshot
 from llm_latency_lens.engine.errors import PlanError
 from llm_latency_lens.engine.plan.plan import ENCODER as ENCODER_OF_PLANS
-from llm_latency_lens.engine.plan.plan import Export, Secret
+from llm_latency_lens.engine.plan.plan import InfluxExport, Secret
 from llm_latency_lens.exporters.influxdb import InfluxDB, address_of, lines
 from llm_latency_lens.exporters.spool.tail import Pump, Refused, Tail, Unavailable, cursors
 from tests.support_databases import Influx, VictoriaMetrics, free_port
 from tests.support_runs import FakeRun
 
 
-def export_of(url: str, **options: Any) -> Export:
-    return Export(kind="influxdb", url=Secret(url), options=options)
+def export_of(url: str, **options: Any) -> InfluxExport:
+    return InfluxExport(url=Secret(url), **options)
 
 
-def to(database: Influx, **changed: Any) -> Export:
+def to(database: Influx, **changed: Any) -> InfluxExport:
     options = {"org": database.org, "bucket": database.bucket, "token": Secret(database.token), **changed}
     return export_of(database.url, **options)
 
@@ -89,7 +89,7 @@ def test_what_is_unknown_is_left_out() -> None:
     assert not any("None" in p for p in lines(snapshot, "n"))
 
 
-def deliver(folder: Path, export: Export) -> Pump:
+def deliver(folder: Path, export: InfluxExport) -> Pump:
     tail = Tail(folder / "intervals.jsonl", folder / "cursor.json")
     destination = InfluxDB(export, name="fake")
     pace = {"poll_s": 0.02, "backoff_s": 0.02, "backoff_max_s": 0.1, "give_up_s": 5.0}

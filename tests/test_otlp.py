@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from llm_latency_lens.engine.errors import PlanError
-from llm_latency_lens.engine.plan.plan import Export, Secret
+from llm_latency_lens.engine.plan.plan import OtlpExport, Secret
 from llm_latency_lens.exporters.otlp import Otlp, endpoint_of
 from llm_latency_lens.exporters.spool.tail import Unavailable
 from tests.support_databases import Daemon, answers, free_port
@@ -16,8 +16,8 @@ from tests.support_runs import FakeRun
 pytest.importorskip("opentelemetry.exporter.otlp.proto.http", reason="the otlp extra is not installed")
 
 
-def export_of(url: str) -> Export:
-    return Export(kind="otlp", url=Secret(url))
+def export_of(url: str) -> OtlpExport:
+    return OtlpExport(url=Secret(url))
 
 
 @pytest.mark.parametrize(

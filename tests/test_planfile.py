@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 import pytest
 import yaml
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from llm_latency_lens.engine.errors import PlanError
@@ -22,13 +22,13 @@ from llm_latency_lens.engine.plan.plan import (
     Load,
     Plan,
     Secret,
-    masked,
     secrets,
 )
-from llm_latency_lens.engine.planfile import build as planfile
-from llm_latency_lens.engine.planfile import probe as probefile
-from llm_latency_lens.engine.planfile.build import make_plan, plan_sha256, stripped
-from llm_latency_lens.engine.planfile.document import Source, read_document
+from llm_latency_lens.engine.plan.written import is_secret_name, masked, stripped
+from llm_latency_lens.engine.planfile import schema
+from llm_latency_lens.engine.planfile.build import make_plan, plan_sha256
+from llm_latency_lens.engine.planfile.document import Source, keys_of
+from llm_latency_lens.engine.planfile.reading import read_document
 
 S = SECOND
 ENVIRON = {"KEY": "sk-1", "INFLUX_TOKEN": "it", "HOST": "h"}
@@ -69,19 +69,29 @@ TOPS: list[tuple[str, str, Any]] = [
     ("output: {records: false}", "output.records", False),
     ("output: {records_max_bytes: 100MB}", "output.records_max_bytes", 100_000_000),
     ("output: {tick: 100ms}", "output.tick_ns", S // 10),
+    ("output: {token_times: 'slowest:100'}", "output.token_times", "slowest:100"),
+    ("workers: {realtime: off}", "workers.realtime", "off"),
+    ("workload: {salt: none}", "workload.salt", "none"),
+    ("stamps: segment", "stamps", "segment"),
+    ("steady: true", "steady", True),
+    ("until: ['ttft_ms.p99 +-5%']", "until", ("ttft_ms.p99 +-5%",)),
+    ("export: {influxdb: {url: u, bucket: b}}", "export.0.bucket", "b"),
+    ("export: {otlp: {url: u, interval: 5s}}", "export.0.interval_ns", 5 * S),
+    ("export: {otlp: {url: u, spool_max_bytes: 1MiB}}", "export.0.spool_max_bytes", 1 << 20),
     ("export: {influxdb: {url: 'http://h:8086'}}", "export.0.kind", "influxdb"),
     ("export: {influxdb: {url: 'http://h:8086'}}", "export.0.url.value", "http://h:8086"),
     (
         "export: {influxdb: {url: u, token: '${INFLUX_TOKEN}', org: o}}",
-        "export.0.options",
-        {"token": Secret("it"), "org": "o"},
+        "export.0.token",
+        Secret("it"),
     ),
-    ("export: {influxdb: {url: u, interval: 1s}}", "export.0.options", {"interval": 10**9}),
-    ("export: {influxdb: {url: u, hdr: true}}", "export.0.options", {"hdr": True}),
-    ("export: {influxdb: {url: u, verify_tls: false}}", "export.0.options", {"verify_tls": False}),
-    ("export: {influxdb: {url: u, spool_max_bytes: 1MiB}}", "export.0.options", {"spool_max_bytes": 1 << 20}),
-    ("export: {otlp: {url: u, headers: {X-Key: v}}}", "export.0.options", {"header.X-Key": Secret("v")}),
+    ("export: {influxdb: {url: u, interval: 1s}}", "export.0.interval_ns", 10**9),
+    ("export: {influxdb: {url: u, hdr: true}}", "export.0.hdr", True),
+    ("export: {influxdb: {url: u, verify_tls: false}}", "export.0.verify_tls", False),
+    ("export: {influxdb: {url: u, spool_max_bytes: 1MiB}}", "export.0.spool_max_bytes", 1 << 20),
+    ("export: {otlp: {url: u, headers: {X-Key: v}}}", "export.0.headers", {"X-Key": Secret("v")}),
     ("export: ['prometheus://:9464', {otlp: {url: u}}]", "export.1.kind", "otlp"),
+    ("export: {prometheus: {url: ':9464'}}", "export.0.kind", "prometheus"),
     ("export: prometheus://:9464", "export.0.url.value", "prometheus://:9464"),
     ("export: {influxdb: [{url: u}, {url: v}]}", "export.1.url.value", "v"),
     ("warmup: 5s", "phases.0.duration_ns", 5 * S),
@@ -253,11 +263,7 @@ def test_a_key_sets_its_part_of_the_plan(
 
 
 def test_every_key_of_a_plan_has_a_row(files: dict[str, str]) -> None:
-    known = {
-        *planfile.TOP, *planfile.TARGET, *planfile.WORKLOAD, *planfile.LOAD, *planfile.PHASE, *planfile.LIMITS,
-        *planfile.RETRY, *planfile.OUTPUT, *probefile.PROBE, *probefile.ALERT, *probefile.TIMETABLE,
-        *(key for keys in planfile.LENGTHS.values() for key in keys), *(key for keys in planfile.WAYS for key in keys),
-    }  # fmt: skip
+    known = {key for struct in schema.SECTIONS for key in keys_of(struct)}
 
     def keys(value: Any) -> set[str]:
         if isinstance(value, dict):
@@ -512,9 +518,85 @@ def test_a_plan_goes_to_the_workers_whole_and_has_one_identity(files: dict[str, 
     )
 
 
-keys = st.sampled_from(
-    sorted({*planfile.TOP, *planfile.TARGET, *planfile.LIMITS, *planfile.LOAD, *planfile.PHASE, *planfile.WORKLOAD})
-)
+@pytest.mark.parametrize("row", [row for row, _, _ in ROWS], ids=["".join(row) or "-" for row, _, _ in ROWS])
+def test_plan_json_is_a_plan_file_of_the_same_plan(row: tuple[str, str, str], files: dict[str, str]) -> None:
+    """`lens run RUN_DIR/plan.json` repeats a run: what the file says must come back exactly as it was."""
+    plan = planned(document_of(row, files))
+    text = json.loads(json.dumps(masked(plan)))
+    if MASK in json.dumps(text):
+        with pytest.raises(PlanError, match=r"is masked in this file .*write \$\{NAME\} of an environment variable"):
+            planned(text)
+    else:
+        assert msgspec.structs.replace(planned(text), references=()) == msgspec.structs.replace(plan, references=())
+
+
+def test_what_came_from_the_environment_is_in_no_file_wherever_it_stood(files: dict[str, str]) -> None:
+    """plan.json and report.html are shared; ${NAME} in any key may be a secret, and stays ${NAME} there."""
+    environ = {"SECRET": "hunter2", "HOST": "h"}
+    target = {
+        "name": "t", "provider": "http", "base_url": "http://${HOST}/v1", "model": "m", "system": "you know ${SECRET}",
+        "parameters": {"a": ["${SECRET}"], "api_token": "hunter3", "max_tokens": 5}, "metrics_url": "http://h/${SECRET}",
+        "headers": {"X-A": "${SECRET}", "Authorization": "Bearer hunter3"}, "api_key": "${SECRET}",
+        "http": {"path": "/x?key=${SECRET}", "body": {"k": "{{prompt}}", "password": "hunter3", "x": "${SECRET}"}},
+    }  # fmt: skip
+    plan = planned({"targets": [target], "workload": "say ${SECRET}"}, environ)
+    text = json.dumps(masked(plan))
+    assert "hunter" not in text
+    assert text.count("${SECRET}") == 8
+    assert masked(plan)["targets"][0]["parameters"] == {"a": ["${SECRET}"], "api_token": MASK, "max_tokens": 5}
+    kept = stripped(plan).targets[0]
+    assert "hunter" not in repr((kept.parameters, kept.system, kept.http, kept.headers, kept.api_key))
+    assert (kept.base_url, kept.model) == ("http://h/v1", "m")
+    other = planned({"targets": [target], "workload": "say ${SECRET}"}, {**environ, "HOST": "g"})
+    assert plan_sha256(plan) != plan_sha256(other)
+
+
+@pytest.mark.parametrize("name", ["api_key", "X-Auth-Token", "apiKey", "password", "Authorization", "client.secret"])
+def test_a_name_of_a_secret_is_known(name: str) -> None:
+    """The values of parameters and headers of such names are masked even where they are written out in the plan."""
+    assert is_secret_name(name)
+
+
+@pytest.mark.parametrize("name", ["max_tokens", "stop", "keyboard", "tokenizer", "monkey", "n", "author"])
+def test_a_name_that_only_looks_alike_is_no_secret(name: str) -> None:
+    """A masked parameter cannot be run again from plan.json: none may be masked without need."""
+    assert not is_secret_name(name)
+
+
+@pytest.mark.parametrize("workload", ["PATH", {"prompts": "PATH"}, {"prompts": {"file": "PATH"}}, {"file": "PATH"}])
+@pytest.mark.parametrize("name", ["prompts.jsonl", "plain"])
+def test_a_text_that_names_a_file_is_the_file(workload: Any, name: str, tmp_path: Path) -> None:
+    """`prompts: prompts.jsonl` once sent the words "prompts.jsonl" a thousand times, and nothing said so."""
+    path = tmp_path / name
+    path.write_text("hello\n")
+    target = {"base_url": "http://h", "model": "m"}
+    plan = planned({"target": target, "workload": named(workload, {"PATH": str(path)})})
+    assert (plan.workload.kind, plan.workload.path) == ("file", str(path))
+    literal = planned({"target": target, "workload": {"prompt": str(path)}}).workload
+    assert (literal.kind, literal.prompt) == ("prompt", str(path))
+
+
+def test_a_text_that_looks_like_a_missing_file_is_refused() -> None:
+    """A typo in a file's name must not become a prompt."""
+    for workload in ("no.jsonl", {"prompts": "no.CSV"}):
+        with pytest.raises(PlanError, match="does not exist, got 'no"):
+            planned({"target": {"base_url": "http://h", "model": "m"}, "workload": workload})
+
+
+KEY_SHAPES = ["sk-abcdefgh12345678", "sk-ant-api03-abcdefgh", "AIzaSyA1234567890abcdef", "hf_abcdefghijkl",
+              "gsk_abcdefghijk", "a1" * 20, "eyJhbGciOiJIUzI1NiJ9.x"]  # fmt: skip
+
+
+@pytest.mark.parametrize("key", KEY_SHAPES)
+@pytest.mark.parametrize("place", ["base_url", "ca_file", "api_key_file", "weight", "provider", "metrics_url"])
+def test_a_key_in_the_wrong_place_is_not_shown(place: str, key: str) -> None:
+    """People paste keys where a path or a host is wanted; the error goes into CI logs."""
+    with pytest.raises(PlanError) as error:
+        planned({"target": {"base_url": "http://h", "model": "m", place: key}})
+    assert key not in str(error.value)
+
+
+keys = st.sampled_from(sorted({key for struct in schema.SECTIONS for key in keys_of(struct)}))
 values = st.recursive(
     st.none()
     | st.booleans()
@@ -526,11 +608,13 @@ values = st.recursive(
 )
 
 
-@settings(max_examples=200)
+@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.too_slow])  # it measures the machine
 @given(st.dictionaries(keys, values, max_size=6), st.booleans())
 def test_any_document_is_a_plan_or_a_plan_error(document: dict[str, Any], target: bool) -> None:
     if target:
-        document = {key: value for key, value in document.items() if key in planfile.TOP and key != "targets"}
+        document = {
+            key: value for key, value in document.items() if key in keys_of(schema.PlanKeys) and key != "targets"
+        }
         document["target"] = {"base_url": "http://h", "model": "m"}
     try:
         plan = planned(document)

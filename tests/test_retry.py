@@ -32,8 +32,8 @@ class Failed:
     kept_headers: dict[str, str] = field(default_factory=dict)
 
 
-def delay(failed: Failed, retry: Retry = PLAIN, seed: int = 0) -> int | None:
-    return retry_delay_ns(retry, failed, NOW, Random(seed))
+def delay(failed: Failed, retry: Retry = PLAIN, seed: int = 0, longest_ns: int = DAY_NS) -> int | None:
+    return retry_delay_ns(retry, failed, NOW, Random(seed), longest_ns=longest_ns)
 
 
 @pytest.mark.parametrize(
@@ -79,6 +79,14 @@ def test_only_what_may_be_gone_the_next_time_is_tried_again(
 @given(st.sampled_from(list(Outcome)), st.integers(0, 600), st.integers(1, 4))
 def test_never_after_the_first_token(outcome: Outcome, status: int, attempts: int) -> None:
     assert delay(Failed(outcome, status, first_token_ns=1, attempts=attempts)) is None
+
+
+@pytest.mark.parametrize("asked", ["86400", "61", "Fri, 31 Dec 9999 23:59:59 GMT"])
+def test_a_wait_beyond_the_time_limit_of_a_request_is_no_retry(asked: str) -> None:
+    """One Retry-After of a day stopped a closed loop for a day."""
+    longest_ns = 60 * SECOND
+    assert delay(Failed(kept_headers={"retry-after": asked}), longest_ns=longest_ns) is None
+    assert delay(Failed(kept_headers={"retry-after": "60"}), longest_ns=longest_ns) == longest_ns
 
 
 def test_attempts_count_the_first_one() -> None:

@@ -14,8 +14,9 @@ from hypothesis import strategies as st
 
 from llm_latency_lens.engine.load import arrivals
 from llm_latency_lens.engine.load.arrivals import LEAF, ROOT, Arrivals
+from llm_latency_lens.engine.load.models import planned_slots, schedule_of
 from llm_latency_lens.engine.load.rate import integral_of
-from llm_latency_lens.engine.load.schedule import Closed, Open, planned_slots, schedule_of
+from llm_latency_lens.engine.load.schedule import Closed, Schedule
 from llm_latency_lens.engine.plan.plan import SECOND, Load, Phase, Plan, Shape, Workload
 from tests.support_chance import anderson_darling, gap_cdf, kolmogorov_smirnov
 from tests.support_workload import target
@@ -35,10 +36,8 @@ def phase(*shapes: Shape, requests: int | None = None, ends: bool = True, **load
     )
 
 
-def opened(*shapes: Shape, seed: int = 1, index: int = 0, **keys: Any) -> Open:
-    found = schedule_of(phase(*shapes, **keys), seed=seed, index=index)
-    assert isinstance(found, Open)
-    return found
+def opened(*shapes: Shape, seed: int = 1, index: int = 0, **keys: Any) -> Schedule:
+    return schedule_of(phase(*shapes, **keys), seed=seed, index=index)
 
 
 def closed(*shapes: Shape, **keys: Any) -> Closed:
@@ -47,7 +46,9 @@ def closed(*shapes: Shape, **keys: Any) -> Closed:
     return found
 
 
-def offsets(schedule: Open, count: int | None = None, worker: int = 0, workers: int = 1, first: int = 0) -> list[int]:
+def offsets(
+    schedule: Schedule, count: int | None = None, worker: int = 0, workers: int = 1, first: int = 0
+) -> list[int]:
     return [offset for _, offset in islice(schedule.share(worker, workers, first), count)]
 
 

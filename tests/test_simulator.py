@@ -19,7 +19,7 @@ import psutil
 import pytest
 import trustme
 
-from llm_latency_lens.engine.simulator.providers import text_of
+from llm_latency_lens.engine.simulator.providers.provider import text_of
 from tests.support_simulator import (
     CHAT,
     FAST,

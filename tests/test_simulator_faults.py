@@ -11,7 +11,7 @@ from email.utils import parsedate_to_datetime
 import pytest
 
 from llm_latency_lens.engine.simulator.faults import FAULTS
-from llm_latency_lens.engine.simulator.providers import text_of
+from llm_latency_lens.engine.simulator.providers.provider import text_of
 from tests.support_simulator import CHAT, FAST, Simulator, ask, content_of, events_of, post, raw, row_of, simulator
 
 

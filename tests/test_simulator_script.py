@@ -14,11 +14,11 @@ from hypothesis import strategies as st
 from llm_latency_lens.engine.errors import PlanError
 from llm_latency_lens.engine.simulator.faults import MID_STREAM
 from llm_latency_lens.engine.simulator.framing import ID_BYTES, fill
-from llm_latency_lens.engine.simulator.limits import Bucket, Slots
-from llm_latency_lens.engine.simulator.providers import Outline, Provider
-from llm_latency_lens.engine.simulator.providers.table import EXACT, GOOGLE, GOOGLE_ARRAY, route
+from llm_latency_lens.engine.simulator.providers import EXACT, GOOGLE, GOOGLE_ARRAY, route
+from llm_latency_lens.engine.simulator.providers.provider import Outline, Provider
+from llm_latency_lens.engine.simulator.reply.limits import Bucket, Slots
+from llm_latency_lens.engine.simulator.reply.template import Templates
 from llm_latency_lens.engine.simulator.script import SAMPLES, Samples, script_from, script_of
-from llm_latency_lens.engine.simulator.template import Templates
 
 SECOND = 1_000_000_000
 PROVIDERS: list[Provider] = [*{id(provider): provider for provider in EXACT.values()}.values(), GOOGLE, GOOGLE_ARRAY]
@@ -57,6 +57,7 @@ def dechunked(body: bytes) -> bytes:
 def test_frames_are_whole_chunks_of_json_whatever_the_send_time(
     number: int, sent_ns: int, reasoning: int, visible: int, per_event: int, usage: str, finish: str
 ) -> None:
+    """A chunk size that depended on the time would have to be rendered on the hot path."""
     provider = PROVIDERS[number]
     said = outline(reasoning=reasoning, visible=visible, per_event=per_event, usage=usage, finish=finish)
     rendering = Templates().rendering(provider, said)
@@ -74,10 +75,11 @@ def test_frames_are_whole_chunks_of_json_whatever_the_send_time(
     assert all(item["sent_ns"] == sent_ns for item in objects)
     assert ID_BYTES not in content
     assert sum(rendering.tokens_of(index) for index in range(rendering.events)) == reasoning + visible
-    assert json.loads(fill(rendering.whole, request_id, sent_ns))["sent_ns"] == sent_ns
+    assert json.loads(fill(rendering.complete, request_id, sent_ns))["sent_ns"] == sent_ns
 
 
 def test_equal_outlines_share_their_rendering() -> None:
+    """A request must find its bytes rendered: rendering is for the first of its kind."""
     templates = Templates()
     assert templates.rendering(GOOGLE, outline()) is templates.rendering(GOOGLE, outline())
     one, other = (templates.rendering(GOOGLE, outline(prompt_tokens=count)) for count in (1, 2))
@@ -96,6 +98,7 @@ SPREADS = [
 
 @pytest.mark.parametrize(("spread", "mean", "low", "high"), SPREADS)
 def test_samples_have_the_distribution_that_was_asked_for(spread: Any, mean: float, low: float, high: float) -> None:
+    """The truth that the client is measured against must itself be true."""
     samples = Samples(spread, name="ttft_ms", seed=1, scale=1000)
     drawn = [samples.at(index) / 1000 for index in range(SAMPLES)]
     assert statistics.fmean(drawn) == pytest.approx(mean, rel=0.02, abs=1e-9)
@@ -104,6 +107,7 @@ def test_samples_have_the_distribution_that_was_asked_for(spread: Any, mean: flo
 
 
 def test_consecutive_requests_use_each_sample_once() -> None:
+    """Else a short run would see a part of the distribution only."""
     samples = Samples("uniform:0:1", name="x", seed=1, scale=1 << 60)
     assert len({samples.at(index) for index in range(SAMPLES)}) == len(set(samples.values))
 
@@ -124,11 +128,13 @@ WRONG: list[tuple[dict[str, Any], str]] = [
 
 @pytest.mark.parametrize(("values", "message"), WRONG)
 def test_a_wrong_script_names_the_key_and_what_it_may_be(values: dict[str, Any], message: str) -> None:
+    """Scripts are written by hand."""
     with pytest.raises(PlanError, match=message):
         script_of(values)
 
 
 def test_flags_override_the_scripts_file(tmp_path: Path) -> None:
+    """One file serves many variations."""
     (tmp_path / "script.json").write_text('{"ttft_ms": 5, "tokens": 9, "faults": {"500": 0.1}}')
     given_flags = {"ttft_ms": "lognormal:5:0.1", "sequence": "ok,429", "freeze": "[[1,2]]", "keep_alive": "false"}
     script = script_from(str(tmp_path / "script.json"), given_flags, ["reset=0.2"])
@@ -156,12 +162,14 @@ ROUTES = [
 
 @pytest.mark.parametrize(("path", "query", "name"), ROUTES)
 def test_each_apis_path_leads_to_it(path: str, query: str, name: str) -> None:
+    """A path that leads elsewhere would test the wrong dialect."""
     found = route(path, query)
     assert found
     assert found[0].name == name
 
 
 def test_a_bucket_gives_its_rate_and_no_more() -> None:
+    """The client is judged by the 429 that follow from it."""
     bucket = Bucket(60, burst_s=1)  # one a second
     now_ns, taken = 1, 0
     for _ in range(1000):
@@ -171,6 +179,7 @@ def test_a_bucket_gives_its_rate_and_no_more() -> None:
 
 
 def test_more_than_a_bucket_holds_may_go_when_it_is_full() -> None:
+    """Such a request would be refused for ever."""
     bucket = Bucket(60, burst_s=2)
     assert bucket.take(10, SECOND) == 0
     assert bucket.take(1, SECOND) == pytest.approx(9)
@@ -179,6 +188,7 @@ def test_more_than_a_bucket_holds_may_go_when_it_is_full() -> None:
 
 
 def test_slots_serve_first_come_first_served() -> None:
+    """Queueing times are compared with theory."""
     slots: Slots[str] = Slots(1, 2)
     assert [slots.enter(name) for name in "abcd"] == [True, False, False, None]
     slots.forget("b")
@@ -188,6 +198,7 @@ def test_slots_serve_first_come_first_served() -> None:
 
 
 def test_every_mid_stream_fault_has_an_error_event_in_every_api() -> None:
+    """A fault that one API cannot express would pass untested there."""
     assert "error_event" in MID_STREAM
     for provider in PROVIDERS:
         frame = Templates().rendering(provider, outline()).failure("broke", position=1)

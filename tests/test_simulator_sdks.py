@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from llm_latency_lens.engine.simulator.providers import text_of
+from llm_latency_lens.engine.simulator.providers.provider import text_of
 from tests.support_simulator import Simulator, simulator
 
 VISIBLE = 40  # more than the vocabulary, so every word and escape is used

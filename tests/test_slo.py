@@ -7,17 +7,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llm_latency_lens.engine.errors import PlanError
+from llm_latency_lens.engine.metrics import METRICS, STATISTICS
 from llm_latency_lens.engine.plan.slo import (
-    DISTRIBUTIONS,
     OPERATORS,
     PER_REQUEST,
-    STATISTICS,
     TOTALS,
     Objective,
+    RequestObjective,
     check_slo,
     conditions_of,
     is_per_request,
     objective_of,
+    parse_slo,
+    precision_of,
     request_conditions,
 )
 
@@ -34,7 +36,13 @@ OBJECTIVES: list[tuple[str, tuple[str, str | None, str, float]]] = [
 WRONG: list[tuple[str, str, str]] = [
     ("no comparison", "ttft_ms.p99", "is not METRIC <= NUMBER"),
     ("no number", "ttft_ms.p99 <= fast", "is not METRIC <= NUMBER"),
-    ("a unit", "ttft_ms.p99 <= 500ms", "is not METRIC <= NUMBER"),
+    ("a unit that is none", "ttft_ms.p99 <= 500 parsecs", "is not METRIC <= NUMBER"),
+    ("a unit of another metric", "ttft_ms.p99 <= 5%", "'%' is no unit of ttft_ms; units: ms, s, us"),
+    ("a unit of what has none", "decode_tps.p50 >= 5s", "'s' is no unit of decode_tps; it has no unit here"),
+    ("a filter that is none", "[provider=a] error_rate <= 1", r"\[provider=a\] is not \[target=NAME phase=NAME\]"),
+    ("a filter twice", "[target=a target=b] error_rate <= 1", "is not .target=NAME phase=NAME., one of them or both"),
+    ("a share over all", "request [101%]: ttft_ms <= 1", "the share must be over 0 % and at most 100 %"),
+    ("a share of none", "request [0%]: ttft_ms <= 1", "the share must be over 0 % and at most 100 %"),
     ("a negative bound", "ttft_ms.p99 <= -5", "is not METRIC <= NUMBER"),
     ("equality", "error_rate == 0", "is not METRIC <= NUMBER"),
     ("two comparisons", "1 <= ttft_ms.p99 <= 5", "is not METRIC <= NUMBER"),
@@ -59,6 +67,73 @@ WRONG_PER_REQUEST: list[tuple[str, str, str]] = [
     ("half a condition", "request: ttft_ms <= 1 and", "is not METRIC"),
     ("or", "request: ttft_ms <= 1 or e2e_ms <= 2", "is not METRIC"),
 ]
+
+
+UNITS: list[tuple[str, float]] = [
+    ("ttft_ms.p99 <= 500ms", 500),
+    ("ttft_ms.p99 <= 1.5 s", 1500),
+    ("itl_ms.p50 <= 250us", 0.25),
+    ("error_rate <= 1%", 0.01),
+    ("goodput_share >= 99.5 %", 0.995),
+    ("requests_per_s >= 5", 5),
+]
+FILTERS: list[tuple[str, str | None, str | None]] = [
+    ("[target=a] ttft_ms.p99 <= 1", "a", None),
+    ("[phase=steady] ttft_ms.p99 <= 1", None, "steady"),
+    (" [ phase=steady  target=a-2 ]ttft_ms.p99 <= 1", "a-2", "steady"),
+    ("ttft_ms.p99 <= 1", None, None),
+]
+SHARES: list[tuple[str, float]] = [
+    ("request: ttft_ms <= 1", 1),
+    ("request [99%]: ttft_ms <= 1", 0.99),
+    ("request [0.95]: ttft_ms <= 1", 0.95),
+    ("[target=a] request[ 99.9 % ]: ttft_ms <= 1", 0.999),
+]
+
+
+@pytest.mark.parametrize(("expression", "bound"), UNITS)
+def test_a_bound_may_have_a_unit(expression: str, bound: float) -> None:
+    """The bound is compared with numbers in the metric's own unit: 1.5 s of a metric in ms must be 1500."""
+    assert objective_of(expression).bound == pytest.approx(bound, rel=1e-12)
+
+
+@pytest.mark.parametrize(("expression", "target", "phase"), FILTERS)
+def test_an_objective_may_judge_one_target_and_phase(expression: str, target: str | None, phase: str | None) -> None:
+    """A plan with two targets has two promises to keep; one must not be judged by the other's requests."""
+    assert objective_of(expression)[5:] == (target, phase)
+    assert parse_slo(expression) == objective_of(expression)
+
+
+@pytest.mark.parametrize(("expression", "share"), SHARES)
+def test_a_request_line_has_a_share_of_its_own(expression: str, share: float) -> None:
+    """One slow request in a million fails an objective of 100 %: a share says how many may."""
+    parsed = parse_slo(expression)
+    assert isinstance(parsed, RequestObjective)
+    assert parsed.share == pytest.approx(share)
+    assert parsed.conditions == (("ttft_ms", "<=", 1),)
+    assert is_per_request(expression)
+
+
+def test_targets_and_phases_that_the_plan_has_not_are_refused() -> None:
+    """An objective that judges nothing would pass for ever."""
+    check_slo("[target=a phase=b] error_rate <= 1", ["a"], ["b"])
+    with pytest.raises(PlanError, match="the plan has no target 'locl'; did you mean 'local'"):
+        check_slo("[target=locl] error_rate <= 1", ["local", "other"], ["main"])
+    with pytest.raises(PlanError, match="the plan has no phase 'x'; known: main"):
+        check_slo("[phase=x] request: ttft_ms <= 1", ["local"], ["main"])
+
+
+def test_a_precision_names_a_statistic_and_a_share() -> None:
+    """`--until` ends a run: what it asks for has to be understood exactly, or the run never ends."""
+    assert precision_of("ttft_ms.p99 +-5%")[1:] == ("ttft_ms", "p99", 0.05)
+    assert precision_of(" itl_ms.mean±0.5 % ")[1:] == ("itl_ms", "mean", 0.005)
+    for wrong in ("ttft_ms.p99", "ttft_ms.p99 +-5", "ttft_ms.p99 <= 5%", "ttft_ms.p99 +-0%", "ttft_ms.p99 +-200%"):
+        with pytest.raises(PlanError, match=r"is not METRIC.STATISTIC \+-SHARE%, such as 'ttft_ms.p99 \+-5%'"):
+            precision_of(wrong)
+    with pytest.raises(PlanError, match="there is no 'ttf_ms'; did you mean 'ttft_ms'"):
+        precision_of("ttf_ms.p99 +-5%")
+    with pytest.raises(PlanError, match="error_rate is one number, a distribution is wanted"):
+        precision_of("error_rate +-5%")
 
 
 @pytest.mark.parametrize(("expression", "parts"), OBJECTIVES)
@@ -94,7 +169,7 @@ def test_goodput_asks_for_all_conditions_of_all_expressions() -> None:
 
 
 def test_every_metric_and_statistic_can_be_asked_for() -> None:
-    for metric in DISTRIBUTIONS:
+    for metric in METRICS:
         for statistic in STATISTICS:
             assert objective_of(f"{metric}.{statistic} <= 1")[1:3] == (metric, statistic)
     for total in TOTALS:

@@ -14,9 +14,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from llm_latency_lens.engine.errors import PlanError
-from llm_latency_lens.engine.plan.plan import Length
-from llm_latency_lens.engine.workload import Source, deck
-from tests.support_workload import asked, fixed, jsonl, numbered, source, target, texts, told
+from llm_latency_lens.engine.plan.plan import Length, Plan, Workload, salted
+from llm_latency_lens.engine.workload.rows import Rows
+from tests.support_workload import asked, content_of, fixed, jsonl, numbered, source, target, texts
 
 TARGETS = (target("a", weight=2), target("b", weight=1), target("c", weight=0.5))
 
@@ -49,21 +49,11 @@ def workloads(folder: Path) -> Iterator[dict[str, Any]]:
     yield {"kind": "trace", "path": str(folder / "trace.jsonl")}
 
 
-def held_and_streamed(folder: Path, kind: int) -> Iterator[Source]:
-    """The same workload with its file in memory and read pass by pass."""
-    workload = list(workloads(folder))[kind]
-    yield source(TARGETS, **workload)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(deck, "HELD_BYTES", 0)
-        patch.setattr(deck, "MIXED_RECORDS", 5)
-        if "weighted" not in workload.get("path", ""):
-            yield source(TARGETS, **workload)
-
-
 KINDS = 20
 
 
 def test_all_kinds_are_tried(folder: Path) -> None:
+    """A kind that is not in the list is not tested below."""
     assert len(list(workloads(folder))) == KINDS
 
 
@@ -78,19 +68,21 @@ def test_all_kinds_are_tried(folder: Path) -> None:
 def test_the_union_over_any_number_of_workers_is_the_same(
     kind: int, workers: int, first: int, phase: int, count: int, folder: Path
 ) -> None:
-    for made in held_and_streamed(folder, kind):
-        wanted = [told(item) for item in islice(made.items(0, 1, phase=phase), first + count)]
-        for worker in range(workers):
-            slots = [slot for slot in range(first, first + count) if slot % workers == worker]
-            items = islice(made.items(worker, workers, first, phase=phase), len(slots))
-            assert [told(item) for item in items] == [wanted[slot] for slot in slots]
+    """Two runs of one plan on two hosts must ask the same."""
+    workload = list(workloads(folder))[kind]
+    wanted = [content_of(item) for item in islice(source(TARGETS, **workload).items(0, 1, phase=phase), first + count)]
+    for worker in range(workers):
+        slots = [slot for slot in range(first, first + count) if slot % workers == worker]
+        items = islice(source(TARGETS, **workload).items(worker, workers, first, phase=phase), len(slots))
+        assert [content_of(item) for item in items] == [wanted[slot] for slot in slots]
 
 
 @pytest.mark.parametrize("kind", [0, 3])
 def test_another_seed_or_phase_draws_otherwise(kind: int, folder: Path) -> None:
+    """A warm-up that asks what is then measured has filled its cache."""
     workload = list(workloads(folder))[kind]
     runs = [
-        [told(item) for item in islice(source(TARGETS, seed, **workload).items(0, 1, phase=phase), 50)]
+        [content_of(item) for item in islice(source(TARGETS, seed, **workload).items(0, 1, phase=phase), 50)]
         for seed, phase in ((1, 0), (2, 0), (1, 1), (1, 0))
     ]
     assert runs[0] == runs[3]
@@ -98,22 +90,13 @@ def test_another_seed_or_phase_draws_otherwise(kind: int, folder: Path) -> None:
 
 
 def test_a_file_is_read_in_order_and_begins_again(tmp_path: Path) -> None:
+    """A run may be longer than its file."""
     path = numbered(tmp_path / "x.jsonl", 5)
     assert texts(source(kind="file", path=path), 12) == [f"prompt {i % 5}" for i in range(12)]
 
 
-def test_a_streamed_file_gives_what_a_held_one_gives(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = numbered(tmp_path / "x.jsonl", 500)
-    held = texts(source(kind="file", path=path), 1700, 2, 3, 100)
-    monkeypatch.setattr(deck, "HELD_BYTES", 0)
-    assert texts(source(kind="file", path=path), 1700, 2, 3, 100) == held
-
-
-@pytest.mark.parametrize("held_bytes", [deck.HELD_BYTES, 0])
-def test_every_pass_of_a_shuffle_has_every_row_once_in_another_order(
-    held_bytes: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(deck, "HELD_BYTES", held_bytes)
+def test_every_pass_of_a_shuffle_has_every_row_once_in_another_order(tmp_path: Path) -> None:
+    """Sampling with replacement by accident would leave out a third of the rows."""
     path = numbered(tmp_path / "x.jsonl", 300)
     read = texts(source(kind="file", path=path, order="shuffle"), 1200)
     passes = [read[at : at + 300] for at in range(0, 1200, 300)]
@@ -121,10 +104,8 @@ def test_every_pass_of_a_shuffle_has_every_row_once_in_another_order(
     assert len({tuple(one) for one in passes}) == 4
 
 
-def test_a_resumed_worker_passes_over_whole_files_without_reading_them_again(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(deck, "HELD_BYTES", 0)
+def test_a_resumed_worker_passes_over_complete_passes_without_reading_them_again(tmp_path: Path) -> None:
+    """A worker that takes over late in a soak must not read for hours."""
     path = numbered(tmp_path / "x.jsonl", 10)
     made = source(kind="file", path=path)
     first = 10**12 + 3  # reading a tera of passes would not end
@@ -143,6 +124,7 @@ def test_rows_come_in_proportion_to_their_weights(order: str, allowed: int, tmp_
 
 
 def test_weighted_rows_are_not_tied_to_targets(tmp_path: Path) -> None:
+    """A target that always gets the same rows is not compared with the others."""
     path = jsonl(tmp_path / "x.jsonl", ({"prompt": p, "weight": 1} for p in "ab"))
     made = source((target("x"), target("y")), kind="file", path=path)
     joint = Counter((item.target, asked(item)) for item in islice(made.items(0, 1), 8000))
@@ -150,13 +132,11 @@ def test_weighted_rows_are_not_tied_to_targets(tmp_path: Path) -> None:
     assert len(joint) == 4
 
 
-def test_weights_in_a_file_too_large_to_hold_are_refused_with_a_way_out(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(deck, "HELD_BYTES", 0)
+def test_weights_in_a_file_too_large_to_read_through_are_refused_with_a_way_out(tmp_path: Path) -> None:
+    """All weights must be known before the first draw."""
     path = jsonl(tmp_path / "x.jsonl", ({"prompt": p, "weight": 1} for p in "ab"))
-    with pytest.raises(PlanError, match=r"x.jsonl line 1: weights need a file of at most 8 MiB.*repeat the rows"):
-        source(kind="file", path=path)
+    with pytest.raises(PlanError, match=r"x.jsonl line 1: weights need a file of at most 0 MiB.*repeat the rows"):
+        Rows(Workload(kind="file", path=path), 1, small_bytes=0)
 
 
 def test_one_constant_prompt_is_the_same_object_for_every_slot_of_a_target() -> None:
@@ -183,6 +163,7 @@ ESTIMATES: list[tuple[dict[str, Any], dict[str, Any], int | None]] = [
 
 
 def test_the_estimate_counts_the_prompt_and_the_longest_reply() -> None:
+    """Token limits are charged by it before the usage is known."""
     for keys, parameters, estimate in ESTIMATES:
         item = next(source((target(parameters=parameters),), **keys).items(0, 1))
         if estimate is None:
@@ -192,6 +173,7 @@ def test_the_estimate_counts_the_prompt_and_the_longest_reply() -> None:
 
 
 def test_a_unique_prefix_differs_for_every_slot_and_phase() -> None:
+    """Otherwise a prefix cache answers, and TTFT is its."""
     made = source(prefix="unique")
     prompts = texts(made, 3000) + texts(made, 3000, phase=1)
     assert len({prompt.split("\n\n")[0] for prompt in prompts}) == 6000
@@ -199,6 +181,7 @@ def test_a_unique_prefix_differs_for_every_slot_and_phase() -> None:
 
 
 def test_a_shared_prefix_is_the_same_for_every_slot_phase_and_row(tmp_path: Path) -> None:
+    """It is what a study of prefix caches asks for."""
     path = numbered(tmp_path / "x.jsonl", 9)
     made = source(kind="file", path=path, prefix="shared", prefix_tokens=30)
     prompts = texts(made, 20) + texts(made, 20, phase=1)
@@ -207,6 +190,7 @@ def test_a_shared_prefix_is_the_same_for_every_slot_phase_and_row(tmp_path: Path
 
 
 def test_a_prefix_goes_before_the_system_prompt_as_the_model_reads_that_first(tmp_path: Path) -> None:
+    """Behind it, the system prompt would still be found in the cache."""
     path = jsonl(tmp_path / "x.jsonl", [{"prompt": "hi", "system": "row's own"}, {"prompt": "hi"}])
     keys = {"kind": "file", "path": path, "prefix": "shared", "prefix_tokens": 3}
     own, targets = (item.prompt for item in islice(source((target(system="target's"),), **keys).items(0, 1), 2))
@@ -220,21 +204,62 @@ def test_a_prefix_goes_before_the_system_prompt_as_the_model_reads_that_first(tm
 REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"prefix": "shared"}, "workload.prefix_tokens"),
     ({"prefix_tokens": 5}, "workload.prefix"),
-    ({"prefix": "unique", "prefix_tokens": -5}, "workload.prefix_tokens"),
     ({"kind": "synthetic"}, "workload.input_tokens"),
     ({"prompt": ""}, "prompt is empty"),
-    ({"calibration": 0.0}, "workload.calibration"),
-    ({"output_tokens": Length(mean=-1)}, "workload.output_tokens"),
+    ({"output_tokens": Length(mean=1e10)}, "workload.output_tokens"),
     ({"kind": "file", "path": ""}, "cannot read"),
 ]
 
 
 def test_a_workload_that_cannot_be_is_refused_at_once() -> None:
+    """And not by each worker, when its first slot is due."""
     for keys, what in REFUSED:
         with pytest.raises(PlanError, match=what):
             source(**keys)
 
 
 def test_only_a_trace_has_timestamps() -> None:
+    """A replay of anything else has no times."""
     with pytest.raises(PlanError, match="needs a trace"):
         source().timestamps()
+
+
+SALTED: list[dict[str, Any]] = [
+    {"kind": "synthetic", "input_tokens": Length(kind="normal", mean=40, stddev=20)},
+    {"kind": "synthetic", "input_tokens": fixed(60), "prefix": "shared", "prefix_tokens": 30},
+    {"kind": "prompt", "prefix": "unique", "prefix_tokens": 30},
+]
+
+
+@pytest.mark.parametrize("keys", SALTED, ids=str)
+def test_two_runs_with_one_seed_share_no_beginning_of_a_prompt(keys: dict[str, Any]) -> None:
+    """The second run measured the first one's prefix cache: TTFT 3.67 ms instead of 17.09."""
+    one, two = (texts(source(**keys, salt=salt), 300) for salt in ("run-a", "run-b"))
+    assert [len(text.split()) for text in one] == [len(text.split()) for text in two]
+    beginnings = {tuple(text.split()[:7]) for text in one} & {tuple(text.split()[:7]) for text in two}
+    assert not {beginning for beginning in beginnings if len(beginning) == 7}
+    assert texts(source(**keys, salt="run-a"), 300) == one
+    assert texts(source(**keys, salt="run-a"), 100, 2, 3) == one[2::3]
+
+
+def test_a_prefix_that_the_plan_asks_to_share_is_shared_within_the_run() -> None:
+    """A study of prefix caches needs the cache to work inside the run, and to be cold at its start."""
+    prompts = texts(source(**SALTED[1], salt="run-a"), 50)
+    assert len({tuple(prompt.split()[:30]) for prompt in prompts}) == 1
+    assert len({tuple(prompt.split()[30:37]) for prompt in prompts}) == 50
+
+
+def test_a_salt_keeps_what_does_not_begin_the_prompt(tmp_path: Path) -> None:
+    """Rows of a file are the user's own text: nothing is put in front of them."""
+    path = numbered(tmp_path / "x.jsonl", 5)
+    assert texts(source(kind="file", path=path, salt="a"), 5) == texts(source(kind="file", path=path), 5)
+    long = {"kind": "synthetic", "input_tokens": fixed(60)}
+    salted_words, plain_words = (texts(source(**long, **keys), 1)[0].split() for keys in ({"salt": "a"}, {}))
+    assert salted_words[7:] == plain_words[7:]
+
+
+def test_the_salt_of_a_run_is_its_id_and_any_other_stays() -> None:
+    """The same in all workers of the run, and after one was replaced."""
+    for salt, resolved in (("run", "20260101-000000-ab"), ("none", "none"), ("mine", "mine")):
+        plan = Plan(name="p", targets=(target(),), workload=Workload(salt=salt), phases=())
+        assert salted(plan, "20260101-000000-ab").workload.salt == resolved

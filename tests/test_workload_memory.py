@@ -60,21 +60,24 @@ def large() -> Iterator[tuple[Path, int]]:
 def worker(path: Path, kind: str, order: str, count: int, workers: int) -> list[int]:
     """(peak memory above the start, bytes read for the first item, bytes read in all)."""
     arguments = [sys.executable, "-c", WORKER, str(path), kind, order, str(count), str(workers)]
-    told = subprocess.run(arguments, capture_output=True, text=True, check=True, timeout=60).stdout
-    return [int(number) for number in told.split()]
+    printed = subprocess.run(arguments, capture_output=True, text=True, check=True, timeout=60).stdout
+    return [int(number) for number in printed.split()]
 
 
 @pytest.mark.parametrize("order", ["sequential", "shuffle"])
 def test_a_large_file_is_passed_through_in_a_few_megabytes(order: str, large: tuple[Path, int]) -> None:
+    """A worker that grows with its file is killed in the middle of a long run."""
     path, count = large
     used, first, read = worker(path, "file", order, count // 4, 4)
     assert used < 16 * MIB
-    assert first < 8 * MIB
+    # A shuffle has to know where every record begins; a file read in its own order leaves after a block.
+    assert first < (8 * MIB if order == "sequential" else 1.1 * SIZE)
     assert read > 0.9 * SIZE
-    assert read < 1.7 * SIZE  # rows that reach over a block's end are read again, no more
+    assert read < 1.7 * SIZE  # once for the index, and this worker's quarter of the records
 
 
 def test_a_large_json_array_is_cut_in_a_few_megabytes(tmp_path: Path) -> None:
+    """ShareGPT comes as one array of hundreds of MB."""
     path = tmp_path / "large.json"
     turns = '{"conversations": [{"from": "human", "value": "%s"}, {"from": "gpt", "value": "x"}]}' % ("q " * 500)
     count = 40_000

@@ -12,7 +12,8 @@ import pytest
 
 from llm_latency_lens.engine.dialects import Prompt
 from llm_latency_lens.engine.errors import PlanError
-from llm_latency_lens.engine.workload import deck, rows
+from llm_latency_lens.engine.plan.plan import Workload
+from llm_latency_lens.engine.workload.rows import Images, Rows
 from tests.support_workload import asked, fixed, jsonl, source, texts
 
 PNG = b"\x89PNG\r\n\x1a\nrest"
@@ -93,14 +94,13 @@ def test_an_image_is_estimated_as_an_image_not_as_its_base64(tmp_path: Path) -> 
     assert next(source(kind="file", path=path).items(0, 1)).estimate_tokens == 1000 + 100 + 50
 
 
-def test_kept_images_are_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(rows, "IMAGES_BYTES", 10_000)
-    images = rows.Images(tmp_path)
+def test_kept_images_are_bounded(tmp_path: Path) -> None:
+    images = Images(tmp_path, kept_bytes_max=10_000)
     for i in range(20):
         (tmp_path / f"{i}.png").write_bytes(PNG + bytes(3000))
         images.part(f"{i}.png")
         assert images.part(f"{i}.png") is images.part(f"{i}.png")
-        assert images._kept_bytes <= 10_000
+        assert images.kept_bytes <= 10_000
 
 
 BAD_ROWS: list[tuple[dict[str, Any], str]] = [
@@ -148,17 +148,13 @@ def test_an_image_that_is_none_is_told_when_it_is_read(tmp_path: Path) -> None:
         next(made.items(0, 1))
 
 
-def test_a_bad_row_late_in_a_streamed_file_raises_when_its_slot_comes(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_bad_row_late_in_a_large_file_raises_when_its_slot_comes(tmp_path: Path) -> None:
     """Never skipped, never made up; the other workers, whose rows are good, go on."""
-    monkeypatch.setattr(deck, "HELD_BYTES", 0)
-    monkeypatch.setattr(rows, "CHECKED", 10)
     good = [{"prompt": str(i)} for i in range(31)]
     path = jsonl(tmp_path / "x.jsonl", [*good, {"prompt": None}, *good])
-    made = source(kind="file", path=path)
-    items = made.items(1, 2)
-    assert [asked(item) for item in islice(items, 15)] == [str(i) for i in range(1, 30, 2)]
+    made = Rows(Workload(kind="file", path=path), 1, small_bytes=0, checked_rows=10)
+    items = made.asks(1, 2, 0, 0)
+    assert [ask.prompt.messages[0]["content"] for ask in islice(items, 15)] == [str(i) for i in range(1, 30, 2)]
     with pytest.raises(PlanError, match=r"x.jsonl line 32: no prompt"):
         next(items)
-    assert len(texts(made, 16, 0, 2)) == 16
+    assert len(list(islice(made.asks(0, 2, 0, 0), 16))) == 16

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from llm_latency_lens.engine.errors import PlanError
-from llm_latency_lens.engine.workload import Source, deck
+from llm_latency_lens.engine.workload import Source
 from tests.support_workload import asked, jsonl, source
 
 Turns = list[tuple[str, Any]]
@@ -51,11 +51,7 @@ PASSED_OVER: list[tuple[Turns, str]] = [
 ]
 
 
-@pytest.mark.parametrize("held_bytes", [deck.HELD_BYTES, 0])
-def test_conversations_that_are_no_question_and_reply_are_passed_over(
-    held_bytes: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(deck, "HELD_BYTES", held_bytes)
+def test_conversations_that_are_no_question_and_reply_are_passed_over(tmp_path: Path) -> None:
     good = [[("human", f"q{i}"), ("gpt", "a")] for i in range(len(PASSED_OVER))]
     mixed = [turns for pair in zip((bad for bad, _ in PASSED_OVER), good, strict=True) for turns in pair]
     made = array(tmp_path / "x.json", mixed)

@@ -25,7 +25,7 @@ from typing import Final
 import click
 import msgspec
 
-from ...collectors.alerts import AlertBook, Change, Window, told
+from ...collectors.alerts import AlertBook, Change, Window, notification
 from ...collectors.snapshot import REPORT_DECODER
 from ...engine.errors import LensError, OutputError
 from ...engine.plan.plan import SECOND, Plan
@@ -37,7 +37,7 @@ from ...exporters.history import HISTORY, Follower
 from ...exporters.spool.tail import LOG
 from ...exporters.webhook import Webhooks
 from ..options import plan_from
-from ..processes.export import exporter_of, network_exports
+from ..processes.export import exporter_of
 from .epoch import Stretch
 from .stretch import (
     LEAD_NS,
@@ -358,7 +358,7 @@ class Prober:
         for run_dir in self._runs():
             if day_of(begun_ns(run_dir)) == today:
                 self.spent[today] = self.spent.get(today, 0.0) + spent_in(run_dir)
-        self.backlog = self._runs() if network_exports(self.plan) else []
+        self.backlog = self._runs() if self.plan.export else []
         self._watch_alerts()
 
     def _recover_dead(self) -> None:
@@ -428,13 +428,13 @@ class Prober:
         )
         if alert.webhook is not None:
             moment = datetime.datetime.now(datetime.UTC).isoformat(timespec="milliseconds")
-            self.webhooks.send(alert.webhook, told(change, moment, self.plan.name))
+            self.webhooks.send(alert.webhook, notification(change, moment, self.plan.name))
 
     # --- exporters --------------------------------------------------------------------------------------------------
 
     def _export(self) -> None:
         """One exporter for each running stretch; those of the past one at a time."""
-        if not network_exports(self.plan):
+        if not self.plan.export:
             return
         for epoch in self.epochs:
             wanted = (epoch.run_dir / LOG).exists() and (epoch.exporter is None or epoch.exporter.poll())

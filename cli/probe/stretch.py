@@ -16,7 +16,8 @@ import msgspec
 from ...collectors.snapshot import REPORT_DECODER, SNAPSHOT_DECODER, Snapshot
 from ...engine.errors import LensError
 from ...engine.plan.plan import SECOND, Load, Phase, Plan, Shape
-from ...engine.records.ring import Counter, SegmentReader
+from ...engine.records.layout import Counter
+from ...engine.records.reader import SegmentReader
 from ...engine.runs.manifest import SEGMENTS, Manifest, read_manifest
 from ...exporters.history import Follower
 from ...exporters.spool.tail import LOG

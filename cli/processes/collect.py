@@ -13,8 +13,9 @@ import fcntl
 import os
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
+from functools import cache
 from pathlib import Path
 from typing import Final
 
@@ -48,8 +49,14 @@ def collector_of(segment_dir: Path) -> Collector:
         conditions=request_conditions(expressions) or None,
         slos=judge_slos(expressions),
         servers=Servers(manifest.plan),
-        count_tokens=tokenizer_of(workload.tokenizer) if workload.count_tokens and workload.tokenizer else None,
+        count_tokens=counter_of(workload.tokenizer) if workload.count_tokens and workload.tokenizer else None,
     )
+
+
+def counter_of(tokenizer: str) -> Callable[[str], int]:
+    """Counts the tokens of a text. The tokenizer is loaded by the first one, where the collector survives its failure."""
+    load = cache(tokenizer_of)
+    return lambda text: load(tokenizer)(text)
 
 
 def sinks_of(manifest: Manifest) -> list[Sink]:
@@ -71,7 +78,7 @@ def collect(segment_dir: Path) -> Report:
         report = collector.run()
         manifest = read_manifest(segment_dir)
         run_dir = Path(manifest.run_dir)
-        write_totals(run_dir, collector.books.totals, manifest, report.run.duration_s)
+        write_totals(run_dir, collector.totals.run, manifest, report.run.duration_s)
         write_summary(run_dir, report)
         return report
 

@@ -18,8 +18,8 @@ from pathlib import Path
 from time import monotonic
 from typing import Final
 
-from ...engine.errors import LensError, PlanError
-from ...engine.plan.plan import DECODER, ENCODER, SECOND, Export, Plan
+from ...engine.errors import LensError
+from ...engine.plan.plan import DECODER, ENCODER, SECOND, Export, InfluxExport, Plan, PrometheusExport, Pushed
 from ...exporters.spool.tail import LOG, MAX_PENDING_BYTES, Destination, Pump, Tail, Unavailable, cursor_path, cursors
 
 HEAD_BYTES: Final = 4
@@ -27,15 +27,6 @@ GIVE_UP_S: Final = 60.0
 LINGER_S: Final = 20.0
 PATIENCE_S: Final = 3.0  # before anybody is told that the end waits for an export
 ORPHAN_S: Final = 30.0
-NETWORK: Final = ("influxdb", "prometheus", "otlp")
-
-
-def network_exports(plan: Plan) -> list[Export]:
-    """The plan's exports that leave the machine's files. Raises PlanError for a kind there is none of."""
-    for export in plan.export:
-        if export.kind not in NETWORK:
-            raise PlanError(f"export {export.kind!r} does not exist; there are {', '.join(NETWORK)}")
-    return list(plan.export)
 
 
 def models_of(plan: Plan) -> dict[str, tuple[str, str]]:
@@ -45,25 +36,23 @@ def models_of(plan: Plan) -> dict[str, tuple[str, str]]:
 
 def destination_of(export: Export, *, name: str, models: dict[str, tuple[str, str]]) -> Destination:
     """The exporter of one entry. Loads its library, opens no connection but a page's port."""
-    if export.kind == "influxdb":
+    if isinstance(export, InfluxExport):
         from ...exporters.influxdb import InfluxDB
 
         return InfluxDB(export, name=name)
-    if export.kind == "prometheus":
+    if isinstance(export, PrometheusExport):
         from ...exporters.prometheus import Prometheus
 
         return Prometheus(export, name=name, models=models).start()
-    if export.kind == "otlp":
-        from ...exporters.otlp import Otlp
+    from ...exporters.otlp import Otlp
 
-        return Otlp(export, name=name, models=models)
-    raise PlanError(f"export {export.kind!r} does not exist; there are {', '.join(NETWORK)}")
+    return Otlp(export, name=name, models=models)
 
 
 def check_exports(plan: Plan, run_id: str) -> list[str]:
     """Before any load: a wrong token, bucket, URL or port raises LensError; the warnings tell what is merely down."""
     warnings = []
-    for export in network_exports(plan):
+    for export in plan.export:
         destination = destination_of(export, name=plan.name, models=models_of(plan))
         try:
             check = getattr(destination, "check", None)
@@ -94,7 +83,7 @@ class Exporter:
     def __init__(self, plan: Plan, run_dir: Path) -> None:
         self._plan = plan
         self._run_dir = run_dir
-        self._process = exporter_of(plan, run_dir) if network_exports(plan) else None
+        self._process = exporter_of(plan, run_dir) if plan.export else None
 
     def finish(self) -> None:
         """Waits until everything is delivered or the wait for an absent destination is over; says what was not."""
@@ -148,7 +137,7 @@ def deliver(plan: Plan, run_dir: Path, *, give_up_s: float = GIVE_UP_S) -> bool:
     pumps: list[Pump] = []
     results: dict[int, bool] = {}
     threads: list[threading.Thread] = []
-    for index, export in enumerate(network_exports(plan)):
+    for index, export in enumerate(plan.export):
         pump = _pump(export, index, plan, run_dir, give_up_s)
         thread = threading.Thread(target=_run, args=(pump, index, results), name=export.kind, daemon=True)
         pumps.append(pump)
@@ -173,14 +162,14 @@ def deliver(plan: Plan, run_dir: Path, *, give_up_s: float = GIVE_UP_S) -> bool:
 def _pump(export: Export, index: int, plan: Plan, run_dir: Path, give_up_s: float) -> Pump:
     # A page's sums live in memory: it reads the log from the start in every life.
     cursor = None if export.kind == "prometheus" else cursor_path(run_dir, index, export.kind)
-    options = {key: value for key, value in export.options.items() if isinstance(value, int)}
-    tail = Tail(run_dir / LOG, cursor, max_pending_bytes=options.get("spool_max_bytes", MAX_PENDING_BYTES))
+    pushed = export if isinstance(export, Pushed) else Pushed(url=export.url)
+    tail = Tail(run_dir / LOG, cursor, max_pending_bytes=pushed.spool_max_bytes or MAX_PENDING_BYTES)
     return Pump(
         tail,
         destination_of(export, name=plan.name, models=models_of(plan)),
         run_dir=run_dir,
         give_up_s=give_up_s,
-        interval_s=options.get("interval", 0) / SECOND,
+        interval_s=pushed.interval_ns / SECOND,
         log=lambda line: print(line, flush=True),
     )
 

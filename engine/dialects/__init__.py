@@ -11,7 +11,7 @@ from types import MappingProxyType
 from typing import Any, Final, NamedTuple, Protocol
 
 from ..plan.plan import Target
-from ..records.record import UNKNOWN, Outcome
+from ..records.record import UNKNOWN, UNPRICED_PARTS, Outcome
 
 # What one event was, as bits of the int that Reply.event() returns.
 TOKEN: Final = 1  # carries a token: non-empty content, reasoning or tool-call delta
@@ -48,11 +48,14 @@ class Reply:
     """
 
     __slots__ = (
+        "billed_input_tokens",
+        "billed_output_tokens",
         "cache_write_tokens",
         "cached_tokens",
         "ended",
         "error",
         "finish",
+        "flags",
         "input_tokens",
         "keep_text",
         "outcome",
@@ -72,6 +75,8 @@ class Reply:
         self.cache_write_tokens = UNKNOWN
         self.output_tokens = UNKNOWN  # all generated tokens, reasoning included
         self.reasoning_tokens = UNKNOWN
+        self.billed_input_tokens = self.billed_output_tokens = 0  # with the flag BILLED_APART
+        self.flags = 0  # of the record: what the usage says about the bill
         self.finish: str | None = None  # the provider's own word
         self.outcome = OK  # set with FAILED, or to CONTENT_FILTERED by a finish reason
         self.error = ""  # a short message for people
@@ -99,8 +104,27 @@ class Reply:
         self.error = message[:ERROR_CHARACTERS] or "the provider sent an error without a message"
         return FAILED
 
+    def not_json(self, data: bytes, name: bytes, problem: object) -> int:
+        """An event that is no JSON object. Gateways end every API's stream with the [DONE] of chat completions."""
+        text = data.strip()
+        if text in (b"", b"[DONE]"):
+            return 0
+        if name == b"error":
+            return self.failed(text[:ERROR_CHARACTERS].decode("utf-8", "replace"))
+        return self.malformed(problem)
+
+    def drop_empty_usage(self) -> None:
+        """Makes a usage of no input and no output unknown: some servers fill usage with zeros that count nothing."""
+        if not self.input_tokens and not self.output_tokens:
+            self.input_tokens = self.output_tokens = UNKNOWN
+
+    def billed_beyond_tokens(self, billed: object) -> None:
+        """Marks the cost unknown if the provider bills this part at a price of its own; 0, {} and None are no part."""
+        if billed:
+            self.flags |= UNPRICED_PARTS
+
     def malformed(self, problem: object) -> int:
-        """Notes bytes that are not this API; gives FAILED."""
+        """Notes bytes that are not this API; returns FAILED."""
         return self.failed(f"malformed event: {problem}", Outcome.STREAM_MALFORMED)
 
 

@@ -27,12 +27,23 @@ class OutputDetails(msgspec.Struct, gc=False):
     thinking_tokens: int | None = None
 
 
+class CacheCreation(msgspec.Struct, gc=False):
+    ephemeral_1h_input_tokens: int | None = None
+
+
+class ServerToolUse(msgspec.Struct, gc=False):
+    web_search_requests: int | None = None
+
+
 class Usage(msgspec.Struct, gc=False):
     input_tokens: int | None = None
     cache_read_input_tokens: int | None = None
     cache_creation_input_tokens: int | None = None
     output_tokens: int | None = None
     output_tokens_details: OutputDetails | None = None
+    cache_creation: CacheCreation | None = None
+    server_tool_use: ServerToolUse | None = None
+    iterations: list[Any] | None = None
 
 
 class Block(msgspec.Struct, gc=False):
@@ -86,7 +97,7 @@ class MessageReply(Reply):
         except DECODE_ERRORS as error:
             loose = loosely(MessageEvent, data)
             if loose is None:
-                return self.malformed(error) if data.strip() else 0
+                return self.not_json(data, name, error)
             event = loose
         kind = event.type or name.decode("latin-1")
         if kind == "content_block_delta":
@@ -159,8 +170,16 @@ class MessageReply(Reply):
             self.input_tokens = count(self._fresh + (self._cached or 0) + (self._written or 0))
         if output and usage.output_tokens is not None:
             self.output_tokens = count(usage.output_tokens)
+        self.drop_empty_usage()
         if usage.output_tokens_details is not None:
             self.reasoning_tokens = count(usage.output_tokens_details.thinking_tokens)
+        # Writes to the 1-hour cache cost more than those to the 5-minute one, searches have a fee, and the tokens of
+        # a compaction stand in the iterations alone.
+        if usage.cache_creation is not None:
+            self.billed_beyond_tokens(usage.cache_creation.ephemeral_1h_input_tokens)
+        if usage.server_tool_use is not None:
+            self.billed_beyond_tokens(usage.server_tool_use.web_search_requests)
+        self.billed_beyond_tokens(usage.iterations is not None and len(usage.iterations) > 1)
 
     def _stop(self, reason: str) -> None:
         self.finish = reason

@@ -11,7 +11,7 @@ from typing import Any, Final
 import msgspec
 
 from ..plan.plan import Target
-from ..records.record import Outcome
+from ..records.record import BILLED_APART, Outcome
 from . import END, TOKEN, TOKEN_VISIBLE, HttpRequest, Prompt, Reply
 from .content import bearer, headers_of
 from .loose import DECODE_ERRORS, count, loosely
@@ -48,6 +48,7 @@ class Message(msgspec.Struct, gc=False):
 class Counts(msgspec.Struct, gc=False):
     input_tokens: float | None = None
     output_tokens: float | None = None
+    search_units: float | None = None
 
 
 class Usage(msgspec.Struct, gc=False):
@@ -92,7 +93,7 @@ class CohereReply(Reply):
         except DECODE_ERRORS as error:
             loose = loosely(ChatEvent, data)
             if loose is None:
-                return 0 if data.strip() in (b"", b"[DONE]") else self.malformed(error)
+                return self.not_json(data, name, error)
             event = loose
         kind = event.type or name.decode("latin-1")
         delta = event.delta
@@ -147,16 +148,27 @@ class CohereReply(Reply):
         self.finish = delta.finish_reason
         usage = delta.usage
         if usage is not None:
-            counts = usage.tokens or usage.billed_units or Counts()
-            self.input_tokens = count(counts.input_tokens)
-            self.output_tokens = count(counts.output_tokens)
-            self.cached_tokens = count(usage.cached_tokens)
+            self._usage(usage)
         if delta.error or self.finish in FAILED_FINISHES:
             return self.failed(delta.error or f"finish_reason {self.finish}")
         if self.finish == "ERROR_TOXIC":
             self.outcome = Outcome.CONTENT_FILTERED
         self.ended = True
         return 0
+
+    def _usage(self, usage: Usage) -> None:
+        """`tokens` were processed, `billed_units` are paid for: the prompt's template, for one, is not."""
+        counts, billed = usage.tokens or usage.billed_units or Counts(), usage.billed_units
+        if counts.input_tokens == 0 and not counts.output_tokens:
+            return  # a usage of 0/0 is none
+        self.input_tokens = count(counts.input_tokens)
+        self.output_tokens = count(counts.output_tokens)
+        self.cached_tokens = count(usage.cached_tokens)
+        if billed is not None and billed.input_tokens is not None and billed.output_tokens is not None:
+            self.billed_input_tokens = count(billed.input_tokens)
+            self.billed_output_tokens = count(billed.output_tokens)
+            self.flags |= BILLED_APART
+            self.billed_beyond_tokens(billed.search_units)
 
 
 def _listed(value: Any) -> list[Any]:
@@ -173,7 +185,7 @@ class Cohere:
     key_variable: str | None = "CO_API_KEY"
     asks = "POST {base}/v2/chat"
     measures = "text, thinking, tool plans and calls, usage with cached tokens"
-    limits = "reasoning tokens are not told apart in usage; tokens are those processed, not those billed"
+    limits = "reasoning tokens are not told apart in usage; tokens are those processed, the cost is of those billed"
 
     def request(self, target: Target, prompt: Prompt) -> HttpRequest:
         base = target.base_url.rstrip("/").removesuffix("/v2")

@@ -37,6 +37,7 @@ FILTERED: Final = frozenset(
     }
 )
 UNSPECIFIED: Final = "FINISH_REASON_UNSPECIFIED"  # the enumeration's zero: not finished
+PLAIN: Final = frozenset({"TEXT", None})  # other modalities have prices of their own
 MEDIA: Final = {"png": "image/png", "webp": "image/webp", "gif": "image/gif"}
 
 
@@ -56,6 +57,12 @@ class Candidate(msgspec.Struct, gc=False, rename="camel"):
     index: int = 0
     content: Content | None = None
     finish_reason: str | None = None
+    grounding_metadata: Any = None
+
+
+class Modality(msgspec.Struct, gc=False, rename="camel"):
+    modality: str | None = None
+    token_count: int | None = None
 
 
 class Usage(msgspec.Struct, gc=False, rename="camel"):
@@ -64,6 +71,9 @@ class Usage(msgspec.Struct, gc=False, rename="camel"):
     cached_content_token_count: int | None = None
     candidates_token_count: int | None = None
     thoughts_token_count: int | None = None
+    prompt_tokens_details: list[Modality] | None = None
+    tool_use_prompt_tokens_details: list[Modality] | None = None
+    candidates_tokens_details: list[Modality] | None = None
 
 
 class Feedback(msgspec.Struct, gc=False, rename="camel"):
@@ -102,7 +112,7 @@ class GenerateReply(Reply):
         except DECODE_ERRORS as error:
             loose = loosely(Response, data)
             if loose is None:
-                return self.malformed(error) if data.strip() else 0
+                return self.not_json(data, name, error)
             response = loose
         bits = 0
         for candidate in response.candidates or ():
@@ -110,6 +120,7 @@ class GenerateReply(Reply):
             if candidate.content is not None:
                 for part in candidate.content.parts or ():
                     bits |= self._said(part)
+            self.billed_beyond_tokens(candidate.grounding_metadata)
             if candidate.finish_reason and candidate.finish_reason != UNSPECIFIED:
                 self._finished.add(candidate.index)
                 self._finish(candidate.finish_reason, candidate.finish_reason in FILTERED)
@@ -152,6 +163,15 @@ class GenerateReply(Reply):
 
     def _usage(self, usage: Usage) -> None:
         """Takes the counts so far. The candidates' do not include thoughts, nor the prompt's what tools gave."""
+        if usage.prompt_token_count == 0 and not usage.candidates_token_count:
+            return  # a usage of 0/0 is none
+        for details in (
+            usage.prompt_tokens_details,
+            usage.tool_use_prompt_tokens_details,
+            usage.candidates_tokens_details,
+        ):
+            if details:
+                self.billed_beyond_tokens(any(each.token_count and each.modality not in PLAIN for each in details))
         if usage.prompt_token_count is not None:
             self._prompt = usage.prompt_token_count
         if usage.tool_use_prompt_token_count is not None:

@@ -112,6 +112,7 @@ class GenericReply(Reply):
             tokens = found_at(steps, value)
             if isinstance(tokens, int | float) and not isinstance(tokens, bool):
                 setattr(self, name, count(tokens))
+        self.drop_empty_usage()
         if pointers.finish is not None and (finish := found_at(pointers.finish, value)):
             self.finish = str(finish)[:80]
             if self.finish in FILTERED:

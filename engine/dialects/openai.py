@@ -7,6 +7,7 @@ or never. https://platform.openai.com/docs/api-reference/chat-streaming
 
 from __future__ import annotations
 
+import re
 from typing import Any, Final
 from urllib.parse import urlsplit
 
@@ -14,7 +15,7 @@ import msgspec
 
 from ..plan.plan import Target
 from ..records.record import Outcome
-from . import END, FAILED, TOKEN, TOKEN_VISIBLE, HttpRequest, Prompt, Reply
+from . import END, ERROR_CHARACTERS, FAILED, TOKEN, TOKEN_VISIBLE, HttpRequest, Prompt, Reply
 from .content import bearer, headers_of
 from .loose import DECODE_ERRORS, count, loosely
 from .outcomes import message_in
@@ -54,17 +55,27 @@ class Choice(msgspec.Struct, gc=False):
 class PromptTokens(msgspec.Struct, gc=False):
     cached_tokens: int | None = None
     cache_write_tokens: int | None = None
+    audio_tokens: int | None = None
+    image_tokens: int | None = None
 
 
 class OutputTokens(msgspec.Struct, gc=False):
     reasoning_tokens: int | None = None
+    audio_tokens: int | None = None
+    image_tokens: int | None = None
 
 
 class Usage(msgspec.Struct, gc=False):
     prompt_tokens: int | None = None
     completion_tokens: int | None = None
+    total_tokens: int | None = None
     prompt_tokens_details: PromptTokens | None = None
     completion_tokens_details: OutputTokens | None = None
+    cached_tokens: int | None = None  # Moonshot, and others that keep no details
+    prompt_cache_hit_tokens: int | None = None  # DeepSeek
+    num_search_queries: int | None = None  # Perplexity: searches have a price of their own
+    citation_tokens: int | None = None
+    num_sources_used: int | None = None  # xAI: so has each source of a live search
 
 
 class Chunk(msgspec.Struct, gc=False):
@@ -74,6 +85,34 @@ class Chunk(msgspec.Struct, gc=False):
     id: str | None = None
 
 
+class Audio(msgspec.Struct):
+    data: str | None = None
+    transcript: str | None = None
+
+
+class RareDelta(msgspec.Struct):
+    audio: Audio | None = None
+    images: list[Any] | None = None
+
+
+class RareChoice(msgspec.Struct):
+    delta: RareDelta | None = None
+    message: RareDelta | None = None
+    usage: Usage | None = None  # Moonshot
+
+
+class GroqPart(msgspec.Struct):
+    usage: Usage | None = None
+
+
+class RareChunk(msgspec.Struct):
+    """The members that few servers send. In `Chunk` they cost 5 % of every event."""
+
+    choices: list[RareChoice] | None = None
+    x_groq: GroqPart | None = None
+
+
+RARE: Final = re.compile(rb'"(?:usage|audio|images)"\s*:\s*[{\[]').search
 _decode = msgspec.json.Decoder(Chunk).decode
 
 
@@ -95,7 +134,7 @@ class ChatReply(Reply):
         except DECODE_ERRORS as error:
             loose = loose_chunk(data)
             if loose is None:
-                return not_an_object(self, data, error)
+                return not_an_object(self, data, error, name)
             chunk = loose
         choices = chunk.choices
         if choices and chunk.usage is None and chunk.error is None and not self.keep_text:
@@ -108,6 +147,8 @@ class ChatReply(Reply):
             self.request_id = chunk.id
         if chunk.usage is not None:
             note_usage(self, chunk.usage)
+        elif (not bits or self.finish is not None) and RARE(data):
+            bits |= self._rare(loosely(RareChunk, data) or RareChunk())
         if chunk.error:
             return bits | failed_by(self, chunk.error)
         if self.finish in BROKEN_FINISHES and not self.ended:
@@ -127,6 +168,20 @@ class ChatReply(Reply):
                 self.finish = choice.finish_reason
                 if self.finish == "content_filter" or self._refused:
                     self.outcome = Outcome.CONTENT_FILTERED
+        return bits
+
+    def _rare(self, chunk: RareChunk) -> int:
+        """What few servers send: usage in other places, audio and images."""
+        bits = 0
+        if chunk.x_groq is not None and chunk.x_groq.usage is not None:
+            note_usage(self, chunk.x_groq.usage)
+        for choice in chunk.choices or ():
+            if choice.usage is not None:
+                note_usage(self, choice.usage)
+            delta = choice.delta or choice.message or RareDelta()
+            audio = delta.audio or Audio()
+            if delta.images or audio.data or audio.transcript:
+                bits = TOKEN_VISIBLE
         return bits
 
     def _delta(self, delta: Delta) -> int:
@@ -162,20 +217,38 @@ def loose_chunk(data: bytes) -> Chunk | None:
 
 
 def note_usage(reply: Reply, usage: Usage) -> None:
-    """Takes what a usage object says; what it leaves out stays as it was."""
+    """Takes what a usage object says; what it leaves out stays as it was. A usage of 0/0 is none: nothing has no prompt."""
+    if usage.prompt_tokens == 0 and not usage.completion_tokens:
+        return
     if usage.prompt_tokens is not None:
         reply.input_tokens = count(usage.prompt_tokens)
     if usage.completion_tokens is not None:
-        reply.output_tokens = count(usage.completion_tokens)
+        reply.output_tokens = count(usage.completion_tokens + _reasoning_apart(usage))
+    cached = usage.cached_tokens if usage.cached_tokens is not None else usage.prompt_cache_hit_tokens
+    if cached is not None:
+        reply.cached_tokens = count(cached)
+    reply.billed_beyond_tokens(usage.num_search_queries or usage.citation_tokens or usage.num_sources_used)
     details = usage.prompt_tokens_details
     if details is not None:
+        reply.billed_beyond_tokens(details.audio_tokens or details.image_tokens)
         if details.cached_tokens is not None:
             reply.cached_tokens = count(details.cached_tokens)
         if details.cache_write_tokens is not None:
             reply.cache_write_tokens = count(details.cache_write_tokens)
     split = usage.completion_tokens_details
-    if split is not None and split.reasoning_tokens is not None:
-        reply.reasoning_tokens = count(split.reasoning_tokens)
+    if split is not None:
+        reply.billed_beyond_tokens(split.audio_tokens or split.image_tokens)
+        if split.reasoning_tokens is not None:
+            reply.reasoning_tokens = count(split.reasoning_tokens)
+
+
+def _reasoning_apart(usage: Usage) -> int:
+    """The reasoning tokens that completion_tokens leaves out, as at xAI, where the total says so; else 0."""
+    split = usage.completion_tokens_details
+    reasoning = split.reasoning_tokens if split is not None else None
+    if not reasoning or usage.prompt_tokens is None or usage.completion_tokens is None:
+        return 0
+    return reasoning if usage.total_tokens == usage.prompt_tokens + usage.completion_tokens + reasoning else 0
 
 
 def failed_by(reply: Reply, error: Any) -> int:
@@ -185,12 +258,14 @@ def failed_by(reply: Reply, error: Any) -> int:
     return reply.failed(message_in({"error": error}) or str(error), outcome)
 
 
-def not_an_object(reply: Reply, data: bytes, problem: object) -> int:
-    """An event that is no JSON object: nothing at all, [DONE] with blanks around it, or malformed."""
+def not_an_object(reply: Reply, data: bytes, problem: object, name: bytes = b"") -> int:
+    """An event that is no JSON object: nothing at all, [DONE] with blanks around it, an error's text, or malformed."""
     text = data.strip()
     if text == DONE:
         reply.ended = True
         return END
+    if name == b"error" and text:
+        return reply.failed(text[:ERROR_CHARACTERS].decode("utf-8", "replace"))
     return reply.malformed(problem) if text else 0
 
 

@@ -60,7 +60,7 @@ class CompletionReply(Reply):
         except DECODE_ERRORS as error:
             loose = loosely(Chunk, data)
             if loose is None:
-                return not_an_object(self, data, error)
+                return not_an_object(self, data, error, name)
             chunk = loose
         bits = 0
         for choice in chunk.choices or ():

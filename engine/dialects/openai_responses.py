@@ -34,6 +34,9 @@ DELTAS: Final = {
     "response.reasoning_summary_text.delta": TOKEN,
 }
 CALLS: Final = frozenset({"function_call", "custom_tool_call", "mcp_call"})
+BILLED_CALLS: Final = frozenset(
+    {"web_search_call", "file_search_call", "code_interpreter_call", "image_generation_call"}
+)  # each has a fee
 TEXT: Final = "response.output_text.delta"
 REFUSAL: Final = "response.refusal.delta"
 ENDS: Final = frozenset({"response.completed", "response.incomplete", "response.failed", "response.cancelled"})
@@ -108,8 +111,8 @@ class ResponseReply(Reply):
             event = _decode(data)
         except DECODE_ERRORS as error:
             loose = loosely(ResponseEvent, data)
-            if loose is None:  # some servers add the [DONE] of chat completions; it ends nothing here
-                return 0 if data.strip() in (b"", b"[DONE]") else self.malformed(error)
+            if loose is None:
+                return self.not_json(data, name, error)
             event = loose
         kind = event.type or name.decode("latin-1")
         bits = DELTAS.get(kind)
@@ -156,6 +159,7 @@ class ResponseReply(Reply):
             self.request_id = response.id
         if response.usage is not None:
             self._usage(response.usage)
+        self.billed_beyond_tokens(any(item.type in BILLED_CALLS for item in response.output or ()))
         self.finish = response.status or status
         if response.error or status in ("failed", "cancelled"):
             return failed_by(self, response.error or f"response {status}")
@@ -167,6 +171,8 @@ class ResponseReply(Reply):
         return 0
 
     def _usage(self, usage: Usage) -> None:
+        if usage.input_tokens == 0 and not usage.output_tokens:
+            return  # a usage of 0/0 is none
         self.input_tokens = count(usage.input_tokens)
         self.output_tokens = count(usage.output_tokens)
         if usage.input_tokens_details is not None:

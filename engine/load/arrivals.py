@@ -66,8 +66,8 @@ class Arrivals:
             end = self._root_end(number)
             return (self._roots[number - 1] if number else 0.0), end
         begin, ends = self._parts(level + 1, number // FAN)
-        place = number % FAN
-        return (ends[place - 1] if place else begin), ends[place]
+        part = number % FAN
+        return (ends[part - 1] if part else begin), ends[part]
 
     def _root_end(self, number: int) -> float:
         while len(self._roots) <= number:

@@ -13,7 +13,7 @@ from ..workload import Item, Session
 AHEAD: Final = 512
 AHEAD_BYTES: Final = 4 << 20
 OUTPUT_ESTIMATE: Final = 256  # tokens, where nothing limits the reply
-SLICE_NS: Final = 200_000  # rendering gives the loop back after this long
+SLICE_NS: Final = 200_000  # rendering returns to the loop after this long
 
 
 class Prepared(NamedTuple):
@@ -43,7 +43,7 @@ class Feed:
         planned: int | None = None,
         workers: int = 1,
     ) -> None:
-        self._planned = planned  # slots of the phase over all workers, None where only walking them tells
+        self._planned = planned  # slots of the phase over all workers, None where that is not known
         self._workers = workers
         self._slots = slots
         self._items = items
@@ -55,7 +55,7 @@ class Feed:
         self.late = 0  # requests that had to be rendered when they were due
 
     def peek(self) -> Prepared | None:
-        """The next slot, left in place. None when the share is used up."""
+        """The next slot, left in the feed. None when the share is used up."""
         if not self._ready:
             if not self._prepare():
                 return None

@@ -15,7 +15,7 @@ earlier: what comes back counts against the charges of the window it comes back 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator
+from fractions import Fraction
 from typing import Final
 
 from ..plan.plan import SECOND, Plan, Target
@@ -25,7 +25,7 @@ MINUTE_NS: Final = 60 * SECOND
 
 
 class Bucket:
-    """One limit: `amount` per `period_ns`, at most `burst` saved up. Full at first, unless it is told to be `empty`."""
+    """One limit: `amount` per `period_ns`, at most `burst` saved up. Full at first, until `empty` is called."""
 
     __slots__ = ("_back", "_burst", "_charged", "_cost", "_empty_at", "_scale", "_waiting")
 
@@ -89,7 +89,7 @@ class Bucket:
         return at_ns - now_ns
 
 
-class Limiter:
+class TargetLimits:
     """All limits of one target in one worker: a request goes when each of them lets it, in the order of asking.
 
     Every bucket is charged for the moment the request goes. Charged one by one, a request limit would be paid while a
@@ -103,14 +103,14 @@ class Limiter:
         self._tokens = tokens
         self._last_ns = 0
 
-    def take(self, now_ns: int, amount: int) -> int:
-        """Reserves one request of `amount` tokens; how many ns to wait before sending it."""
+    def take(self, now_ns: int, tokens: int) -> int:
+        """Reserves one request of `tokens` tokens; how many ns to wait before sending it."""
         at_ns = max(now_ns, self._last_ns)
-        for bucket in (*self._requests, *self._tokens):
+        charges = [(bucket, 1) for bucket in self._requests] + [(bucket, tokens) for bucket in self._tokens]
+        for bucket, charged in charges:
             bucket.advance(now_ns)
-        for bucket, charged in self._charges(amount):
             at_ns = max(at_ns, bucket.ready_ns(at_ns, charged))
-        for bucket, charged in self._charges(amount):
+        for bucket, charged in charges:
             bucket.charge(at_ns, charged)
         self._last_ns = at_ns
         return at_ns - now_ns
@@ -125,26 +125,19 @@ class Limiter:
         for bucket in (*self._requests, *self._tokens):
             bucket.empty(now_ns)
 
-    def _charges(self, amount: int) -> Iterator[tuple[Bucket, int]]:
-        for bucket in self._requests:
-            yield bucket, 1
-        for bucket in self._tokens:
-            yield bucket, amount
 
+def limits_of(plan: Plan, target: Target, worker: int, workers: int) -> TargetLimits | None:
+    """This worker's share of the limits of one target; None without limits.
 
-def buckets_of(plan: Plan, target: Target, worker: int, workers: int) -> list[tuple[Limiter, bool]]:
-    """This worker's share of the limits of one target, as one Limiter; none without limits.
-
-    The flag says that tokens are to be taken and settled, not only requests. `limits` of the plan hold for each target
-    by itself, beside the target's own; where both are given both hold.
+    `limits` of the plan hold for each target by itself, beside the target's own; where both are given both hold.
     """
     requests = _shares(worker, workers, (target.rpm, target.burst_s), (plan.limits.rpm, plan.limits.burst_s))
     tokens = _shares(worker, workers, (target.tpm, target.burst_s), (plan.limits.tpm, plan.limits.burst_s))
-    return [(Limiter(requests, tokens), bool(tokens))] if requests or tokens else []
+    return TargetLimits(requests, tokens) if requests or tokens else None
 
 
 def most_workers(plan: Plan) -> int | None:
-    """The most workers that can each have a whole request of the smallest burst; None without request limits."""
+    """The most workers that can each have one request of the smallest burst; None without request limits."""
     limits = [(target.rpm, target.burst_s) for target in plan.targets]
     limits.append((plan.limits.rpm, plan.limits.burst_s))
     return min((burst_of(rpm, burst_s) for rpm, burst_s in limits if rpm is not None), default=None)
@@ -156,11 +149,11 @@ def burst_of(per_minute: float, burst_s: float) -> int:
 
 
 def _shares(worker: int, workers: int, *limits: tuple[float | None, float]) -> list[Bucket]:
-    return [_share(worker, workers, limit, burst_s) for limit, burst_s in limits if limit is not None]
+    shares = [share_of(limit, burst_s, worker, workers) for limit, burst_s in limits if limit is not None]
+    return [Bucket(rate.numerator, rate.denominator, burst) for rate, burst in shares]
 
 
-def _share(worker: int, workers: int, per_minute: float, burst_s: float) -> Bucket:
-    rate = exact(per_minute) / (MINUTE_NS * workers)
-    whole = burst_of(per_minute, burst_s)
-    burst = whole // workers + (worker < whole % workers)
-    return Bucket(rate.numerator, rate.denominator, max(1, burst))
+def share_of(per_minute: float, burst_s: float, worker: int, workers: int) -> tuple[Fraction, int]:
+    """One worker's exact share of a limit: (per ns, burst)."""
+    burst = burst_of(per_minute, burst_s)
+    return exact(per_minute) / (MINUTE_NS * workers), max(1, burst // workers + (worker < burst % workers))

@@ -1,7 +1,9 @@
-"""One phase while it runs in one worker: which slots are due, and what to do when a place becomes free.
+"""One phase while it runs in one worker: which slots are due, and what to do when a request ends.
 
 `OpenRun` follows the schedule whatever the server does; `ClosedRun` starts a request when another one ends.
-Both take their slots from a Feed in order and never skip one: a slot that cannot be sent is told so with its reason.
+Both take their slots from a Feed in order and never skip one: a slot that cannot be sent is
+recorded with its reason. The worker calls `issue()` when `next_due_ns()` has come or a request has ended, so nothing
+here has a timer or a clock. Closed loop: the limit is so many permits, a request takes one and frees it at its end.
 """
 
 from __future__ import annotations
@@ -34,11 +36,11 @@ class Dispatcher(Protocol):
         """Ends the think times of the phase's sessions: their next turns are recorded as unsent."""
 
     def unsent(self, run: PhaseRun, slot: int, slots: int, intended_ns: int, reason: Unsent) -> None:
-        """Tells that `slots` slots from `slot` on are not sent."""
+        """Records that `slots` slots from `slot` on are not sent."""
 
 
 class PhaseRun:
-    """What both kinds share: the phase, its feed, its place in time."""
+    """What both kinds share: the phase, its feed, its times."""
 
     def __init__(self, index: int, phase: Phase, feed: Feed, start_ns: int) -> None:
         self.index = index
@@ -52,7 +54,7 @@ class PhaseRun:
         self.blocked = False  # the next slot is due but has to wait for money in flight
 
     def stop(self, worker: Dispatcher, now: int, reason: Unsent) -> None:
-        """Ends the issuing; what is left of a bounded share is told as unsent."""
+        """Ends the issuing; what is left of a bounded share is recorded as unsent."""
         if self.issued:
             return
         self.issued = True
@@ -119,12 +121,12 @@ class OpenRun(PhaseRun):
         if head is None:
             return 0
         if worker.in_flight >= self.max_in_flight and not self.drop:
-            return self.give_up_ns  # a freed place calls issue() sooner
+            return self.give_up_ns  # a request that ends calls issue() sooner
         return self.start_ns + head.offset_ns
 
 
 class ClosedRun(PhaseRun):
-    """Closed loop: as many in flight as the limit says. A request is intended when its place became free."""
+    """Closed loop: as many in flight as the limit says. A request is intended when its permit became free."""
 
     def __init__(
         self, index: int, phase: Phase, feed: Feed, start_ns: int, closed: Closed, worker: int, workers: int
@@ -134,31 +136,31 @@ class ClosedRun(PhaseRun):
         self.worker = worker
         self.workers = workers
         self.stagger_ns = phase.load.stagger_ns
-        self.free_at: deque[int] = deque()  # when places became free that are not taken yet
-        self.resting: list[int] = []  # places that rest after a failed connection: until when
+        self.free_at: deque[int] = deque()  # when permits became free that are not taken yet
+        self.resting: list[int] = []  # permits that rest after a failed connection: until when
 
     @property
     def bounded(self) -> bool:
         return self.phase.requests is not None
 
     def limit(self, now: int) -> int:
-        """The places this worker has now; while starting staggered, those whose turn has come."""
-        places = self.closed.limit(now - self.start_ns, self.worker, self.workers)
+        """The permits this worker has now; while starting staggered, those whose turn has come."""
+        permits = self.closed.limit(now - self.start_ns, self.worker, self.workers)
         elapsed = now - self.start_ns
         if elapsed < self.stagger_ns:
-            return min(places, 1 + elapsed * places // self.stagger_ns)
-        return places
+            return min(permits, 1 + elapsed * permits // self.stagger_ns)
+        return permits
 
     def issue(self, worker: Dispatcher, now: int) -> None:
-        """Fills the free places."""
+        """Uses the free permits."""
         if self.issued or now < self.start_ns:
             return
         if now >= self.end_ns:
             self.stop(worker, now, Unsent.STOPPED)
             return
         self.resting = [until for until in self.resting if until > now]
-        places = self.limit(now)
-        while worker.in_flight + len(self.resting) < places:  # a request can fail, and rest, while it is dispatched
+        permits = self.limit(now)
+        while worker.in_flight + len(self.resting) < permits:  # a request can fail, and rest, while it is dispatched
             head = self.feed.peek()
             if head is None:
                 self.issued = True
@@ -182,13 +184,13 @@ class ClosedRun(PhaseRun):
         if change is not None:
             times.append(self.start_ns + change)
         if elapsed < self.stagger_ns:
-            places = max(1, self.closed.limit(elapsed, self.worker, self.workers))
-            step = elapsed * places // self.stagger_ns + 1
-            times.append(self.start_ns + -(-step * self.stagger_ns // places))
+            permits = max(1, self.closed.limit(elapsed, self.worker, self.workers))
+            step = elapsed * permits // self.stagger_ns + 1
+            times.append(self.start_ns + -(-step * self.stagger_ns // permits))
         return min(times)
 
     def freed(self, now: int, *, failed_connect: bool) -> None:
-        """A request of this phase ended: its place is free from now on, or rests after a failed connection."""
+        """A request of this phase ended: its permit is free from now on, or rests after a failed connection."""
         if failed_connect:
             self.resting.append(now + FAILURE_PAUSE_NS)
         else:

@@ -4,7 +4,8 @@ Tried again: no connection, and HTTP 408, 409, 429 and 5xx before the first toke
 would be a second answer to one question, and never a timeout or a broken stream: the provider may still be at work.
 
 The wait is the server's `retry-after-ms` or `Retry-After` (RFC 9110 10.2.3: seconds or a date) as it stands, also
-beyond `backoff_max_ns`: to ask again sooner than the server said only gathers more refusals. Without one it is
+beyond `backoff_max_ns`: to ask again sooner than the server said only gathers more refusals. Beyond the time limit of
+a request there is no other attempt. Without one it is
 backoff * factor ** (attempt - 1), at most `backoff_max_ns`, shortened by up to `jitter` of itself.
 """
 
@@ -51,14 +52,17 @@ class Attempt(Protocol):
     kept_headers: dict[str, str]
 
 
-def retry_delay_ns(retry: Retry, exchange: Attempt, wall_ns: int, rng: Random) -> int | None:
-    """How long to wait before the next attempt, None for no other. `wall_ns` is CLOCK_REALTIME, for dates."""
+def retry_delay_ns(retry: Retry, exchange: Attempt, wall_ns: int, rng: Random, *, longest_ns: int) -> int | None:
+    """How long to wait before the next attempt, None for no other. `wall_ns` is CLOCK_REALTIME, for dates.
+
+    A server that asks for more than `longest_ns` is not asked again: one `Retry-After` of a day would hold a slot of
+    a closed loop for a day."""
     if exchange.attempts >= retry.attempts or exchange.first_token_ns or not worth_another(exchange):
         return None
     if retry.respect_retry_after:
         told = told_ns(exchange.kept_headers, wall_ns)
         if told is not None:
-            return told
+            return told if told <= longest_ns else None
     return backoff_ns(retry, exchange.attempts, rng)
 
 

@@ -4,9 +4,9 @@ Slot i has one time, whoever computes it: worker k of N takes the slots k, k + N
 shares is the same schedule for every N. Offsets count in ns from the start of the phase and never reach its duration.
 
     constant        slot i at the time where the integral of the rate is exactly i: i/rate, without drift
-    poisson, gamma  operational arrivals (engine.arrivals) mapped through the integral of the rate (engine.rate)
+    poisson, gamma  operational arrivals (arrivals.py) mapped through the integral of the rate (rate.py)
     replay          the i-th time stamp of the trace
-    probe           each target's own grid of wall time (engine.timetable)
+    probe           each target's own grid of wall time (timetable.py)
     closed          no times: how many may be in flight at a moment, and one slot after the other
 """
 
@@ -16,33 +16,42 @@ from bisect import bisect_right
 from collections.abc import Callable, Iterator
 from itertools import count, islice
 from math import exp, log
-from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Protocol
 
-import msgspec
-
-from ..plan.plan import Phase, Plan, Shape
+from ..plan.plan import Phase, Shape
 from .arrivals import LEAF, Arrivals
 from .rate import FRACTION, NEVER, ONE, Rate, exact
-from .timetable import Timetables, first_of_share
+from .timetable import first_of_share
 
-TRACE_COUNTED_BYTES: Final = 256 << 20  # a larger trace is not read through only to know how many requests it holds
+if TYPE_CHECKING:
+    from ..workload import Item
 
 Slots = Iterator[tuple[int, int]]
 Times = Callable[[], Iterator[int]]
 
 
-class Open:
-    """Slots with times of their own. `planned`: how many the phase has over all workers, None if that is not known."""
+class Schedule(Protocol):
+    """The slots of one phase."""
 
-    planned: int | None
+    @property
+    def planned(self) -> int | None:
+        """How many there are over all workers, None if that is not known. May walk through all of them."""
 
     def share(self, worker: int, workers: int, first: int = 0) -> Slots:
         """(slot, offset_ns) of the slots worker, worker + workers, ... that are >= first. Offsets never decrease."""
-        raise NotImplementedError
+
+    def aim(self, items: Iterator[Item], worker: int, workers: int, first: int = 0) -> Iterator[Item]:
+        """The workload's items, each at the target that the schedule has for it."""
 
 
-class Constant(Open):
+class Untargeted:
+    """Slots whose targets are the workload's to choose."""
+
+    def aim(self, items: Iterator[Item], worker: int, workers: int, first: int = 0) -> Iterator[Item]:
+        return items
+
+
+class Constant(Untargeted):
     """One slot each time the integral of the rate reaches a whole number, the first at 0."""
 
     def __init__(self, phase: Phase) -> None:
@@ -56,7 +65,7 @@ class Constant(Open):
             yield slot, reached_ns(slot << FRACTION)
 
 
-class Chance(Open):
+class Chance(Untargeted):
     """Poisson or gamma arrivals. Resuming is as quick after 1e9 slots as after ten."""
 
     def __init__(self, phase: Phase, seed: int, index: int) -> None:
@@ -81,7 +90,7 @@ class Chance(Open):
             yield slot, reached_ns(min(int(leaf[slot % LEAF] * ONE), last))
 
 
-class Replay(Open):
+class Replay(Untargeted):
     """The times of a trace, which end with it, with the phase or after its requests."""
 
     def __init__(self, phase: Phase, timestamps: Times | None) -> None:
@@ -91,8 +100,8 @@ class Replay(Open):
 
     def share(self, worker: int, workers: int, first: int = 0) -> Slots:
         begin = first_of_share(worker, workers, first)
-        for place, offset_ns in enumerate(islice(self._due(), begin, None, workers)):
-            yield begin + place * workers, offset_ns
+        for number, offset_ns in enumerate(islice(self._due(), begin, None, workers)):
+            yield begin + number * workers, offset_ns
 
     def counted(self) -> int:
         """How many slots there are; reads the whole trace."""
@@ -108,7 +117,7 @@ class Replay(Open):
             yield offset_ns
 
 
-class Closed:
+class Closed(Untargeted):
     """So many in flight at each moment. A changing value is rounded to the nearest whole number, halves up."""
 
     def __init__(self, phase: Phase) -> None:
@@ -136,71 +145,37 @@ class Closed:
         return None if self._until == NEVER else self._until
 
     def share(self, worker: int, workers: int, first: int = 0) -> Slots:
-        """(slot, 0): a slot is due when a place is free."""
+        """(slot, 0): a slot is due when fewer requests than the limit are in flight."""
         for slot in _slots(worker, workers, first, self.planned):
             yield slot, 0
 
     def _find(self, offset_ns: int) -> None:
         offset_ns = max(offset_ns, 0)
-        place = bisect_right(self._begins, offset_ns) - 1
-        value = self._values[place]
-        now = value(offset_ns - self._begins[place])
+        number = bisect_right(self._begins, offset_ns) - 1
+        value = self._values[number]
+        now = value(offset_ns - self._begins[number])
         self._since, self._now = offset_ns, now
         last = len(self._values) - 1
-        while place < last:
-            begin, length = self._begins[place], self._shapes[place].duration_ns
-            low, high = max(offset_ns - begin, 0), length  # value(low) == now, or low is the first ns of the stretch
-            if self._values[place](low) != now:
+        while number < last:
+            begin, length = self._begins[number], self._shapes[number].duration_ns
+            low, high = max(offset_ns - begin, 0), length  # value(low) == now, or low is the first ns of the shape
+            if self._values[number](low) != now:
                 self._until = begin + low
                 return
-            if self._values[place](length - 1) != now:
+            if self._values[number](length - 1) != now:
                 while high - low > 1:  # a curve goes one way: the first other value is where it stops being `now`
                     middle = (low + high) // 2
-                    if self._values[place](middle) == now:
+                    if self._values[number](middle) == now:
                         low = middle
                     else:
                         high = middle
                 self._until = begin + high
                 return
-            place += 1
+            number += 1
         if self._values[last](0) != now:
             self._until = self._begins[last]
         else:
             self._until = NEVER
-
-
-def schedule_of(phase: Phase, *, seed: int, index: int, timestamps: Times | None = None) -> Open | Closed | Timetables:
-    """The schedule of phase `index`. `timestamps` gives the times of a trace from the beginning, for a replay."""
-    load = phase.load
-    if load.model == "closed":
-        return Closed(phase)
-    if load.model == "replay":
-        return Replay(phase, timestamps)
-    if load.model == "probe":
-        return Timetables(phase, seed)
-    return Constant(phase) if load.arrivals == "constant" else Chance(phase, seed, index)
-
-
-def planned_slots(plan: Plan, index: int) -> int | None:
-    """How many requests phase `index` has over all workers, None if that cannot be known before.
-
-    It cannot for sessions, whose replies decide on their turns, nor where only time ends a closed loop. A trace of up
-    to TRACE_COUNTED_BYTES is read for it. Raises PlanError where the trace cannot be read.
-    """
-    if plan.workload.kind == "sessions":
-        return None
-    phase = plan.phases[index]
-    schedule = schedule_of(phase, seed=plan.seed, index=index, timestamps=None)
-    if not isinstance(schedule, Replay):
-        return schedule.planned
-    from ..workload import source_of  # only a replay needs all of the workload
-
-    path = Path(plan.workload.path)
-    if path.is_file() and path.stat().st_size > TRACE_COUNTED_BYTES:
-        return None
-    plain = msgspec.structs.replace(plan.workload, tokenizer=None)  # times need no texts
-    source = source_of(msgspec.structs.replace(plan, workload=plain), seed=plan.seed)
-    return Replay(phase, source.timestamps).counted()
 
 
 def _slots(worker: int, workers: int, first: int, end: int | None) -> Iterator[int]:

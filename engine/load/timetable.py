@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Final
 
 from ..plan.plan import SECOND, Load, Phase, Timetable
 
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # schedules are for collectors and supervisors, too, which have no workload
     from ..workload import Item
 
 SPAN: Final = 1 << 64
@@ -41,8 +41,8 @@ class Timetables:
     def share(self, worker: int, workers: int, first: int = 0) -> Iterator[tuple[int, int]]:
         """(slot, offset_ns) of the slots worker, worker + workers, ... that are >= first. Offsets never decrease."""
         begin = first_of_share(worker, workers, first)
-        for place, (offset_ns, _) in enumerate(islice(self.due(), begin, None, workers)):
-            yield begin + place * workers, offset_ns
+        for number, (offset_ns, _) in enumerate(islice(self.due(), begin, None, workers)):
+            yield begin + number * workers, offset_ns
 
     def targets(self, worker: int, workers: int, first: int = 0) -> Iterator[int]:
         """The target of each slot of share()."""

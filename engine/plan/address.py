@@ -10,6 +10,9 @@ from ..errors import PlanError
 
 PORTS: Final = {"http": 80, "https": 443}
 
+_key_shape = re.compile(
+    r"(?:(?:sk|pk|rk|gsk|xai|hf|nvapi|pplx|r8|co)[-_]|AIza|eyJ|Bearer )\S{8,}|(?=\S*[0-9])(?=\S*[A-Za-z])[A-Za-z0-9_+=-]{32,}"
+).fullmatch
 _host = re.compile(r"[0-9A-Za-z._~:%-]+").fullmatch  # names, IPv4, IPv6 with its zone
 
 
@@ -69,6 +72,13 @@ def parse_url(url: str, *, what: str = "base_url") -> Address:
 
 def shown(url: str) -> str:
     """A URL without its credentials, for messages."""
+    if looks_like_key(url):
+        return "***"
     head, separator, rest = url.partition("://")
     credentials, at, host = rest.rpartition("@")
     return f"{head}{separator}***@{host}" if at and credentials else url
+
+
+def looks_like_key(text: str) -> bool:
+    """Has the text the shape of an API key? Then no message shows it: people put keys where a path or host is wanted."""
+    return bool(_key_shape(text.strip()))

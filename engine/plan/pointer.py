@@ -12,7 +12,7 @@ Steps = tuple[str, ...]
 
 @cache
 def steps_of(pointer: str) -> Steps:
-    """The steps of a pointer such as `/choices/0/text`; the empty pointer is the whole value. Raises PlanError."""
+    """The steps of a pointer such as `/choices/0/text`; the empty pointer is the value itself. Raises PlanError."""
     if not pointer:
         return ()
     if not pointer.startswith("/"):

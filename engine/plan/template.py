@@ -58,9 +58,9 @@ def _mapping(value: dict[str, Any], names: set[str]) -> Callable[[Columns], Any]
 
 
 def _text(value: str, names: set[str]) -> Callable[[Columns], Any]:
-    whole = _PLACEHOLDER.fullmatch(value)
-    if whole:
-        name = whole[1]
+    alone = _PLACEHOLDER.fullmatch(value)
+    if alone:
+        name = alone[1]
         names.add(name)
         return lambda columns: _column(columns, name)
     parts = _PLACEHOLDER.split(value)  # text, name, text, name, ..., text

@@ -59,3 +59,11 @@ def rate_per_s(text: str | int | float) -> float:
     if not found or found[2] not in PER:
         raise ValueError("a rate is a number per second, such as 50, 50/s or 600/m")
     return float(sign * Fraction(found[1]) / PER[found[2]])
+
+
+def written_duration(ns: int) -> str:
+    """A duration as `duration_ns` reads it back exactly, in the largest unit without a fraction: 90000000000 is `90s`."""
+    for unit in ("d", "h", "s", "ms", "us"):
+        if ns and ns % NS[unit] == 0:
+            return f"{ns // NS[unit]}{unit}"
+    return f"{ns}ns" if ns else "0s"

@@ -1,29 +1,74 @@
 """A plan document with places: values that know their path and line, so that every error can say where and what else.
 
-YAML (with line numbers), TOML and JSON. Sans plan: this module knows no key of a plan.
+This module knows no key of a plan; `Node.read` knows how each declared type is written in a file.
 """
 
 from __future__ import annotations
 
 import difflib
-import json
-import os
 import re
-import tomllib
 from collections.abc import Callable, Iterable, Mapping
 from math import isfinite
 from pathlib import Path
-from typing import Any, Final
+from types import NoneType, UnionType
+from typing import Annotated, Any, Final, Literal, NamedTuple, get_args, get_origin
+
+import msgspec
 
 from ..errors import PlanError
-from ..plan.units import duration_ns, rate_per_s, size_bytes
+from ..plan.address import looks_like_key
+from ..plan.plan import DURATION_MAX_NS, MASK, SECOND, WHOLE_MAX, Secret
+from ..plan.units import duration_ns, rate_per_s, size_bytes, written_duration
 
 Key = tuple[str | int, ...]
 
 _variable = re.compile(r"\$(\$)?\{([A-Za-z_][A-Za-z0-9_]*)(?::-([^}]*))?\}")
 _MISSING: Final = object()
-WHOLE_MAX: Final = (1 << 63) - 1  # what msgpack and the records can carry
-DURATION_MAX_NS: Final = 36_500 * 86_400 * 10**9  # a hundred years
+
+
+class Field(NamedTuple):
+    """One declared key: the struct's attribute, the key in the file, its type without None, and what `about` says."""
+
+    name: str
+    key: str
+    type: Any
+    default: Any  # msgspec.NODEFAULT where the key is needed
+    text: str
+    unit: str
+    low: float | None
+    above: float | None
+    high: float | None
+    flag: str
+
+
+def fields_of(struct: type[msgspec.Struct]) -> list[Field]:
+    """The declared keys of a struct, in order; attributes without `about(...)` have no key of their own."""
+    found: list[Field] = []
+    for info in msgspec.structs.fields(struct):
+        meta = next((each for each in get_args(info.type)[1:] if isinstance(each, msgspec.Meta)), None)
+        if get_origin(info.type) is Annotated and meta is not None and meta.extra is not None:
+            found.append(
+                Field(
+                    info.name,
+                    info.encode_name,
+                    _without_none(get_args(info.type)[0]),
+                    info.default if info.default_factory is msgspec.NODEFAULT else info.default_factory(),
+                    meta.description or "",
+                    **meta.extra,
+                )
+            )
+    return found
+
+
+def keys_of(struct: type[msgspec.Struct]) -> list[str]:
+    return [field.key for field in fields_of(struct)]
+
+
+def _without_none(kind: Any) -> Any:
+    if isinstance(kind, UnionType):
+        kinds = [each for each in get_args(kind) if each is not NoneType]
+        return kinds[0] if len(kinds) == 1 else kind
+    return kind
 
 
 class Source:
@@ -37,6 +82,7 @@ class Source:
         self.lines = dict(lines or {})
         self.flags: dict[Key, str] = {}
         self.hidden: frozenset[str | int] = frozenset()
+        self.references: dict[str, str] = {}  # value from the environment -> the text with ${NAME} that stood for it
 
     def place(self, path: Key) -> str:
         """Where `path` is, for people: the flag that set it, or the path in the file with its line."""
@@ -113,7 +159,7 @@ class Node:
         """A string with its ${VARIABLES} filled in."""
         if not isinstance(self.value, str):
             raise self.fail("must be text")
-        filled = self.fill(self.value)
+        filled = self._noted(self.value)
         if not empty and not filled:
             raise self.fail("must not be empty")
         return filled
@@ -123,6 +169,12 @@ class Node:
 
         $${NAME} stands for ${NAME} itself.
         """
+
+        if text == MASK and self.path[:1] != ("workload",):
+            raise PlanError(
+                f"{dotted(self.path)} is masked in this file ({self.source.place(self.path)}); "
+                "write ${NAME} of an environment variable in its place, or give the flag for it"
+            )
 
         def replace(match: re.Match[str]) -> str:
             escaped, name, default = match[1], match[2], match[3]
@@ -139,10 +191,78 @@ class Node:
 
         return _variable.sub(replace, text)
 
+    def _noted(self, text: str) -> str:
+        """`text` filled in; the source remembers what it was, so that the value is shown nowhere."""
+        filled = self.fill(text)
+        if filled and any(not match[1] for match in _variable.finditer(text)):
+            self.source.references[filled] = text
+        return filled
+
+    def file(self) -> str:
+        """A path to a file that exists; relative paths count from where the command runs."""
+        path = self.user_path()
+        if not path.is_file():
+            raise self.fail("does not exist" if not path.exists() else "is no file")
+        return str(path)
+
+    def user_path(self) -> Path:
+        """A path, with `~` as the user's home."""
+        text = self.text(empty=False)
+        if "\0" in text:
+            raise self.fail("must not hold a NUL character")
+        try:
+            return Path(text).expanduser()
+        except RuntimeError as error:
+            raise self.fail("names a user that does not exist") from error
+
+    def struct(self, kind: type[msgspec.Struct], skip: Iterable[str] = ()) -> dict[str, Any]:
+        """The declared attributes of `kind` that are given here, read and checked; those of `skip` are left out."""
+        left_out = set(skip)
+        return {
+            field.name: child.read(field)
+            for field in fields_of(kind)
+            if field.name not in left_out and (child := self.child(field.key)).given
+        }
+
+    def read(self, field: Field) -> Any:
+        """This value as the declared field wants it."""
+        low, above, high, kind = field.low, field.above, field.high, field.type
+        match field.unit:
+            case "duration":
+                return self.duration(low=low, above=above, high=high)
+            case "seconds":
+                return self.duration(low=low, above=above, high=high) / SECOND
+            case "size":
+                return self.size()
+            case "rate":
+                return self.rate(low=low, above=above, high=high)
+            case "file":
+                return self.file()
+            case "folder":
+                return str(self.user_path())
+            case "secret":
+                return Secret(self.text())
+            case "text":
+                return self.text()
+        if get_origin(kind) is Literal:
+            return self.choice(get_args(kind))
+        if isinstance(kind, type) and issubclass(kind, msgspec.Struct):
+            return kind(**self.mapping(keys_of(kind)).struct(kind))
+        if get_origin(kind) is tuple:
+            nodes = self.items() if isinstance(self.value, list) else [self]
+            return tuple(node.text(empty=False) for node in nodes)
+        readers: dict[Any, Callable[[], Any]] = {
+            bool: self.flag,
+            int: lambda: self.integer(low=low, high=int(high) if high is not None else WHOLE_MAX),
+            float: lambda: self.number(low=low, high=high, above=above),
+            str: lambda: self.text(empty=False),
+        }
+        return readers.get(kind, self.plain)()
+
     def plain(self) -> Any:
         """Any value, with the ${VARIABLES} of every string in it filled in."""
         if isinstance(self.value, str):
-            return self.fill(self.value)
+            return self._noted(self.value)
         if isinstance(self.value, dict):
             return {key: self.child(key).plain() for key in self.value}
         if isinstance(self.value, list):
@@ -158,13 +278,15 @@ class Node:
         """One of some words."""
         words = list(options)
         word = self.fill(self.value) if isinstance(self.value, str) else None
+        if self.value is False and "off" in words:  # YAML 1.1 reads off as false
+            word = "off"
         if word is None or word not in words:
             near = difflib.get_close_matches(str(word), words, 1, 0.5)
             hint = f" (did you mean {near[0]!r}?)" if near else ""
             raise self.fail(f"must be one of {', '.join(words)}{hint}")
         return word
 
-    def integer(self, *, low: int | None = None, high: int = WHOLE_MAX) -> int:
+    def integer(self, *, low: float | None = None, high: int = WHOLE_MAX) -> int:
         text = self.fill(self.value) if isinstance(self.value, str) else self.value
         try:
             value = int(text)  # not by way of float, which rounds above 2**53
@@ -178,19 +300,19 @@ class Node:
     def number(self, *, low: float | None = None, high: float | None = None, above: float | None = None) -> float:
         return self._within(self._number("a number"), low, high, above)
 
-    def rate(self, *, low: float | None = None, above: float | None = 0) -> float:
+    def rate(self, *, low: float | None = None, above: float | None = None, high: float | None = None) -> float:
         """A rate per second."""
-        return self._within(self._convert(rate_per_s), low, None, above)
+        return self._within(self._convert(rate_per_s), low, high, above)
 
-    def per_minute(self) -> float:
-        """A rate per minute, > 0, as it stands."""
-        return self.number(above=0)
-
-    def duration(self, *, above: int | None = 0, low: int | None = None) -> int:
-        """A duration in ns."""
-        value = self._within(self._convert(duration_ns), low, None, above)
-        if value > DURATION_MAX_NS:
-            raise self.fail("must be <= 36500d")
+    def duration(self, *, low: float | None = None, above: float | None = None, high: float | None = None) -> int:
+        """A duration in ns; the bounds are ns, too, and shown with their unit."""
+        value = self._convert(duration_ns)
+        if above is not None and not value > above:
+            raise self.fail(f"must be > {above:g}")
+        if low is not None and value < low:
+            raise self.fail(f"must be >= {written_duration(int(low))}")
+        if value > (high if high is not None else DURATION_MAX_NS):
+            raise self.fail("must be <= " + ("36500d" if high is None else written_duration(int(high))))
         return int(value)
 
     def size(self) -> int:
@@ -236,95 +358,6 @@ class Node:
         return value
 
 
-def read_document(path: str | os.PathLike[str]) -> tuple[dict[str, Any], Source]:
-    """A YAML, TOML or JSON file (by its ending) as plain data with its places. Raises PlanError."""
-    file = Path(path)
-    try:
-        text = file.read_text(encoding="utf-8")
-    except UnicodeDecodeError as error:
-        raise PlanError(f"{path} is not UTF-8 text: {error.reason} at byte {error.start}") from error
-    except OSError as error:
-        raise PlanError(f"cannot read the plan {path}: {error.strerror}") from error
-    no_lines: dict[Key, int] = {}
-    if file.suffix == ".toml":
-        value, lines = _toml(text, file.name), no_lines
-    elif file.suffix == ".json":
-        value, lines = _json(text, file.name), no_lines
-    else:
-        value, lines = _yaml(text, file.name)
-    if not isinstance(value, dict):
-        raise PlanError(f"{path} must be a mapping of plan keys (name, targets, phases, ...), not {_kind(value)}")
-    return value, Source(file.name, lines)
-
-
-def _toml(text: str, name: str) -> Any:
-    try:
-        return tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
-        raise PlanError(f"{name} is not TOML: {error}") from error
-
-
-def _json(text: str, name: str) -> Any:
-    try:
-        return json.loads(text, object_pairs_hook=lambda pairs: _once(pairs, name))
-    except json.JSONDecodeError as error:
-        raise PlanError(f"{name} is not JSON: {error.msg} (line {error.lineno}, column {error.colno})") from error
-    except RecursionError as error:
-        raise PlanError(f"{name} is not a plan: its JSON is nested too deep") from error
-
-
-def _once(pairs: list[tuple[str, Any]], name: str) -> dict[str, Any]:
-    """A JSON object; a key that stands twice is an error as it is in YAML and TOML."""
-    found: dict[str, Any] = {}
-    for key, value in pairs:
-        if key in found:
-            raise PlanError(f"the key {key!r} stands twice in one object ({name}); keep one of them")
-        found[key] = value
-    return found
-
-
-def _yaml(text: str, name: str) -> tuple[Any, dict[Key, int]]:
-    import yaml
-
-    try:
-        root = yaml.compose(text, yaml.SafeLoader)
-        if root is None:
-            return {}, {}
-        lines: dict[Key, int] = {}
-        _note_lines(root, (), lines, name)
-        return yaml.safe_load(text), lines
-    except yaml.MarkedYAMLError as error:
-        mark = error.problem_mark
-        place = f" (line {mark.line + 1}, column {mark.column + 1})" if mark else ""
-        raise PlanError(f"{name} is not YAML: {error.problem}{place}") from error
-    except (yaml.YAMLError, RecursionError) as error:
-        raise PlanError(f"{name} is not YAML: {error}") from error
-
-
-def _note_lines(node: Any, path: Key, lines: dict[Key, int], name: str) -> None:
-    """The line of every key and element; a key that stands twice is an error, YAML would keep the last one silently."""
-    import yaml
-
-    if isinstance(node, yaml.MappingNode):
-        for key, value in node.value:
-            place = (*path, str(key.value))
-            line = key.start_mark.line + 1
-            if place in lines and key.value != "<<":
-                raise PlanError(
-                    f"{dotted(place)} stands twice ({name} lines {lines[place]} and {line}); keep one of them"
-                )
-            lines[place] = line
-            _note_lines(value, place, lines, name)
-    elif isinstance(node, yaml.SequenceNode):
-        for i, value in enumerate(node.value):
-            lines[(*path, i)] = value.start_mark.line + 1
-            _note_lines(value, (*path, i), lines, name)
-
-
-def _kind(value: Any) -> str:
-    return {list: "a list", str: "text", type(None): "nothing"}.get(type(value), type(value).__name__)
-
-
 def _line(key: str) -> str:
     """A key as one line of an error."""
     return key if key.isprintable() else repr(key)
@@ -336,6 +369,8 @@ def _shown(value: Any) -> str:
         text = f"a mapping of {', '.join(_line(str(key)) for key in value)}" if value else "an empty mapping"
     elif isinstance(value, list):
         text = f"[{', '.join(_shown(item) for item in value[:10])}]"
+    elif isinstance(value, str) and looks_like_key(value):
+        text = MASK  # a key where a path, host or number was wanted
     else:
         text = repr(value)
     return text if len(text) <= 60 else text[:57] + "..."

@@ -1,6 +1,6 @@
 """The fixed layouts that cross process borders: the request record and the one-word gap. No other file defines them.
 
-Request record, 248 bytes of payload behind an 8-byte commit word (engine.ring) in a 256-byte slot. All times are
+Request record, 248 bytes of payload behind an 8-byte commit word (records.layout) in a 256-byte slot. All times are
 CLOCK_MONOTONIC ns, 0 when the mark was never reached; token counts are `UNKNOWN` when the provider did not say.
 `RECORD` (struct) and `record_dtype()` (numpy) are generated from the one table `FIELDS`.
 
@@ -53,6 +53,8 @@ FIELDS: Final = (
     ("cache_write_tokens", "I"),
     ("output_tokens", "I"),
     ("reasoning_tokens", "I"),
+    ("billed_input_tokens", "I"),  # only with BILLED_APART
+    ("billed_output_tokens", "I"),
     ("events", "I"),
     ("token_events", "I"),
     ("coalesced", "I"),  # gaps that are upper bounds
@@ -129,6 +131,8 @@ STALE_RESENT: Final = 1 << 6  # sent again on a fresh connection after a stale p
 ABORT_PLANNED: Final = 1 << 7  # cancelled because the plan said so
 FRAMED_ONCE: Final = 1 << 8  # the reply came in one piece although a stream was asked for
 LOCAL_TOKENS: Final = 1 << 9  # output_tokens counted by a local tokenizer, not by the provider
+UNPRICED_PARTS: Final = 1 << 10  # the provider bills something that no price per token covers: the cost is unknown
+BILLED_APART: Final = 1 << 11  # billed_input_tokens and billed_output_tokens are what the provider bills
 
 GAP_BITS: Final = 42
 GAP_MAX: Final = (1 << GAP_BITS) - 1

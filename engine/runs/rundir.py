@@ -19,7 +19,8 @@ import msgspec
 import psutil
 
 from ..errors import OutputError
-from ..plan.plan import Plan, masked
+from ..plan.plan import Plan
+from ..plan.written import masked
 from .manifest import FILE as MANIFEST
 from .manifest import SEGMENTS
 

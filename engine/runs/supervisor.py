@@ -24,8 +24,9 @@ import psutil
 from ..errors import LensError, PlanError, SegmentError
 from ..frames import Frames, frame
 from ..load.limits import most_workers
-from ..plan.plan import Phase, Plan
-from ..records.ring import Geometry, budget_left, mark_dead, resume_point
+from ..plan.plan import Phase, Plan, salted
+from ..records.layout import Geometry
+from ..records.resume import budget_left, mark_dead, resume_point
 from .control import Order, Share, Word
 from .manifest import FILE as MANIFEST
 from .manifest import SEGMENTS, Manifest
@@ -180,7 +181,7 @@ class Supervisor:
         if worker.cores:
             psutil.Process(process.pid).cpu_affinity(worker.cores)
         share = Share(
-            plan=self.plan,
+            plan=salted(self.plan, self.manifest.run_id),
             run_id=self.manifest.run_id,
             worker=worker.index,
             workers=self.manifest.workers,
@@ -634,7 +635,8 @@ def geometry_of(plan: Plan, workers: int, tmpfs: Path = SEGMENTS.parent) -> Geom
             "give the tmpfs more room (mount -o remount,size=...), remove what dead runs left (`lens recover` lists them) "
             "or use fewer workers"
         )
-    return Geometry(requests, gaps, 8192, in_flight, len(plan.phases), len(plan.targets))
+    details = max(8192, min(requests, 1 << 15))  # nearly every reply has one: its request id
+    return Geometry(requests, gaps, details, in_flight, len(plan.phases), len(plan.targets))
 
 
 def power_of_two(at_least: int) -> int:

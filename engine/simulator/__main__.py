@@ -8,8 +8,8 @@ import sys
 import msgspec
 
 from ..errors import LensError
-from .process import HELP, Options, serve
 from .script import flags, script_from
+from .server.process import HELP, Options, serve
 
 
 def arguments() -> argparse.ArgumentParser:

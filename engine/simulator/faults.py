@@ -29,7 +29,7 @@ REFUSALS: Final = {
     "529": Refusal(529, "Overloaded"),
 }
 
-# Faults that strike after some tokens were sent (`fault_at` of the reply).
+# Faults that happen after some tokens were sent (`fault_at` of the reply).
 ERROR_EVENT: Final = "error_event"  # an error event inside the 200 stream, then the body ends cleanly
 TRUNCATE: Final = "truncate"  # the body ends cleanly without the API's terminal marker
 CUT: Final = "cut"  # FIN in mid-body: chunked coding without its last chunk
@@ -42,12 +42,12 @@ MID_STREAM: Final = frozenset({ERROR_EVENT, TRUNCATE, CUT, RESET, STALL, MALFORM
 EMPTY: Final = "empty"  # closes before any byte of the reply
 BAD_HTTP: Final = "bad_http"  # a head that is no HTTP
 SLOW_HEAD: Final = "slow_head"  # the head comes `slow_head_ms` late
-KEEP_ALIVE_LIE: Final = "keep_alive_lie"  # whole reply, announces keep-alive, closes: what llama.cpp's server does
+KEEP_ALIVE_LIE: Final = "keep_alive_lie"  # complete reply, announces keep-alive, closes: what llama.cpp's server does
 
-# Quirks: whole replies in an unusual form.
+# Quirks: complete replies in an unusual form.
 SPLIT: Final = "split"  # every byte in its own write
 NO_USAGE: Final = "no_usage"
-ONE_CHUNK: Final = "one_chunk"  # the whole text in one event
+ONE_CHUNK: Final = "one_chunk"  # the entire text in one event
 CRLF: Final = "crlf"  # line ends of the event stream
 COMMENTS: Final = "comments"  # pings or comments before the first token and between tokens
 CONTENT_FILTER: Final = "content_filter"  # ends as filtered

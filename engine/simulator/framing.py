@@ -102,10 +102,37 @@ def with_id_fields(frame: Frame) -> Frame:
 
 
 def plain(fields: dict[str, Any]) -> Frame:
-    """A whole JSON body as a frame (no chunk around it)."""
+    """A complete JSON body as a frame (no chunk around it)."""
     return Frame(stamped(fields), 1, 1)
 
 
 def fill(frame: Frame, request_id: bytes, now_ns: int) -> bytes:
     """The bytes of a frame that is not a token's, as sent at `now_ns`."""
     return frame.format.replace(ID_BYTES, request_id) % ((now_ns,) * frame.stamps)
+
+
+# Heads of HTTP replies.
+
+_REASONS: Final = {
+    200: "OK", 400: "Bad Request", 401: "Unauthorized", 403: "Forbidden", 404: "Not Found", 405: "Method Not Allowed",
+    429: "Too Many Requests", 500: "Internal Server Error", 503: "Service Unavailable", 529: "Site is overloaded",
+}  # fmt: skip
+
+
+def head_of(status: int, content_type: str, *, keep_alive: bool, length: int | None) -> bytes:
+    """A head without its last lines."""
+    framing = "transfer-encoding: chunked" if length is None else f"content-length: {length}"
+    return (
+        f"HTTP/1.1 {status} {_REASONS[status]}\r\nserver: lens-simulator\r\ncontent-type: {content_type}\r\n"
+        f"{framing}\r\nconnection: {'keep-alive' if keep_alive else 'close'}\r\n"
+    ).encode()
+
+
+def json_page(page: Any) -> bytes:
+    """A 200 reply with a JSON body, for pages."""
+    return text_page(msgspec.json.encode(page), "application/json")
+
+
+def text_page(body: bytes, content_type: str) -> bytes:
+    """A 200 reply with this body."""
+    return head_of(200, content_type, keep_alive=True, length=len(body)) + b"\r\n" + body

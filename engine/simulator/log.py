@@ -44,7 +44,7 @@ class Row(msgspec.Struct, kw_only=True):
     prompt_tokens: int = 0
     usage: bool = False  # usage was sent
     finish: str | None = None  # stop | length | filter, once sent
-    completed: bool = False  # the whole reply was handed to the kernel, terminal marker included
+    completed: bool = False  # the complete reply was handed to the kernel, terminal marker included
     client_closed: bool = False  # the client went away first
     late_writes: int = 0
     max_lateness_ns: int = 0  # of its token writes behind their schedule
@@ -57,7 +57,7 @@ _ENCODER: Final = msgspec.json.Encoder()
 
 
 class RequestLog:
-    """Appends rows to a file. Whole lines by O_APPEND, so several processes may share it. `add` never blocks."""
+    """Appends rows to a file. Lines stay in one piece by O_APPEND, so several processes may share it. `add` never blocks."""
 
     def __init__(self, path: str) -> None:
         self._fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o644)

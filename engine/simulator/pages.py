@@ -4,40 +4,31 @@ from __future__ import annotations
 
 import os
 import time
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
-from .heads import json_page, text_page
-from .providers import CREATED
+from .framing import json_page, text_page
+from .providers.provider import CREATED
+from .script import Script
 from .stats import SLOT, Stats
 
-if TYPE_CHECKING:
-    from .admission import Admission
-    from .connection import Connection, Request
-
 CACHE_CAPACITY: Final = 256  # running requests that would fill the KV cache, where there is no concurrency limit
+NOT_FOUND: Final = b"HTTP/1.1 404 Not Found\r\ncontent-length: 0\r\n\r\n"
 
 
-def answer(admission: Admission, connection: Connection, request: Request) -> None:
-    """Answers a GET; the page is never logged as a request."""
-    path = request.url.decode("latin-1").partition("?")[0]
-    stats = admission.stats
+def answer(script: Script, stats: Stats, url: bytes) -> bytes:
+    """The reply to a GET, head included; pages are never logged as requests."""
+    path = url.decode("latin-1").partition("?")[0]
     if path == "/stats":
         stats.mine[SLOT["cpu_ns"]] = time.process_time_ns()
-        reply = json_page(stats.totals() | {"pid": os.getpid()})
-    elif path == "/metrics":
-        capacity = (admission.script.concurrency or CACHE_CAPACITY) * stats.processes
-        reply = text_page(metrics(stats, capacity).encode(), "text/plain; version=0.0.4; charset=utf-8")
-    elif path in ("/v1/models", "/openai/v1/models"):
-        reply = json_page(models(admission.script.models))
-    elif path in ("/healthz", "/health", "/"):
-        reply = json_page({"status": "ok"})
-    else:
-        reply = b"HTTP/1.1 404 Not Found\r\ncontent-length: 0\r\n\r\n"
-    connection.send(reply)
-    if request.keep_alive:
-        connection.done()
-    else:
-        connection.finish()
+        return json_page(stats.totals() | {"pid": os.getpid()})
+    if path == "/metrics":
+        capacity = (script.concurrency or CACHE_CAPACITY) * stats.processes
+        return text_page(metrics(stats, capacity).encode(), "text/plain; version=0.0.4; charset=utf-8")
+    if path in ("/v1/models", "/openai/v1/models"):
+        return json_page(models(script.models))
+    if path in ("/healthz", "/health", "/"):
+        return json_page({"status": "ok"})
+    return NOT_FOUND
 
 
 def models(names: tuple[str, ...]) -> dict[str, Any]:

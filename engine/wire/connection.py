@@ -28,8 +28,8 @@ from ..dialects.outcomes import kept_headers, refusal
 from ..dialects.table import framing_for
 from ..errors import ProtocolError
 from ..records import record
+from ..records.lag import lag_bucket
 from ..records.record import Outcome
-from ..records.ring import lag_bucket
 from .exchange import Exchange
 from .framing import Framing, framing_of
 from .http1 import ResponseParser, described
@@ -44,6 +44,8 @@ TCP_INFO_BYTES: Final = 32  # of struct tcp_info (linux/tcp.h): state in byte 0,
 TCPI_UNACKED: Final = slice(24, 28)
 TCP_CLOSE: Final = 7
 STREAM_OVER: Final = END | FAILED
+
+UNREADABLE: Final = frozenset({Outcome.STREAM_MALFORMED, Outcome.STREAM_TRUNCATED})
 
 TIMESPEC: Final = struct.Struct("<qq").unpack_from
 
@@ -170,12 +172,21 @@ class Connection:
             except BlockingIOError:
                 pass
             except OSError:
-                self._broken(exchange, "connection reset while sending")
+                self._upload_cut(exchange)
                 return
             if not self.out:
                 self.reactor.change(self.fd, READ, self._read)
         if mask & ~WRITE:
             self._read(mask)
+
+    def _upload_cut(self, exchange: Exchange) -> None:
+        """The server closed under the upload. What it said before, a 413 perhaps, is the outcome."""
+        seen = -1
+        while self.exchange is exchange and self.reply_bytes > seen:
+            seen = self.reply_bytes
+            self._read(READ)
+        if self.exchange is exchange:
+            self._broken(exchange, "connection reset while sending")
 
     # --- the hot path: one read of a reply ------------------------------------------------------------------------
 
@@ -206,7 +217,11 @@ class Connection:
                             self.parser.bare(size)
                         self._events(exchange, framing, stamp, True)
                     except (ProtocolError, httptools.HttpParserError) as error:
-                        self._malformed(exchange, error, stamp)
+                        if self.parser.complete and isinstance(error, httptools.HttpParserError):
+                            self.parser.keep_alive = False  # bytes after the reply: it stands
+                            self._events(exchange, framing, stamp, True)
+                        else:
+                            self._malformed(exchange, error, stamp)
                     return
         self._arrived(size, ancillary, now)
 
@@ -257,7 +272,6 @@ class Connection:
                     stamp, kernel = self.context.suspect(stamp, now)
                 reactor.lag[lag_bucket(now - stamp)] += 1
         if not kernel:
-            reactor.user_stamps += 1
             exchange.flags |= record.USER_CLOCK
         exchange.received_bytes += size
         self.reply_bytes += size
@@ -328,9 +342,15 @@ class Connection:
             exchange.outcome = reply.outcome
             exchange.error = reply.error
         else:
-            exchange.outcome = Outcome.STREAM_TRUNCATED
-            exchange.error = "the stream ended before its terminal marker"
+            exchange.outcome, exchange.error = self._cut(exchange, "the stream ended before its terminal marker")
         self._done(exchange, reusable=not bits & FAILED)
+
+    def _cut(self, exchange: Exchange, message: str) -> tuple[Outcome, str]:
+        """The outcome of a stream without its end; a page or a text in the place of an event stream is malformed."""
+        kind = self.parser.headers.get(b"content-type", b"").decode("latin-1").partition(";")[0].strip()
+        if exchange.events or exchange.reply.framing != "sse" or kind in ("", "text/event-stream"):
+            return Outcome.STREAM_TRUNCATED, message
+        return Outcome.STREAM_MALFORMED, f"a stream was asked for, the reply is {kind[:80]}"
 
     def _judge_body(self, exchange: Exchange) -> None:
         body = b"".join(self.body)
@@ -413,8 +433,7 @@ class Connection:
             if parser.complete or bits & STREAM_OVER:
                 self._decided(exchange, bits)
             else:
-                message = "the connection closed before the stream's terminal marker"
-                self.fail(exchange, Outcome.STREAM_TRUNCATED, message)
+                self.fail(exchange, *self._cut(exchange, "the connection closed before the stream's terminal marker"))
         elif parser.complete:
             self._judge_body(exchange)
         else:
@@ -442,6 +461,12 @@ class Connection:
 
     def fail(self, exchange: Exchange, outcome: Outcome, message: str, end: End = CLOSED) -> None:
         """Ends the exchange with `outcome` and closes the socket."""
+        status = self.parser.status
+        if status and not 200 <= status < 300 and outcome in UNREADABLE:  # the status says enough, also for a retry
+            exchange.http_status = status
+            exchange.kept_headers = kept_headers(self.parser.headers)
+            outcome, text = refusal(status, b"".join(self.body), self.context.secrets)
+            message = f"{text} ({message})"
         exchange.fail(outcome, message, monotonic_ns())
         self.exchange = None
         self.close()

@@ -19,8 +19,8 @@ from fcntl import ioctl
 from time import monotonic_ns
 from typing import Final
 
+from ..records.lag import lag_bucket
 from ..records.record import TTFT_COALESCED
-from ..records.ring import lag_bucket
 from .boundaries import chunks, records
 from .connection import ANCILLARY_BYTES, LAG_SUSPECT_NS, TIMESPEC, Connection, Context
 from .exchange import Exchange

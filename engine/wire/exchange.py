@@ -16,7 +16,7 @@ from array import array
 from time import monotonic_ns
 from typing import Final
 
-from ..dialects import FAILED, OK, TOKEN, VISIBLE, Reply
+from ..dialects import END, FAILED, OK, TOKEN, VISIBLE, Reply
 from ..records import record
 from ..records.record import GAP_COALESCED, GAP_MAX, GAP_REASONING, GAP_USER_CLOCK, UNKNOWN, Outcome
 from ..workload import Session
@@ -25,6 +25,7 @@ OUTPUT: Final = TOKEN | VISIBLE
 # A first token that shared its read came this long before the read at most when the read was on time: a worker that
 # waits in epoll is woken by the first segment.
 LATE_NS: Final = 1_000_000
+OVER: Final = END | FAILED
 
 
 class Exchange:
@@ -130,11 +131,11 @@ class Exchange:
         for i, (name, text) in enumerate(events):
             bits = read_event(text, name)
             every |= bits
+            self.events += 1
             if bits & TOKEN:
                 self._token(bits, stamp_ns, kernel, complete and i == last)
-            if bits & FAILED:
+            if bits & OVER:  # what follows is not part of the reply, whichever packet brings it
                 break
-        self.events += last + 1
         self.read_ns = stamp_ns
         return every
 
@@ -220,12 +221,14 @@ class Exchange:
             reply.cache_write_tokens,
             reply.output_tokens,
             reply.reasoning_tokens,
+            reply.billed_input_tokens,
+            reply.billed_output_tokens,
             self.events,
             len(self.gaps) + (self.first_token_ns > 0),
             self.coalesced,
             session.id & UNKNOWN if session else 0,
             self.inflight_slot,
-            self.flags,
+            self.flags | reply.flags,
             self.target,
             self.phase,
             worker,

@@ -28,6 +28,9 @@ INFORMATIONAL_MAX: Final = 16
 INFLATED_MAX: Final = 256 << 20
 INFLATED_AT_ONCE: Final = 32 << 20  # out of one read
 INFLATED_STEP: Final = 1 << 20
+ODD_HEAD: Final = re.compile(rb"(?<!\r)\n|\n[ \t]|\ncontent-length:.*\ncontent-length:", re.IGNORECASE | re.DOTALL)
+INFORMATIONAL: Final = re.compile(rb"HTTP/1\.\d 1\d\d")
+HEAD_END: Final = re.compile(rb"\r?\n\r?\n")
 AGENT: Final = f"llm-latency-lens/{__version__}"
 
 _token = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+").fullmatch
@@ -80,6 +83,7 @@ class ResponseParser:
 
     __slots__ = (
         "_bare_bytes",
+        "_head",
         "_inflate",
         "_inflated",
         "_inflated_max",
@@ -115,7 +119,8 @@ class ResponseParser:
         self.keep_alive = False
         self._bare_bytes = 0
         self._informational = 0
-        self._inflate: Any = None
+        self._head = b""  # all bytes so far, until the head is complete
+        self._inflate: Inflate | None = None
         self._inflated = 0
         self.headers = {}
         self.bodies.clear()
@@ -135,14 +140,37 @@ class ResponseParser:
 
     def feed(self, data: bytes | memoryview) -> None:
         """Takes what one read brought. Raises ProtocolError for anything that is not HTTP, or not within the bounds."""
+        if not self.status:
+            self._head += data
         try:
             self.feed_data(data)
         except httptools.HttpParserError as error:
-            raise described(error) from error
+            if self.complete:  # bytes after the reply: it stands, but the connection is out of step
+                self.keep_alive = False
+            elif self.status or not self._accept_odd_head():
+                raise described(error) from error
         if not self.bodies:
             self.bare(len(data))
         elif self._inflate is not None:
             self._decompress()
+
+    def _accept_odd_head(self) -> bool:
+        """Reads a head again that llhttp refused, in strict form. False if it has no fault that we accept.
+
+        Raises ProtocolError if the strict form is refused, too."""
+        strict = strict_head(self._head)
+        if strict is None or strict == self._head:
+            return strict is None
+        self._head = strict
+        self.headers = {}
+        self._informational = 0
+        self._parser = _Parser(self)
+        self.feed_data = self._parser.feed_data
+        try:
+            self.feed_data(strict)
+        except httptools.HttpParserError as error:
+            raise described(error) from error
+        return True
 
     def bare(self, size: int) -> None:
         """Counts a read of `size` bytes that brought no body. Raises ProtocolError beyond the bounds."""
@@ -162,6 +190,10 @@ class ResponseParser:
             self.keep_alive = False
 
     # --- called by llhttp -----------------------------------------------------------------------------------------
+
+    def on_message_begin(self) -> None:
+        if self.complete:
+            self.keep_alive = False
 
     def on_header(self, name: bytes, value: bytes) -> None:
         headers = self.headers
@@ -188,7 +220,7 @@ class ResponseParser:
 
     def _decode_as(self, encoding: bytes) -> None:
         if encoding in (b"gzip", b"x-gzip", b"deflate"):
-            self._inflate = zlib.decompressobj(wbits=47)
+            self._inflate = Inflate(raw=encoding == b"deflate")
         elif encoding not in (b"identity", b""):
             raise ProtocolError(
                 f"the reply is encoded as {encoding.decode('latin-1')!r} although identity was asked for"
@@ -200,22 +232,80 @@ class ResponseParser:
             self.keep_alive = self._parser.should_keep_alive()
 
     def _decompress(self) -> None:
+        inflate = self._inflate
+        assert inflate is not None
         pieces = self.bodies[:]
         self.bodies.clear()
         before = self._inflated
         for piece in pieces:
             while piece:
-                try:
-                    plain = self._inflate.decompress(piece, min(INFLATED_STEP, self._inflated_max))
-                except zlib.error as error:
-                    raise ProtocolError(f"the reply's compression is broken: {error}") from error
-                piece = self._inflate.unconsumed_tail
+                plain, piece = inflate.step(piece, min(INFLATED_STEP, self._inflated_max))
                 self._inflated += len(plain)
                 limit = min(self._inflated_max, before + INFLATED_AT_ONCE)
                 if self._inflated > limit:
                     raise ProtocolError(f"the reply decompresses to more than {limit} bytes")
                 if plain:
                     self.bodies.append(plain)
+
+
+class Inflate:
+    """One compressed body: gzip of any number of members, zlib, or the raw deflate that some servers call deflate."""
+
+    __slots__ = ("_first", "_inflate", "_members", "_raw")
+
+    def __init__(self, *, raw: bool) -> None:
+        self._raw = raw
+        self._members = 0  # that have ended
+        self._first = b""  # the first byte, until the second one tells which of the three it is
+        self._inflate: Any = None
+
+    def step(self, piece: bytes, at_most: int) -> tuple[bytes, bytes]:
+        """(plain bytes, `at_most` of them; what is left of the piece). Raises ProtocolError."""
+        if self._inflate is None:
+            piece = self._first + piece
+            if self._members:
+                piece = piece.lstrip(b"\0")  # padding
+            if len(piece) < 2:
+                self._first = piece
+                return b"", b""
+            headed = piece[:2] == b"\x1f\x8b" or (piece[0] & 15 == 8 and int.from_bytes(piece[:2], "big") % 31 == 0)
+            self._inflate = zlib.decompressobj(wbits=47 if headed or not self._raw else -15)
+        try:
+            plain = self._inflate.decompress(piece, at_most)
+        except zlib.error as error:
+            raise ProtocolError(f"the reply's compression is broken: {error}") from error
+        rest = self._inflate.unconsumed_tail
+        if self._inflate.eof:
+            rest = self._inflate.unused_data
+            self._first, self._inflate = b"", None
+            self._members += 1
+        return plain, rest
+
+
+def strict_head(head: bytes) -> bytes | None:
+    """The heads at the start of `head` with CRLF, no folded lines and no Content-Length twice; None while one is cut.
+
+    All three are faults that HTTP clients accept (RFC 9112 sections 2.2, 5.2, 6.3). What is not odd stays as it is.
+    """
+    strict = b""
+    while True:
+        end = HEAD_END.search(head)
+        lines_end = end.start() if end is not None else len(head)
+        if not ODD_HEAD.search(head, 0, lines_end):
+            if end is None or not INFORMATIONAL.match(head):
+                return strict + head
+            strict, head = strict + head[: end.end()], head[end.end() :]
+            continue
+        if end is None:
+            return None
+        lines: dict[bytes, None] = {}
+        for line in re.sub(rb"\r?\n[ \t]+", b" ", head[:lines_end]).splitlines():
+            name, colon, value = line.partition(b":")
+            lines[b"Content-Length: " + value.strip() if colon and name.lower() == b"content-length" else line] = None
+        plain = b"\r\n".join(lines) + b"\r\n\r\n"
+        if not INFORMATIONAL.match(head):
+            return strict + plain + head[end.end() :]
+        strict, head = strict + plain, head[end.end() :]
 
 
 def described(error: httptools.HttpParserError) -> ProtocolError:

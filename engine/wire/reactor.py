@@ -38,7 +38,6 @@ class Reactor:
         "owners",
         "protected",
         "timer",
-        "user_stamps",
         "view",
         "yielding",
     )
@@ -52,7 +51,6 @@ class Reactor:
         buffer = bytearray(BUFFER_BYTES)
         self.view = memoryview(buffer)
         self.buffers = [buffer]
-        self.user_stamps = 0
         self.due_ns = 1 << 62  # when the worker wants to send or time out next; set by the worker
         self.protected = False  # a tap was seen at work a moment ago
         self.yielding = False  # an owner found that this moment has passed: the turn ends early

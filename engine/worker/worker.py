@@ -24,13 +24,14 @@ from ..dialects import OK, Prompt
 from ..dialects.table import DIALECTS
 from ..errors import LensError
 from ..load.feed import OUTPUT_ESTIMATE, Feed, Prepared
+from ..load.models import schedule_of
 from ..load.phase_run import NEVER, ClosedRun, OpenRun, PhaseRun, in_flight_cap
 from ..load.retry import CONNECT, retry_delay_ns
-from ..load.schedule import Closed, schedule_of
-from ..load.timetable import Timetables
+from ..load.schedule import Closed
 from ..plan.plan import secrets
+from ..records.layout import SLOT_MASK, TURN_SHIFT
 from ..records.record import ABORT_PLANNED, Outcome, Unsent
-from ..records.ring import SLOT_MASK, TURN_SHIFT, Counter, SegmentWriter
+from ..records.writer import SegmentWriter
 from ..runs.control import Share, Word
 from ..wire.endpoint import Endpoint
 from ..wire.exchange import Exchange
@@ -67,7 +68,7 @@ class Worker:
         self.deadlines = Deadlines(plan.limits, plan.seed, [endpoint.tls_context is not None for endpoint in endpoints])
         hidden = [tuple(secrets(target)) for target in plan.targets]
         self.ledger = Ledger(segment, plan, hidden, worker=share.worker, workers=share.workers)
-        self.health = Health(clock, self.reactor, self.ledger, self.pools, self.runs)
+        self.health = Health(clock, self.ledger, self.pools, self.runs)
         for target, endpoint in zip(plan.targets, endpoints, strict=True):
             self.pools.append(
                 Pool(
@@ -156,7 +157,7 @@ class Worker:
 
     def _heartbeat(self) -> None:
         now = monotonic_ns()
-        self.health.beat(self.in_flight, now)
+        self.health.beat(now)
         self.timers.at(now + HEARTBEAT_NS, self._heartbeat)
         if not self.in_flight:
             self.health.collect_if_idle(now, lambda: min((run.next_due_ns(self) for run in self.runs), default=NEVER))
@@ -169,8 +170,7 @@ class Worker:
         phase = plan.phases[index]
         schedule = schedule_of(phase, seed=plan.seed, index=index, timestamps=self.source.timestamps)
         items = iter(self.source.items(share.worker, share.workers, first, phase=index))
-        if isinstance(schedule, Timetables):
-            items = schedule.aim(items, share.worker, share.workers, first)
+        items = schedule.aim(items, share.worker, share.workers, first)
         feed = Feed(
             schedule.share(share.worker, share.workers, first),
             items,
@@ -187,7 +187,6 @@ class Worker:
             run = OpenRun(index, phase, feed, start_ns, cap, plan.limits.drain_ns)
         self.health.measure()
         self.runs.append(run)
-        self.ledger.segment.counters[int(Counter.PHASE)] = index
         feed.fill()
         if self.stopping is not None:
             run.stop(self, monotonic_ns(), self.stopping)
@@ -203,7 +202,7 @@ class Worker:
         for run in [run for run in self.runs if run.issued and not run.in_flight]:
             self.health.measure()
             self.runs.remove(run)
-            self.health.publish(self.in_flight)
+            self.health.publish()
             self.say(Word(say="phase_done", phase=run.index))
 
     def stop(self, reason: Unsent) -> None:
@@ -225,7 +224,7 @@ class Worker:
 
     def close(self) -> None:
         """Publishes the last counters and closes the sockets."""
-        self.health.publish(self.in_flight)
+        self.health.publish()
         for pool in self.pools:
             pool.close()
         self.reactor.close()
@@ -308,7 +307,9 @@ class Worker:
         self.pending = True
         self.ledger.attempt_ended(exchange)
         if exchange.outcome is not OK and self.plan.retry.attempts > exchange.attempts:
-            delay = retry_delay_ns(self.plan.retry, exchange, time_ns(), self.random)
+            delay = retry_delay_ns(
+                self.plan.retry, exchange, time_ns(), self.random, longest_ns=self.plan.limits.timeout_ns
+            )
             if delay is not None and self.stopping is None:
                 exchange.deadline_ns = NEVER
                 self.timers.at(monotonic_ns() + delay, self._admit, exchange, 0)  # its tokens are still charged

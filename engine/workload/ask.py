@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import count
 from typing import NamedTuple, Protocol
 
 from ..dialects import Prompt
@@ -30,3 +31,8 @@ class Asks(Protocol):
 
     def asks(self, worker: int, workers: int, first: int, phase: int) -> Iterator[Ask]:
         """One Ask for each slot worker, worker + workers, ... that is >= first. Never ends, in constant memory."""
+
+
+def slots(worker: int, workers: int, first: int) -> Iterator[int]:
+    """The slots of one worker from `first` on, without end."""
+    return count(first + (worker - first) % workers, workers)

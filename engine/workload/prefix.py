@@ -20,11 +20,9 @@ def prefix_of(workload: Workload, seed: int, prose: Prose) -> tuple[PrefixOf, in
     """The prefixes of a phase's slots and their length in tokens, on top of the prompts' own. None for none.
 
     unique: HEAD words if no length is asked for, the fewest that differ between all slots; made-up prompts are unique
-    without. Two runs with one seed have the same prefixes: change the seed to find nothing of the last run cached.
+    without. Two runs with one seed have the same prefixes only if they have the same salt, too (`workload.salt`).
     """
     tokens = workload.prefix_tokens
-    if tokens < 0:
-        raise PlanError(f"prefix_tokens must be >= 0, got {tokens} (workload.prefix_tokens)")
     if workload.prefix == "none":
         if tokens:
             raise PlanError("prefix_tokens needs a prefix: shared or unique (workload.prefix)")

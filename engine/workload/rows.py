@@ -3,10 +3,10 @@
     prompt | messages        what is asked; or any columns at all, with a template such as "Translate: {{text}}"
     system                   the system prompt
     max_tokens | output_tokens   the limit of the reply
-    weight                   how often, relative to the others (files up to deck.HELD_BYTES)
+    weight                   how often, relative to the others (files up to SMALL_BYTES)
     image                    URL, data: URL or file beside the prompts, or a list of them
 
-A bad row is a PlanError that names file, line and fault. Held files are checked whole at the start, of streamed files
+A bad row is a PlanError that names file, line and fault. Small files are checked completely at the start, of larger ones
 the first CHECKED rows; a bad row further on raises when a worker comes to it: nothing is skipped or made up.
 """
 
@@ -15,7 +15,6 @@ from __future__ import annotations
 import re
 from base64 import b64encode
 from collections.abc import Callable, Iterator
-from itertools import islice
 from math import isfinite
 from pathlib import Path
 from typing import Any, Final
@@ -26,11 +25,10 @@ from ..dialects import Prompt
 from ..errors import PlanError
 from ..plan.plan import Workload
 from .ask import Ask
-from .deck import HELD_BYTES, Held, deck_of
-from .draw import usable_weights
-from .files import Raw, open_records
+from .index import Dataset, Raw, checked, open_records
 
-CHECKED: Final = 1000
+SMALL_BYTES: Final = 8 << 20  # read through in 0.15 s before the run: every row is checked, weights are known
+CHECKED: Final = 1000  # rows of a larger file
 IMAGES_BYTES: Final = 4 << 20  # encoded images kept for the next row that shows them
 _SLOT_IN_TEXT: Final = re.compile(r"\{\{\s*([^{}]*?)\s*\}\}")
 _SYSTEM_ROLES: Final = ("system", "developer")
@@ -42,69 +40,69 @@ Columns = dict[str, Any]
 class Rows:
     """The prompts of a file of rows."""
 
-    def __init__(self, workload: Workload, seed: int) -> None:
+    def __init__(
+        self, workload: Workload, seed: int, *, small_bytes: int = SMALL_BYTES, checked_rows: int = CHECKED
+    ) -> None:
         self._records = open_records(workload.path, "workload.path")
         self._template = None if workload.template is None else filler(workload.template)
         self._images = Images(Path(workload.path).parent)
-        self._deck = deck_of(self._records, workload.order, seed)
-        if isinstance(self._deck, Held):
-            weights = [self._check(place, raw) for place, raw in self._deck.rows]
-            if any(weight is not None for weight in weights):
-                filled = [1.0 if weight is None else weight for weight in weights]
-                usable_weights(filled, workload.path)
-                self._deck.weigh(filled)
-        else:
-            checked = 0
-            for place, raw in islice(self._records.ordered(), CHECKED):
-                self._check(place, raw)
-                checked += 1
-            if not checked:
-                raise PlanError(f"{workload.path} holds no records")
+        self._small_bytes = small_bytes
+        self._weighable = self._records.file.size <= small_bytes
+        weights = list(checked(self._records, self._check, small_bytes, checked_rows))
+        if not weights:
+            raise PlanError(f"{workload.path} holds no records")
+        self._dataset = Dataset(self._records, workload.order, seed)
+        if any(weight is not None for weight in weights):
+            filled = [1.0 if weight is None else weight for weight in weights]
+            if not sum(filled):
+                raise PlanError(f"at least one weight must be > 0 ({workload.path})")
+            self._dataset.weigh(filled)
 
     def asks(self, worker: int, workers: int, first: int, phase: int) -> Iterator[Ask]:
         image = self._images.part
-        for slot, place, raw in self._deck.deal(worker, workers, first, phase):
-            columns = self._columns(place, raw)
-            if "weight" in columns and not isinstance(self._deck, Held):
-                raise self._bad(place, _NO_WEIGHTS)
-            yield Ask(slot, self._prompt(place, columns, image))
+        for slot, offset, raw in self._dataset.select(worker, workers, first, phase):
+            columns = self._columns(offset, raw)
+            if "weight" in columns and not self._weighable:
+                raise self._no_weights(offset)
+            yield Ask(slot, self._prompt(offset, columns, image))
 
-    def _check(self, place: int, raw: Raw) -> float | None:
+    def _check(self, offset: int, raw: Raw) -> float | None:
         """The row's weight. Raises PlanError if the row is no prompt."""
-        columns = self._columns(place, raw)
-        self._prompt(place, columns, self._images.there)
+        columns = self._columns(offset, raw)
+        self._prompt(offset, columns, self._images.there)
         if columns.get("weight") in (None, ""):
             return None
-        if not isinstance(self._deck, Held):
-            raise self._bad(place, _NO_WEIGHTS)
+        if not self._weighable:
+            raise self._no_weights(offset)
         try:
             weight = float(columns["weight"])
         except (TypeError, ValueError):
             weight = -1.0
         if not isfinite(weight) or weight < 0:
-            raise self._bad(place, f"weight must be a number >= 0, got {columns['weight']!r}")
+            raise self._bad(offset, f"weight must be a number >= 0, got {columns['weight']!r}")
         return weight
 
-    def _columns(self, place: int, raw: Raw) -> Columns:
+    def _columns(self, offset: int, raw: Raw) -> Columns:
         try:
             return self._records.columns(raw)
         except ValueError as error:
-            raise self._bad(place, str(error)) from error
+            raise self._bad(offset, str(error)) from error
 
-    def _prompt(self, place: int, columns: Columns, image: Callable[[str], Columns]) -> Prompt:
+    def _prompt(self, offset: int, columns: Columns, image: Callable[[str], Columns]) -> Prompt:
         try:
             return prompt_of(columns, self._template, image)
         except ValueError as error:
-            raise self._bad(place, str(error)) from error
+            raise self._bad(offset, str(error)) from error
 
-    def _bad(self, place: int, what: str) -> PlanError:
-        return PlanError(f"{self._records.where(place)}: {what}")
+    def _no_weights(self, offset: int) -> PlanError:
+        return self._bad(
+            offset,
+            f"weights need a file of at most {self._small_bytes >> 20} MiB, as all of its rows are read before the run;"
+            " split it into targets or repeat the rows instead",
+        )
 
-
-_NO_WEIGHTS: Final = (
-    f"weights need a file of at most {HELD_BYTES >> 20} MiB, as it is held in memory;"
-    " split it into targets or repeat the rows instead"
-)
+    def _bad(self, offset: int, what: str) -> PlanError:
+        return PlanError(f"{self._records.file.where(offset)}: {what}")
 
 
 def prompt_of(columns: Columns, template: Callable[[Columns], str] | None, image: Callable[[str], Columns]) -> Prompt:
@@ -200,10 +198,11 @@ _MISSING: Final = object()
 class Images:
     """The image parts of messages; files are read relative to the prompts and sent as data: URLs."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, kept_bytes_max: int = IMAGES_BYTES) -> None:
         self._folder = folder
+        self._kept_bytes_max = kept_bytes_max
         self._kept: dict[str, Columns] = {}
-        self._kept_bytes = 0
+        self.kept_bytes = 0
 
     def part(self, name: str) -> Columns:
         """The content part that shows the image. Raises ValueError."""
@@ -233,11 +232,11 @@ class Images:
 
     def _keep(self, name: str, part: Columns) -> None:
         size = len(part["image_url"]["url"])
-        if self._kept_bytes + size > IMAGES_BYTES:
+        if self.kept_bytes + size > self._kept_bytes_max:
             self._kept.clear()
-            self._kept_bytes = 0
+            self.kept_bytes = 0
         self._kept[name] = part
-        self._kept_bytes += size
+        self.kept_bytes += size
 
 
 def _is_url(name: str) -> bool:

@@ -10,7 +10,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from itertools import islice
 from math import isfinite
 from typing import Any, Final
 
@@ -18,15 +17,14 @@ from ..dialects import Prompt
 from ..errors import PlanError
 from ..plan.plan import SECOND, Workload
 from .ask import Ask, Turn
-from .deck import Held, deck_of
-from .files import Raw, open_records
-from .rows import CHECKED, conversation, limit_of
+from .index import Dataset, Raw, checked, open_records
+from .rows import CHECKED, SMALL_BYTES, conversation, limit_of
 
 _ROLES: Final = {"human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant", "system": "system"}
 
 
 class Session:
-    """One user's conversation. One request of it is in flight at most: ask for the next turn when a reply is whole."""
+    """One user's conversation. One request of it is in flight at most: ask for the next turn when a reply is complete."""
 
     __slots__ = ("_estimate", "_prompt", "_turns", "estimate_tokens", "id", "turn")
 
@@ -57,25 +55,26 @@ class Session:
 class Sessions:
     """The conversations of a file. A file shorter than the run begins again, with new sessions."""
 
-    def __init__(self, workload: Workload, seed: int) -> None:
+    def __init__(
+        self, workload: Workload, seed: int, *, small_bytes: int = SMALL_BYTES, checked_rows: int = CHECKED
+    ) -> None:
         self._records = open_records(workload.path, "workload.path")
         self._think_ns = workload.think_time_ns
-        self._deck = deck_of(self._records, workload.order, seed)
-        rows = self._deck.rows if isinstance(self._deck, Held) else islice(self._records.ordered(), CHECKED)
-        if not sum(1 for place, raw in rows if self._read(place, raw)):
+        if not sum(1 for _ in checked(self._records, self._read, small_bytes, checked_rows)):
             raise PlanError(f"{workload.path} holds no sessions (workload.path)")
+        self._dataset = Dataset(self._records, workload.order, seed)
 
     def asks(self, worker: int, workers: int, first: int, phase: int) -> Iterator[Ask]:
-        for slot, place, raw in self._deck.deal(worker, workers, first, phase):
-            prompt, turns = self._read(place, raw)
+        for slot, offset, raw in self._dataset.select(worker, workers, first, phase):
+            prompt, turns = self._read(offset, raw)
             yield Ask(slot, prompt, None, turns)
 
-    def _read(self, place: int, raw: Raw) -> tuple[Prompt, tuple[Turn, ...]]:
+    def _read(self, offset: int, raw: Raw) -> tuple[Prompt, tuple[Turn, ...]]:
         try:
             columns = self._records.columns(raw)
             system, turns = turns_of(columns)
         except ValueError as error:
-            raise PlanError(f"{self._records.where(place)}: {error}") from error
+            raise PlanError(f"{self._records.file.where(offset)}: {error}") from error
         if self._think_ns is not None:
             turns = [turn._replace(think_ns=self._think_ns) for turn in turns]
         first, *later = turns

@@ -13,8 +13,7 @@ from ..dialects import Prompt
 from ..errors import PlanError
 from ..plan.plan import Workload
 from .ask import Ask
-from .deck import Pass, deck_of
-from .files import Raw, open_records
+from .index import Dataset, Raw, Scan, open_records
 from .text import Prose
 
 _HUMAN: Final = frozenset({"human", "user"})
@@ -27,24 +26,24 @@ class ShareGpt:
     def __init__(self, workload: Workload, seed: int, prose: Prose) -> None:
         self._records = open_records(workload.path, "workload.path")
         self._prose = prose
-        if next(self._usable(self._records.ordered()), None) is None:
+        if next(self._usable(self._records.scan()), None) is None:
             raise PlanError(f"{workload.path} holds no conversation with a human turn and its reply (workload.path)")
-        self._deck = deck_of(self._records, workload.order, seed, self._usable)
+        self._dataset = Dataset(self._records, workload.order, seed, self._usable(self._records.scan()))
 
     def asks(self, worker: int, workers: int, first: int, phase: int) -> Iterator[Ask]:
-        for slot, place, raw in self._deck.deal(worker, workers, first, phase):
-            exchange = self._exchange(place, raw)
-            assert exchange is not None  # the deck holds usable ones only
+        for slot, offset, raw in self._dataset.select(worker, workers, first, phase):
+            if (exchange := self._exchange(offset, raw)) is None:
+                continue  # never: the dataset holds usable ones only
             human, reply = exchange
             yield Ask(slot, Prompt(({"role": "user", "content": human},), None, self._tokens(reply)))
 
-    def _usable(self, records: Pass) -> Pass:
+    def _usable(self, records: Scan) -> Scan:
         return (record for record in records if self._exchange(*record) is not None)
 
     def _tokens(self, reply: str) -> int:
         return max(self._prose.count(reply) if self._prose.count else self._prose.estimate(len(reply)), 1)
 
-    def _exchange(self, place: int, raw: Raw) -> tuple[str, str] | None:
+    def _exchange(self, offset: int, raw: Raw) -> tuple[str, str] | None:
         """The first human turn and the reply to it, None if the conversation does not begin with them."""
         try:
             columns = self._records.columns(raw)
@@ -53,7 +52,7 @@ class ShareGpt:
                 raise ValueError(f"no conversations, the columns are: {', '.join(columns)}")
             said = [_turn(turn) for turn in turns[:3]]
         except ValueError as error:
-            raise PlanError(f"{self._records.where(place)}: {error}") from error
+            raise PlanError(f"{self._records.file.where(offset)}: {error}") from error
         if said and said[0][0] == "system":
             del said[0]
         if len(said) < 2 or said[0][0] not in _HUMAN or said[1][0] not in _MODEL:

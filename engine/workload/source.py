@@ -1,4 +1,4 @@
-"""From what a workload asks to whole items: target by weight, prefix, token limits, estimate for token buckets."""
+"""From what a workload asks to complete items: target by weight, prefix, token limits, estimate for token buckets."""
 
 from __future__ import annotations
 
@@ -9,15 +9,12 @@ from typing import Any, Final, NamedTuple
 from ..dialects import Prompt
 from ..errors import PlanError
 from ..plan.plan import Plan, Target, Workload
-from .ask import Ask, Asks, Turn
-from .deck import slots
-from .draw import Draw, key_of, lengths, mix
-from .mix import Mix
+from .ask import Ask, Asks, Turn, slots
+from .draw import Draw, Shares, key_of, lengths, mix
 from .prefix import prefix_of, prefixed
 from .rows import Rows
 from .sessions import Session, Sessions
 from .sharegpt import ShareGpt
-from .synthetic import Synthetic
 from .text import Prose
 from .tokenizer import tokenizer_of
 from .trace import Trace
@@ -46,17 +43,17 @@ class _Phase(NamedTuple):
 
 
 class Source:
-    """The workload of a plan. Iterators are independent of each other; each has its own place in the file."""
+    """The workload of a plan. Iterators are independent of each other; each is at its own record of the file."""
 
     def __init__(self, plan: Plan, seed: int) -> None:
         workload = plan.workload
-        if not workload.calibration > 0:
-            raise PlanError(f"calibration must be > 0, got {workload.calibration!r} (workload.calibration)")
         self.workload = workload
         self.targets = plan.targets
-        self.prose = Prose(tokenizer_of(workload.tokenizer) if workload.tokenizer else None, workload.calibration)
+        tokenizer = tokenizer_of(workload.tokenizer) if workload.tokenizer else None
+        salt = 0 if workload.salt == "none" else key_of("salt", workload.salt)
+        self.prose = Prose(tokenizer, workload.calibration, salt)
         self._seed = seed
-        self._mix = Mix(plan.targets, seed)
+        self._target_of = Shares([target.weight for target in plan.targets], key_of(seed, "mix"))
         self._asks = _KINDS[workload.kind](workload, seed, self.prose)
         self._prefix = prefix_of(workload, seed, self.prose)
         self._joint = " " if workload.kind in ("synthetic", "trace") else "\n\n"
@@ -95,12 +92,12 @@ class Source:
         items = [self._item(ask, target, phase) for target in range(len(self.targets))]
         if len(items) == 1:
             return repeat(items[0])
-        return (items[self._mix(slot)] for slot in slots(worker, workers, first))
+        return (items[self._target_of(slot)] for slot in slots(worker, workers, first))
 
     def _made(self, worker: int, workers: int, first: int, phase: int) -> Iterator[Item]:
         keys = self._phase(phase)
         for ask in self._asks.asks(worker, workers, first, phase):
-            yield self._item(ask, self._mix(ask.slot), keys)
+            yield self._item(ask, self._target_of(ask.slot), keys)
 
     def _phase(self, phase: int) -> _Phase:
         prefix, tokens = self._prefix or (None, 0)
@@ -150,6 +147,25 @@ class Source:
                 else:
                     tokens += IMAGE_TOKENS
         return tokens + self.prose.estimate(characters)
+
+
+class Synthetic:
+    """Made-up prompts of `input_tokens` tokens, drawn per slot; no two slots of a phase begin alike."""
+
+    def __init__(self, workload: Workload, seed: int, prose: Prose) -> None:
+        if workload.input_tokens is None:
+            raise PlanError("synthetic prompts need a length (workload.input_tokens)")
+        self._length = lengths(workload.input_tokens, "workload.input_tokens")
+        self._prose = prose
+        self._seed = seed
+
+    def asks(self, worker: int, workers: int, first: int, phase: int) -> Iterator[Ask]:
+        length, text = self._length, self._prose.text
+        length_key, text_key = key_of(self._seed, phase, "input"), key_of(self._seed, phase, "text")
+        for slot in slots(worker, workers, first):
+            tokens = length(mix(length_key ^ slot))
+            prompt = Prompt(({"role": "user", "content": text(text_key ^ slot, tokens)},))
+            yield Ask(slot, prompt, tokens)
 
 
 class Single:

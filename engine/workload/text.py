@@ -30,10 +30,14 @@ class Prose:
     With a tokenizer the length is exact by that tokenizer. Without one a word counts for `calibration` tokens, 1.0
     unless a probe of the provider said otherwise: exact for the vocabularies that WORDS were chosen by, and off by the
     few tokens of the chat template as the provider counts it.
+
+    `salt` changes the heads alone: texts of two salts have the same lengths and rest, and differ from the first words
+    on, so that a run finds nothing of the run before in a prefix cache. Equal keys stay equal texts within one salt.
     """
 
-    def __init__(self, count: Count | None = None, calibration: float = 1.0) -> None:
+    def __init__(self, count: Count | None = None, calibration: float = 1.0, salt: int = 0) -> None:
         self.count = count
+        self._salt = salt
         self.tokens_per_word = calibration if count is None else 1.0
         self._fitted = False
         words = WORDS
@@ -65,7 +69,7 @@ class Prose:
     def words(self, key: int, count: int) -> str:
         """The first `count` words of the endless text of `key`."""
         parts: list[str] = []
-        bits = mix(key)
+        bits = mix(key ^ self._salt)
         for _ in range(min(count, self._head)):
             bits, digit = divmod(bits, len(self._words))
             parts.append(self._words[digit])

@@ -23,9 +23,8 @@ from ..dialects import Prompt
 from ..errors import PlanError
 from ..plan.plan import SECOND, Workload
 from .ask import Ask
-from .deck import Pass, Streamed
 from .draw import M64, key_of, mix
-from .files import Raw, Records, Table, open_records
+from .index import Dataset, Raw, Records, Scan, Table, open_records
 from .text import Prose
 
 BLOCK_TOKENS: Final = 512
@@ -51,23 +50,22 @@ class Format(NamedTuple):
 class Trace:
     """The prompts and times of a trace file, in the order of its times."""
 
-    def __init__(self, workload: Workload, seed: int, prose: Prose) -> None:
+    def __init__(self, workload: Workload, seed: int, prose: Prose, *, window: int = WINDOW) -> None:
         if workload.order != "sequential":
             raise PlanError(f"a trace has its own order, it cannot be {workload.order!r} (workload.order)")
-        if not workload.time_scale > 0:
-            raise PlanError(f"time_scale must be > 0, got {workload.time_scale!r} (workload.time_scale)")
         self._records = open_records(workload.path, "workload.path")
         self._format = format_of(self._records)
         self._time_scale = workload.time_scale
-        self._deck = Streamed(lambda _: self._by_time(), workload.path)
+        self._window = window
+        self._dataset = Dataset(self._records, "sequential", seed, self._scan())
         self._prose = prose
         self._seed = seed
         self._block_key = key_of(seed, "block")
         # A unique prefix is for prompts that share nothing: then the hash ids are left aside.
         self._shared = workload.prefix != "unique"
         checked = 0
-        for place, timed in islice(self._by_time(), CHECKED):
-            self._read(self._format.arrival, place, timed[1])
+        for _, offset, raw in islice(self._by_time(), CHECKED):
+            self._read(self._format.arrival, offset, raw)
             checked += 1
         if not checked:
             raise PlanError(f"{workload.path} holds no requests (workload.path)")
@@ -75,15 +73,15 @@ class Trace:
     def timestamps(self) -> Iterator[int]:
         """When each request of the trace is due, ns after the first one, stretched by `time_scale`. Ends with it."""
         begin: int | None = None
-        for _, (at_ns, _) in self._by_time():
+        for at_ns, _, _ in self._by_time():
             if begin is None:
                 begin = at_ns
             yield round((at_ns - begin) * self._time_scale)
 
     def asks(self, worker: int, workers: int, first: int, phase: int) -> Iterator[Ask]:
         tail_key = key_of(self._seed, phase, "text")
-        for slot, place, (_, raw) in self._deck.deal(worker, workers, first, phase):
-            arrival = self._read(self._format.arrival, place, raw)
+        for slot, offset, raw in self._dataset.select(worker, workers, first, phase):
+            arrival = self._read(self._format.arrival, offset, raw)
             text = self._text(arrival, tail_key ^ slot)
             prompt = Prompt(({"role": "user", "content": text},), None, arrival.output_tokens)
             yield Ask(slot, prompt, arrival.input_tokens)
@@ -100,31 +98,37 @@ class Trace:
             blocks.append(self._prose.text(tail_key, left))
         return " ".join(blocks)
 
-    def _by_time(self) -> Pass:
-        """One pass over (place, (time in ns, raw)) in the order of times; rows of equal times stay in file order."""
+    def _scan(self) -> Scan:
+        return ((offset, raw) for _, offset, raw in self._by_time())
+
+    def _by_time(self) -> Iterator[tuple[int, int, Raw]]:
+        """One pass over (time in ns, offset, raw) in the order of times; rows of equal times stay in file order.
+
+        Sorted through a heap of WINDOW rows: to sort all of a large trace first would delay the first request.
+        """
         heap: list[tuple[int, int, int, Raw]] = []
         last = None
-        for number, (place, raw) in enumerate(self._records.ordered()):
-            at_ns = self._read(self._format.at_ns, place, raw)
+        for number, (offset, raw) in enumerate(self._records.scan()):
+            at_ns = self._read(self._format.at_ns, offset, raw)
             if last is not None and at_ns < last:
                 raise PlanError(
-                    f"{self._records.where(place)}: its time is before that of a row more than {WINDOW} rows earlier;"
+                    f"{self._records.file.where(offset)}: its time is before that of a row more than {self._window} rows earlier;"
                     " sort the trace by time first"
                 )
-            if len(heap) < WINDOW:
-                heappush(heap, (at_ns, number, place, raw))
+            if len(heap) < self._window:
+                heappush(heap, (at_ns, number, offset, raw))
                 continue
-            last, _, place, raw = heappushpop(heap, (at_ns, number, place, raw))
-            yield place, (last, raw)
+            last, _, offset, raw = heappushpop(heap, (at_ns, number, offset, raw))
+            yield last, offset, raw
         while heap:
-            at_ns, _, place, raw = heappop(heap)
-            yield place, (at_ns, raw)
+            at_ns, _, offset, raw = heappop(heap)
+            yield at_ns, offset, raw
 
-    def _read(self, part: Callable[[Raw], Any], place: int, raw: Raw) -> Any:
+    def _read(self, part: Callable[[Raw], Any], offset: int, raw: Raw) -> Any:
         try:
             return part(raw)
         except (ValueError, msgspec.DecodeError) as error:
-            raise PlanError(f"{self._records.where(place)}: {error}") from error
+            raise PlanError(f"{self._records.file.where(offset)}: {error}") from error
 
 
 def format_of(records: Records) -> Format:
@@ -136,7 +140,7 @@ def format_of(records: Records) -> Format:
         if at in names and prompt in names and reply in names:
             return _table(records, names[at], names[prompt], names[reply], read_at)
     raise PlanError(
-        f"{records.path} is no trace that is known: it needs the columns TIMESTAMP,ContextTokens,GeneratedTokens"
+        f"{records.file.path} is no trace that is known: it needs the columns TIMESTAMP,ContextTokens,GeneratedTokens"
         f" (Azure) or Timestamp,Request tokens,Response tokens (BurstGPT), got {records.header}"
     )
 

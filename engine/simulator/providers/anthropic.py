@@ -7,7 +7,7 @@ from typing import Any, Final
 import msgspec
 
 from ..framing import ID, Event, Part
-from . import Ask, Outline, Route, Token, decoded, text_of, words_in
+from .provider import Ask, Outline, Route, Token, decoded, text_of, words_in
 
 FINISH: Final = {"stop": "end_turn", "length": "max_tokens", "filter": "refusal"}
 _KINDS: Final = {
@@ -88,7 +88,7 @@ class Anthropic:
     def failure(self, message: str) -> Event:
         return _event("error", error={"type": "overloaded_error", "message": message})
 
-    def whole(self, outline: Outline) -> dict[str, Any]:
+    def complete(self, outline: Outline) -> dict[str, Any]:
         content = [_block(text_of(outline.reasoning), thinking=True)] if outline.reasoning else []
         content += [_block(text_of(outline.visible), thinking=False)] if outline.visible else []
         return _message(outline, content, FINISH[outline.finish])

@@ -7,7 +7,7 @@ from typing import Any, Final
 import msgspec
 
 from ..framing import ID, Comment, Event, Part
-from . import Ask, Outline, Route, Token, decoded, text_of, words_in
+from .provider import Ask, Outline, Route, Token, decoded, text_of, words_in
 
 FINISH: Final = {"stop": "COMPLETE", "length": "MAX_TOKENS", "filter": "ERROR_TOXIC"}
 
@@ -72,7 +72,7 @@ class Cohere:
     def failure(self, message: str) -> Event:
         return _event("message-end", id=ID, delta={"finish_reason": "ERROR", "error": message})
 
-    def whole(self, outline: Outline) -> dict[str, Any]:
+    def complete(self, outline: Outline) -> dict[str, Any]:
         content: list[dict[str, Any]] = []
         if outline.reasoning:
             content.append({"type": "thinking", "thinking": text_of(outline.reasoning)})

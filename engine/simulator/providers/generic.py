@@ -7,7 +7,7 @@ from typing import Any, Final
 import msgspec
 
 from ..framing import Comment, Event, Part
-from . import Ask, Outline, Route, Token, decoded, text_of, words_in
+from .provider import Ask, Outline, Route, Token, decoded, text_of, words_in
 
 _CREATED_AT: Final = "2025-06-15T15:06:40.000000Z"
 _OLLAMA_FINISH: Final = {"stop": "stop", "length": "length", "filter": "content_filter"}
@@ -87,7 +87,7 @@ class Ollama:
     def failure(self, message: str) -> Event:
         return Event({"error": message})
 
-    def whole(self, outline: Outline) -> dict[str, Any]:
+    def complete(self, outline: Outline) -> dict[str, Any]:
         message = {"role": "assistant", "content": text_of(outline.visible)}
         if outline.reasoning:
             message["thinking"] = text_of(outline.reasoning)
@@ -124,7 +124,7 @@ class Tgi:
 
     def closing(self, outline: Outline) -> list[Part]:
         end = _tgi_event(outline.output_tokens + 1, "", special=True)
-        return [Event(end | self.whole(outline))]
+        return [Event(end | self.complete(outline))]
 
     def ping(self) -> Part:
         return Comment("")
@@ -132,7 +132,7 @@ class Tgi:
     def failure(self, message: str) -> Event:
         return Event({"error": message, "error_type": "generation"})
 
-    def whole(self, outline: Outline) -> dict[str, Any]:
+    def complete(self, outline: Outline) -> dict[str, Any]:
         details: dict[str, Any] = {"finish_reason": _TGI_FINISH[outline.finish], "seed": None}
         if outline.usage != "none":
             details |= {"generated_tokens": outline.output_tokens, "input_length": outline.prompt_tokens}
@@ -170,7 +170,7 @@ class Plain:
     def failure(self, message: str) -> Event:
         return Event({"error": message})
 
-    def whole(self, outline: Outline) -> dict[str, Any]:
+    def complete(self, outline: Outline) -> dict[str, Any]:
         reply = {"text": text_of(outline.visible)} | _plain_end(outline)
         return reply | ({"reasoning": text_of(outline.reasoning)} if outline.reasoning else {})
 

@@ -7,7 +7,7 @@ from typing import Any, Final
 import msgspec
 
 from ..framing import ID, Comment, Event, Part
-from . import Ask, Outline, Route, Token, decoded, text_of, words_in
+from .provider import Ask, Outline, Route, Token, decoded, text_of, words_in
 
 FINISH: Final = {"stop": "STOP", "length": "MAX_TOKENS", "filter": "SAFETY"}
 _STATUS: Final = {
@@ -74,7 +74,7 @@ class Google:
     def failure(self, message: str) -> Event:
         return Event({"error": {"code": 500, "message": message, "status": "INTERNAL"}})
 
-    def whole(self, outline: Outline) -> dict[str, Any]:
+    def complete(self, outline: Outline) -> dict[str, Any]:
         parts: list[dict[str, Any]] = []
         if outline.reasoning:
             parts.append({"text": text_of(outline.reasoning), "thought": True})

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from typing import Any, Final
+from urllib.parse import parse_qs
 
 import msgspec
 
 from ..framing import ID, Comment, Event, Part
-from . import CREATED, Ask, Invalid, Outline, Route, Token, decoded, text_of, words_in
+from .provider import CREATED, Ask, Invalid, Outline, Route, Token, decoded, text_of, words_in
 
 DONE: Final = Event(b"[DONE]")
 FINISH: Final = {"stop": "stop", "length": "length", "filter": "content_filter"}
+SAFE: Final = {kind: {"filtered": False, "severity": "safe"} for kind in ("hate", "self_harm", "sexual", "violence")}
 _KINDS: Final = {
     400: "invalid_request_error",
     401: "authentication_error",
@@ -82,7 +84,7 @@ class OpenAIChat:
     def failure(self, message: str) -> Event:
         return Event({"error": {"message": message, "type": "server_error", "param": None, "code": "internal_error"}})
 
-    def whole(self, outline: Outline) -> dict[str, Any]:
+    def complete(self, outline: Outline) -> dict[str, Any]:
         message: dict[str, Any] = {"role": "assistant", "content": text_of(outline.visible), "refusal": None}
         if outline.reasoning:
             message["reasoning_content"] = text_of(outline.reasoning)
@@ -92,6 +94,32 @@ class OpenAIChat:
 
     def refusal(self, status: int, message: str) -> dict[str, Any]:
         return {"error": {"message": message, "type": _KINDS.get(status, "server_error"), "param": None, "code": None}}
+
+
+class AzureChat(OpenAIChat):
+    """OpenAI's bodies under a deployment's path; a chunk of prompt filter results comes first."""
+
+    name = "azure-openai"
+
+    def ask(self, body: bytes, route: Route) -> Ask:
+        if "api-version" not in parse_qs(route.query):
+            raise Invalid("Missing required query parameter: api-version")
+        return super().ask(body, route)
+
+    def opening(self, outline: Outline) -> list[Part]:
+        results = [{"prompt_index": 0, "content_filter_results": SAFE}]
+        # Has neither a choice nor an id: https://learn.microsoft.com/azure/ai-foundry/openai/concepts/content-streaming
+        first = {"id": "", "object": "", "created": 0, "model": "", "choices": [], "prompt_filter_results": results}
+        return [Event(first), *super().opening(outline)]
+
+    def complete(self, outline: Outline) -> dict[str, Any]:
+        reply = super().complete(outline)
+        reply["choices"][0]["content_filter_results"] = SAFE
+        results = [{"prompt_index": 0, "content_filter_results": SAFE}]
+        return reply | {"created": CREATED, "prompt_filter_results": results}
+
+    def refusal(self, status: int, message: str) -> dict[str, Any]:
+        return {"error": {"code": str(status), "message": message}}
 
 
 def _chunk(model: str, delta: dict[str, Any] | None = None, finish: str | None = None) -> dict[str, Any]:

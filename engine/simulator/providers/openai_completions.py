@@ -7,8 +7,8 @@ from typing import Any, Final
 import msgspec
 
 from ..framing import ID, Event, Part
-from . import CREATED, Ask, Invalid, Outline, Route, Token, decoded, text_of, words_in
 from .openai_chat import DONE, FINISH, OpenAIChat, StreamOptions, usage_of
+from .provider import CREATED, Ask, Invalid, Outline, Route, Token, decoded, text_of, words_in
 
 
 class CompletionRequest(msgspec.Struct):
@@ -54,7 +54,7 @@ class OpenAICompletions(OpenAIChat):
             return [Event(finish), DONE]
         return [Event(finish), Event(finish | {"choices": [], "usage": usage_of(outline)}), DONE]
 
-    def whole(self, outline: Outline) -> dict[str, Any]:
+    def complete(self, outline: Outline) -> dict[str, Any]:
         text = text_of(outline.reasoning) + text_of(outline.visible)
         reply = _chunk(outline.model, text, FINISH[outline.finish])
         return reply | ({} if outline.usage == "none" else {"usage": usage_of(outline)})

@@ -7,8 +7,8 @@ from typing import Any, Final
 import msgspec
 
 from ..framing import ID, Comment, Event, Part
-from . import CREATED, Ask, Invalid, Outline, Route, Token, decoded, text_of, words_in
 from .openai_chat import OpenAIChat
+from .provider import CREATED, Ask, Invalid, Outline, Route, Token, decoded, text_of, words_in
 
 _STATUS: Final = {"stop": "completed", "length": "incomplete", "filter": "incomplete"}
 _INCOMPLETE: Final = {"stop": None, "length": {"reason": "max_output_tokens"}, "filter": {"reason": "content_filter"}}
@@ -63,7 +63,7 @@ class OpenAIResponses(OpenAIChat):
         if token.first:
             parts += _item_added(number - ITEM_EVENTS, reasoning=token.reasoning, index=index)
         name = "response.reasoning_text.delta" if token.reasoning else "response.output_text.delta"
-        return [*parts, _event(name, number, **_place(token.reasoning, index), delta=token.text, logprobs=[])]
+        return [*parts, _event(name, number, **_position(token.reasoning, index), delta=token.text, logprobs=[])]
 
     def closing(self, outline: Outline) -> list[Part]:
         kinds = [reasoning for reasoning, count in ((True, outline.reasoning), (False, outline.visible)) if count]
@@ -81,7 +81,7 @@ class OpenAIResponses(OpenAIChat):
     def failure(self, message: str) -> Event:
         return _event("error", 0, code="server_error", message=message, param=None)
 
-    def whole(self, outline: Outline) -> dict[str, Any]:
+    def complete(self, outline: Outline) -> dict[str, Any]:
         return _response(outline, _STATUS[outline.finish])
 
 
@@ -89,7 +89,7 @@ def _event(name: str, number: int, **fields: Any) -> Event:
     return Event({"type": name, "sequence_number": number, **fields}, name)
 
 
-def _place(reasoning: bool, index: int) -> dict[str, Any]:
+def _position(reasoning: bool, index: int) -> dict[str, Any]:
     return {"item_id": f"{'rs' if reasoning else 'msg'}_{ID}", "output_index": index, "content_index": 0}
 
 
@@ -111,18 +111,21 @@ def _item_added(number: int, *, reasoning: bool, index: int) -> list[Event]:
     return [
         _event("response.output_item.added", number, output_index=index, item=item),
         _event(
-            "response.content_part.added", number + 1, **_place(reasoning, index), part=_part("", reasoning=reasoning)
+            "response.content_part.added",
+            number + 1,
+            **_position(reasoning, index),
+            part=_part("", reasoning=reasoning),
         ),
     ]
 
 
 def _item_done(outline: Outline, number: int, *, reasoning: bool, index: int) -> list[Event]:
     text = text_of(outline.reasoning if reasoning else outline.visible)
-    place = _place(reasoning, index)
+    position = _position(reasoning, index)
     name = "response.reasoning_text.done" if reasoning else "response.output_text.done"
     return [
-        _event(name, number, **place, text=text, logprobs=[]),
-        _event("response.content_part.done", number + 1, **place, part=_part(text, reasoning=reasoning)),
+        _event(name, number, **position, text=text, logprobs=[]),
+        _event("response.content_part.done", number + 1, **position, part=_part(text, reasoning=reasoning)),
         _event(
             "response.output_item.done",
             number + 2,
