@@ -16,6 +16,7 @@ import asyncio
 import os
 import random
 from collections.abc import Callable
+from pathlib import Path
 from time import monotonic_ns, time_ns
 from typing import Final
 
@@ -31,6 +32,7 @@ from ..load.schedule import Closed
 from ..plan.plan import secrets
 from ..records.layout import SLOT_MASK, TURN_SHIFT
 from ..records.record import ABORT_PLANNED, Outcome, Unsent
+from ..records.tap_status import TapWatch
 from ..records.writer import SegmentWriter
 from ..runs.control import Share, Word
 from ..wire.endpoint import Endpoint
@@ -68,7 +70,8 @@ class Worker:
         self.deadlines = Deadlines(plan.limits, plan.seed, [endpoint.tls_context is not None for endpoint in endpoints])
         hidden = [tuple(secrets(target)) for target in plan.targets]
         self.ledger = Ledger(segment, plan, hidden, worker=share.worker, workers=share.workers)
-        self.health = Health(clock, self.ledger, self.pools, self.runs)
+        tap = TapWatch(Path(share.segment).parent) if share.stamps == "segment" else None
+        self.health = Health(self.reactor, self.ledger, self.pools, self.runs, tap)
         for target, endpoint in zip(plan.targets, endpoints, strict=True):
             self.pools.append(
                 Pool(
@@ -91,7 +94,8 @@ class Worker:
         self.working = False
         self.reserved = 0  # pico-USD, by affordable() for the dispatch that follows it
         self.stopping: Unsent | None = None
-        self.timers.at(monotonic_ns() + HEARTBEAT_NS, self._heartbeat)
+        first_beat_ns = monotonic_ns() + HEARTBEAT_NS
+        self.timers.at(first_beat_ns, self._heartbeat, first_beat_ns)
 
     # --- the loop -------------------------------------------------------------------------------------------------
 
@@ -155,10 +159,10 @@ class Worker:
         if self.filling:
             asyncio.get_running_loop().call_soon(self._fill)
 
-    def _heartbeat(self) -> None:
+    def _heartbeat(self, due_ns: int) -> None:
         now = monotonic_ns()
-        self.health.beat(now)
-        self.timers.at(now + HEARTBEAT_NS, self._heartbeat)
+        self.health.beat(now, due_ns)
+        self.timers.at(now + HEARTBEAT_NS, self._heartbeat, now + HEARTBEAT_NS)
         if not self.in_flight:
             self.health.collect_if_idle(now, lambda: min((run.next_due_ns(self) for run in self.runs), default=NEVER))
 
