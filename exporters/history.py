@@ -25,11 +25,11 @@ from ..collectors.snapshot import (
 from ..collectors.statistics import P99_9_NEEDS
 from ..engine.errors import OutputError
 from ..engine.plan.plan import SECOND
+from ..engine.runs.rundir import INTERVALS as LOG
 from .hdr.read import Line, Sums, filled, line_of
 from .hdr.write import INTERVALS, tag
 from .rundir import read_report, ticks
 from .spool.parts import view_at
-from .spool.tail import LOG
 
 HISTORY: Final = "history"  # folder of the state directory
 

@@ -40,7 +40,7 @@ import msgspec
 from ..collectors.snapshot import Interval, Snapshot
 from ..engine.errors import PlanError
 from ..engine.plan.plan import Export, Secret
-from .spool.tail import Refused, Rejected, Unavailable
+from .spool.tail import Destination, Refused, Rejected, Unavailable
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -123,7 +123,7 @@ def address_of(export: Export) -> Address:
     return Address(url, org, bucket, Secret(token), verify)
 
 
-class InfluxDB:
+class InfluxDB(Destination):
     """Writes ticks as line protocol, gzipped, one request a batch. Never retries by itself: the Pump does."""
 
     def __init__(self, export: Export, *, name: str) -> None:
@@ -150,9 +150,6 @@ class InfluxDB:
 
     def write(self, ticks: list[Snapshot]) -> None:
         self._send(b"\n".join(line.encode() for tick in ticks for line in lines(tick, self._plan_name)))
-
-    def restart(self) -> None:
-        """Nothing to forget: points told again overwrite themselves."""
 
     def close(self) -> None:
         self._client.close()  # type: ignore[no-untyped-call]  # the library has no types here

@@ -7,18 +7,16 @@ are in compressed parts (exporters.partfile). The one exception is a collector t
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Final
 
 import msgspec
 
 from ..collectors.series import Batch, Slab
 from ..collectors.snapshot import ENCODER, Report, Snapshot
 from ..engine.errors import OutputError
+from ..engine.files import replace
 from ..engine.runs.manifest import Manifest
+from ..engine.runs.rundir import INTERVALS, SUMMARY
 from .spool.parts import PartFile
-
-SUMMARY: Final = "summary.json"
-INTERVALS: Final = "intervals.jsonl"
 
 
 class IntervalLog:
@@ -58,9 +56,7 @@ def summary(report: Report) -> bytes:
 
 def write_summary(run_dir: Path, report: Report) -> None:
     """Replaces summary.json at once. Raises OutputError."""
-    temporary = run_dir / f".{SUMMARY}.new"
     try:
-        temporary.write_bytes(summary(report))
-        temporary.replace(run_dir / SUMMARY)
+        replace(run_dir / SUMMARY, summary(report))
     except OSError as error:
         raise OutputError(f"cannot write {run_dir / SUMMARY}: {error.strerror}") from error

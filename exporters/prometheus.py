@@ -31,6 +31,7 @@ from urllib.parse import urlsplit
 from ..collectors.snapshot import BUCKETS, Client, Interval, Snapshot
 from ..engine.errors import OutputError, PlanError
 from ..engine.plan.plan import Export
+from .spool.tail import Destination
 
 if TYPE_CHECKING:
     from aiohttp import web
@@ -277,8 +278,10 @@ def address_of(export: Export) -> tuple[str, int]:
         raise PlanError(f"prometheus: no port in {url!r}; write prometheus://127.0.0.1:{PORT}") from None
 
 
-class Prometheus:
+class Prometheus(Destination):
     """Serves the page from a thread with its own event loop. A Destination: `write` adds ticks to the sums."""
+
+    keeps_cursor = False  # the sums live in memory
 
     def __init__(self, export: Export, *, name: str, models: Mapping[str, tuple[str, str]]) -> None:
         self.host, self.port = address_of(export)

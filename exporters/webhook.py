@@ -1,4 +1,4 @@
-"""Posts a small JSON message to a URL, beside whatever else goes on: the sender never waits."""
+"""Posts a small JSON message to a URL in a thread of its own: the sender never waits."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from time import monotonic, sleep
 from typing import Any, Final
 
 from ..engine.plan.plan import Secret
+from .backoff import backoff_s
 
 TIMEOUT_S: Final = 10.0
 TRIES: Final = 5
-PAUSE_S: Final = 1.0  # doubled after every failure
 
 
 class Webhooks:
@@ -43,11 +43,11 @@ class Webhooks:
         while True:
             url, message = self._queue.get()
             reason = ""
-            for turn in range(TRIES):
+            for attempt in range(1, TRIES + 1):
                 reason = post(url, message)
-                if not reason:
+                if not reason or attempt == TRIES:
                     break
-                sleep(PAUSE_S * 2**turn)
+                sleep(backoff_s(attempt, first_s=1.0))
             if reason:
                 self._failed(f"the webhook of alert {message.get('alert')!r} was not reached: {reason}")
             self._queue.task_done()

@@ -83,7 +83,9 @@ def test_a_target_that_is_down_delays_readiness_and_nothing_else(tmp_path: Path)
             assert manager.stop() == 0
 
 
-@pytest.mark.parametrize(("module", "name"), [("engine.worker", "worker-0"), ("cli.processes.collect", "the collector")])
+@pytest.mark.parametrize(
+    ("module", "name"), [("engine.worker", "worker-0"), ("cli.processes.collect", "the collector")]
+)
 def test_a_hung_process_lets_the_watchdog_bark(module: str, name: str, tmp_path: Path) -> None:
     with simulator(**FAST) as sim:
         plan = write_plan(tmp_path, sim.base_url, "{every: 500ms}")

@@ -119,7 +119,7 @@ def test_a_pid_that_another_program_got_is_not_the_run(tmp_path: Path, tmpfs: Pa
 
 def test_a_whole_run_has_nothing_to_recover_and_an_unknown_one_neither(tmp_path: Path, tmpfs: Path) -> None:
     (tmp_path / "summary.json").write_text("{}")
-    with pytest.raises(LensError, match="is whole"):
+    with pytest.raises(LensError, match="is complete"):
         recover_run(tmp_path, segments=tmpfs)
     with pytest.raises(LensError, match="nothing of"):
         recover_run(tmp_path / "other", segments=tmpfs)
@@ -155,17 +155,23 @@ def another(root: Path, name: str, **change: object) -> Run:
 
 @pytest.fixture
 def here(tmpfs: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The tmpfs is the program's; a run without a manifest has no time to settle."""
+    """The tmpfs is the program's."""
     monkeypatch.setattr(command, "SEGMENTS", tmpfs)
-    monkeypatch.setattr(rundir, "SETTLING_S", 0.0)
     return tmpfs
+
+
+def never_begun(tmpfs: Path, name: str) -> None:
+    """A segment directory whose supervisor died before its manifest, longer ago than any start takes."""
+    (tmpfs / name).mkdir()
+    then = time.time() - 2 * rundir.SETTLING_S
+    os.utime(tmpfs / name, (then, then))
 
 
 def test_what_runs_left_is_listed(tmp_path: Path, here: Path, living: int) -> None:
     assert call().output == f"nothing is left in {here}\n"
     dead = another(tmp_path, "a-dead", started_at="2026-01-02T03:04:05.678+00:00")
     another(tmp_path, "b-alive", pids={"supervisor": living})
-    (here / "c-never-begun").mkdir()
+    never_begun(here, "c-never-begun")
     (here / "d-no-directory").touch()
     lines = call().output.splitlines()
     assert [line.split()[:3] for line in lines[1:4]] == [
@@ -182,7 +188,7 @@ def test_all_dead_runs_are_recovered_at_once_and_what_cannot_be_is_told(
 ) -> None:
     dead = [another(tmp_path, name) for name in ("a", "b")]
     lives = another(tmp_path, "c", pids={"supervisor": living})
-    (here / "d").mkdir()
+    never_begun(here, "d")
     found = call("--all")
     assert found.return_value == 1
     assert [line.partition(": ")[0] for line in found.stdout.splitlines()] == [str(run.run_dir) for run in dead]
@@ -241,12 +247,12 @@ def test_a_new_run_says_in_one_line_what_dead_ones_left(
 ) -> None:
     monkeypatch.setattr(run_command, "leftovers", lambda: rundir.leftovers(here))
     another(tmp_path, "alive", pids={"supervisor": living})
-    run_command.tell_leftovers(quiet=False)
+    run_command.warn_of_leftovers(quiet=False)
     assert capsys.readouterr() == ("", "")
     another(tmp_path, "dead")
-    run_command.tell_leftovers(quiet=True)
+    run_command.warn_of_leftovers(quiet=True)
     assert capsys.readouterr() == ("", "")
-    run_command.tell_leftovers(quiet=False)
+    run_command.warn_of_leftovers(quiet=False)
     out, err = capsys.readouterr()
     assert out == ""
     assert err.startswith("lens: 1 dead run left ")

@@ -413,7 +413,7 @@ class Worker:
         )
         exchange.session = session
         exchange.estimate_tokens = session.estimate_tokens
-        reason = self.stopping or run.stopped
+        reason = self.stopping if self.stopping is not None else run.stopped
         if reason is None and self.budget is not None:
             output = prompt.max_tokens or min(OUTPUT_ESTIMATE, session.estimate_tokens)
             reserved = self.budget.reserve(last.target, session.estimate_tokens - output, output)
@@ -486,8 +486,8 @@ class Worker:
             self.segment.push_detail(_packed(told))
 
     def unsent(self, run: PhaseRun, slot: int, slots: int, intended_ns: int, reason: Unsent) -> None:
-        """Writes that `slots` slots from `slot` on were not sent."""
-        if not slots:
+        """Writes that `slots` slots from `slot` on were not sent; nothing for Unsent.NONE, they are another run's."""
+        if not slots or reason is Unsent.NONE:
             return
         values = dict.fromkeys((name for name, _ in record.FIELDS), 0)
         values |= {
