@@ -160,11 +160,11 @@ def ticks_sum(ticks: list[dict[str, Any]]) -> Counter[str]:
 
 def lens_with_small_rings() -> None:
     """`lens` with room for 128 records a worker, 1.7 s of the load."""
+    from llm_latency_lens.cli import launch
     from llm_latency_lens.cli.main import main as program
-    from llm_latency_lens.engine.runs import supervisor
 
-    whole = supervisor.geometry_of
-    supervisor.geometry_of = lambda plan, workers: whole(plan, workers)._replace(requests=128)
+    usual = launch.geometry_of
+    launch.geometry_of = lambda plan, workers: usual(plan, workers)._replace(requests=128)
     sys.exit(program())
 
 

@@ -25,6 +25,8 @@ from llm_latency_lens.engine.records.ring import Counter
 from llm_latency_lens.engine.runs import rundir
 from llm_latency_lens.engine.runs.manifest import PhaseTimes
 from tests.support_collector import MS, SECOND, START, plan, values
+from tests.support_lens import lens, manifest_of, running
+from tests.support_simulator import FAST, simulator
 from tests.test_collector import TICK, Run, ended, gaps, start
 
 
@@ -235,6 +237,35 @@ def test_a_run_killed_before_its_first_slot_is_recovered_with_nothing_sent(tmp_p
     for path in run.segment_dir.glob("*.ring"):
         path.unlink()
     assert recover_run(run.run_dir, segments=tmpfs).requests.sent == 0
+
+
+def test_a_run_that_died_before_its_manifest_is_named_by_its_directory_too(tmp_path: Path, tmpfs: Path) -> None:
+    """`lens recover RUN_DIR` denied what `--all` found; both name the way out."""
+    (tmp_path / "a").mkdir()
+    never_begun(tmpfs, "a")
+    with pytest.raises(LensError, match="died before it had begun; `lens recover --remove a`"):
+        recover_run(tmp_path / "a", segments=tmpfs)
+
+
+def test_a_worker_that_is_dead_when_everything_dies_is_told_with_its_ticks(tmp_path: Path) -> None:
+    """The outage was recorded when the worker was back: one that never came back had restarts and no ticks affected."""
+    with simulator(**FAST) as sim:
+        arguments = ("--base-url", f"{sim.base_url}/v1", "--model", "m", "--rate", "100", "--duration", "1h")
+        with running(*arguments, "--workers", "2", cwd=tmp_path) as process:
+            segments, manifest = manifest_of(tmp_path)
+            deadline = time.monotonic() + 30
+            while sim.stats()["requests"] < 100:
+                assert time.monotonic() < deadline
+                time.sleep(0.02)
+            os.kill(manifest["pids"]["worker-0"], signal.SIGKILL)
+            while not json.loads((segments / "run.json").read_text())["restarts"]:
+                assert time.monotonic() < deadline
+            process.kill()
+            process.wait()
+        recovered = lens("recover", "runs/latest", "--json", cwd=tmp_path)
+    assert recovered.code == 0, recovered.stderr
+    reasons = {each["code"]: each["detail"] for each in recovered.summary["verdict"]["reasons"]}
+    assert "affected: ticks " in reasons["worker_restarts"]
 
 
 @pytest.mark.parametrize("arguments", [("x", "--all"), ("--all", "--remove", "x"), ("--json",)])
