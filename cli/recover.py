@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Final
 
 import click
-import msgspec
 
 from ..collectors.snapshot import Report
 from ..engine.errors import LensError, SegmentError
+from ..engine.files import UNDECODABLE
 from ..engine.records import ring
 from ..engine.runs.manifest import FILE, SEGMENTS, Manifest, read_manifest
 from ..engine.runs.rundir import LIVE, SUMMARY, Leftover, alive, leftovers, remove_segments
@@ -62,7 +62,7 @@ def finish(directory: Path) -> Report:
     """The same from a segment directory."""
     try:
         manifest = read_manifest(directory)
-    except msgspec.DecodeError as error:
+    except UNDECODABLE as error:
         raise LensError(
             f"{directory / FILE} is damaged, or of another version of lens, which can recover it: {error}"
         ) from error

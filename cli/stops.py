@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections import deque
 from pathlib import Path
 
-import msgspec
-
 from ..collectors.snapshot import REPORT_DECODER, SNAPSHOT_DECODER
+from ..engine.files import UNDECODABLE
 from ..engine.plan.plan import SECOND, Plan
 from ..engine.runs.rundir import LIVE_REPORT, SNAPSHOT
 
@@ -29,7 +28,7 @@ class StopRules:
             return None
         try:
             snapshot = SNAPSHOT_DECODER.decode((self._dir / SNAPSHOT).read_bytes())
-        except (FileNotFoundError, msgspec.DecodeError):
+        except (FileNotFoundError, *UNDECODABLE):
             return None
         if snapshot.tick == self._tick:
             return None

@@ -24,6 +24,7 @@ from ..collectors.snapshot import (
 )
 from ..collectors.statistics import P99_9_NEEDS
 from ..engine.errors import OutputError
+from ..engine.files import UNDECODABLE
 from ..engine.plan.plan import SECOND
 from ..engine.runs.rundir import INTERVALS as LOG
 from .hdr.read import Line, Sums, filled, line_of
@@ -72,7 +73,7 @@ class Follower:
         for line in self._ticks.new():
             try:
                 self._window.tick(SNAPSHOT_DECODER.decode(line))
-            except msgspec.DecodeError:
+            except UNDECODABLE:
                 continue  # a damaged line; the report counts them
         for line in self._histograms.new() if self._metrics else ():
             if line.startswith("#[BaseTime: "):

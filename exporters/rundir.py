@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any, Final
 
 import msgpack
-import msgspec
 
 from ..collectors.snapshot import REPORT_DECODER, SNAPSHOT_DECODER, Report, Snapshot
 from ..engine.errors import OutputError
+from ..engine.files import UNDECODABLE
 from ..engine.runs.rundir import INTERVALS, LIVE, LIVE_REPORT, REQUESTS, SUMMARY
 from .spool.parts import lines_of
 
@@ -41,7 +41,7 @@ def read_report(run_dir: Path) -> Report:
             return REPORT_DECODER.decode(path.read_bytes())
         except FileNotFoundError:
             continue
-        except msgspec.DecodeError as error:
+        except UNDECODABLE as error:
             raise OutputError(f"{path} is damaged: {error}") from None
         except OSError as error:
             raise OutputError(f"{path} cannot be read: {error.strerror}") from None
@@ -60,7 +60,7 @@ def ticks(run_dir: Path) -> Iterator[Snapshot]:
             yield SNAPSHOT_DECODER.decode(line)
     except FileNotFoundError:
         raise OutputError(f"{run_dir} has no {INTERVALS}") from None
-    except msgspec.DecodeError as error:
+    except UNDECODABLE as error:
         raise OutputError(f"{path} is damaged at line {number}: {error}") from None
     except (OSError, EOFError, zlib.error) as error:  # a compressed part
         raise OutputError(f"{path} is damaged after line {number}: {error}") from None

@@ -15,6 +15,7 @@ import msgspec
 
 from ...collectors.snapshot import REPORT_DECODER, SNAPSHOT_DECODER, Snapshot
 from ...engine.errors import LensError
+from ...engine.files import UNDECODABLE
 from ...engine.frames import frame
 from ...engine.plan.plan import SECOND, Load, Phase, Plan, Shape
 from ...engine.records.ring import Counter, SegmentReader, State
@@ -104,7 +105,7 @@ class Progress:
         `since_start_ns` is how long ago the run's phase began."""
         try:
             manifest = read_manifest(self._segments)
-        except (OSError, msgspec.DecodeError):
+        except (OSError, *UNDECODABLE):
             manifest = None
         if manifest is None or manifest.state == "starting":
             return "the start" if now_ns - self._started_ns > START_NS else ""
@@ -141,7 +142,7 @@ def latest_tick(segments: Path) -> Snapshot | None:
     """The latest tick of a run; None before the first and after the end."""
     try:
         return SNAPSHOT_DECODER.decode((segments / SNAPSHOT).read_bytes())
-    except (OSError, msgspec.DecodeError):
+    except (OSError, *UNDECODABLE):
         return None
 
 
@@ -206,12 +207,12 @@ def spent_in(run_dir: Path) -> float:
     """USD of a run: from its summary, or its last tick if it has none."""
     try:
         return REPORT_DECODER.decode((run_dir / SUMMARY).read_bytes()).cost.usd or 0.0
-    except (OSError, msgspec.DecodeError):
+    except (OSError, *UNDECODABLE):
         pass
     try:
         last = (run_dir / INTERVALS).read_bytes().rstrip(b"\n").rpartition(b"\n")[2]
         return SNAPSHOT_DECODER.decode(last).cost_usd_total or 0.0
-    except (OSError, msgspec.DecodeError):
+    except (OSError, *UNDECODABLE):
         return 0.0
 
 

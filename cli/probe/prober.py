@@ -22,6 +22,7 @@ import msgspec
 
 from ...collectors.snapshot import REPORT_DECODER
 from ...engine.errors import LensError
+from ...engine.files import UNDECODABLE
 from ...engine.load.timetable import is_quiet
 from ...engine.plan.plan import SECOND, Plan
 from ...engine.runs.interrupts import Interrupts
@@ -223,7 +224,7 @@ class Prober:
         """What the current run may still spend until it has handed over, at its dearest request so far."""
         total = 0.0
         for each in self.running:
-            with contextlib.suppress(OSError, msgspec.DecodeError):
+            with contextlib.suppress(OSError, *UNDECODABLE):
                 report = REPORT_DECODER.decode((each.segments / LIVE_REPORT).read_bytes())
                 dearest = report.metrics["cost_usd"].max if "cost_usd" in report.metrics else None
                 rate = (report.requests.sent / report.run.duration_s) if report.run.duration_s else 0.0
@@ -317,7 +318,7 @@ class Prober:
 
     def _recover_dead(self) -> None:
         for path in SEGMENTS.glob("*/run.json"):
-            with contextlib.suppress(OSError, msgspec.DecodeError):
+            with contextlib.suppress(OSError, *UNDECODABLE):
                 run_dir = Path(read_manifest(path.parent).run_dir)
                 if run_dir.parent == self.history and run_dir not in [each.run_dir for each in self.running]:
                     recover(run_dir)

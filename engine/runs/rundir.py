@@ -22,6 +22,7 @@ import msgspec
 import psutil
 
 from ..errors import OutputError
+from ..files import UNDECODABLE
 from ..plan.plan import Plan, masked
 from .manifest import FILE as MANIFEST
 from .manifest import SEGMENTS
@@ -160,7 +161,7 @@ def _leftovers(root: Path) -> Iterator[Leftover]:
 def _head(directory: Path) -> Head | None:
     try:
         return msgspec.json.decode((directory / MANIFEST).read_bytes(), type=Head)
-    except (FileNotFoundError, msgspec.DecodeError):
+    except (FileNotFoundError, *UNDECODABLE):
         return None
 
 

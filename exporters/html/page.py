@@ -24,6 +24,7 @@ import numpy as np
 from ...collectors.histogram import Histogram
 from ...collectors.snapshot import BUCKETS, METRICS, SCALES, Distribution, Report, TargetReport
 from ...engine.errors import OutputError
+from ...engine.files import UNDECODABLE
 from .. import figures
 from ..hdr import read as hdrread
 from ..hdr.write import INTERVALS, TOTALS, tag
@@ -297,7 +298,7 @@ def _course(path: Path, course: Course) -> Course:
         for line in lines_of(path):
             try:
                 course.take(_TICKS.decode(line))
-            except msgspec.DecodeError:  # damaged: the page tells what is left
+            except UNDECODABLE:  # damaged: the page tells what is left
                 continue
     except FileNotFoundError:
         pass

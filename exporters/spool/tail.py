@@ -28,7 +28,7 @@ import msgspec
 
 from ...collectors.snapshot import SNAPSHOT_DECODER, Snapshot
 from ...engine.errors import OutputError
-from ...engine.files import replace
+from ...engine.files import UNDECODABLE, replace
 from ...engine.runs.rundir import SUMMARY
 from ..backoff import backoff_s
 from .parts import View, view_at
@@ -208,7 +208,7 @@ class Tail:
     def _decode(self, line: bytes, ticks: list[Snapshot]) -> None:
         try:
             ticks.append(SNAPSHOT_DECODER.decode(line))
-        except msgspec.DecodeError:
+        except UNDECODABLE:
             self._bad += 1
 
     def _jump(self, position: int) -> int:
@@ -327,7 +327,7 @@ def _load(path: Path | None) -> Cursor:
         return Cursor()
     try:
         return msgspec.json.decode(path.read_bytes(), type=Cursor)
-    except (OSError, msgspec.DecodeError):
+    except (OSError, *UNDECODABLE):
         return Cursor()
 
 
