@@ -14,7 +14,7 @@ from ..engine.errors import LensError, SegmentError
 from ..engine.files import UNDECODABLE
 from ..engine.records import ring
 from ..engine.runs.manifest import FILE, SEGMENTS, Manifest, read_manifest
-from ..engine.runs.rundir import LIVE, SUMMARY, Leftover, alive, leftovers, remove_segments
+from ..engine.runs.rundir import LIVE, SETTLING_S, SUMMARY, Leftover, alive, leftovers, remove_segments
 from ..engine.runs.runlog import note
 from ..exporters.json import summary
 from ..exporters.rundir import damage_named
@@ -150,7 +150,9 @@ def find(run_dir: Path, *, segments: Path = SEGMENTS) -> Path:
     for left in leftovers(segments):
         if left.head is not None and Path(left.head.run_dir).resolve() == wanted:
             return left.directory
-        if left.head is None and left.run_id == wanted.name and not left.alive:
+        if left.head is None and left.run_id == wanted.name:
+            if left.alive:
+                raise LensError(f"{run_dir} is just starting; if it was killed, try again in {SETTLING_S:g} s")
             raise _never_began(left.run_id)
     if (run_dir / SUMMARY).exists():
         raise LensError(f"{run_dir} is complete: it has its {SUMMARY} and nothing is left in {segments}")

@@ -12,7 +12,8 @@ from time import monotonic, sleep
 
 import pytest
 
-from tests.support_lens import LENS, Ended, accounts, environment, finish, manifest_of, running
+from tests.chaos import signalled_after
+from tests.support_lens import LENS, accounts, environment, finish, manifest_of, running
 from tests.support_simulator import FAST, Simulator, simulator
 
 
@@ -95,16 +96,3 @@ def test_a_signal_at_any_moment_of_the_first_second_ends_it(sim: Simulator, tmp_
         cwd = tmp_path / str(step)
         cwd.mkdir()
         signalled_after(0.15 * step + 0.05, day_long(sim), cwd)
-
-
-def signalled_after(delay_s: float, arguments: tuple[str, ...], cwd: Path) -> Ended:
-    """SIGTERM so long after the start; checks what must be true at any moment."""
-    with running(*arguments, cwd=cwd) as process:
-        sleep(delay_s)  # the moment is what is tested
-        process.terminate()
-        ended = finish(process)
-    assert ended.code in (130, -signal.SIGTERM), ended  # the latter: the interpreter itself was not up yet
-    assert "Traceback" not in ended.stderr
-    for run_dir in (cwd / "runs").glob("2*"):
-        assert (run_dir / "summary.json").exists()
-    return ended
