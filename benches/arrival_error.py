@@ -43,10 +43,10 @@ class Traced(Exchange):
     shared = 0
     total = 0
 
-    def take(self, events: list[tuple[bytes, bytes]], stamp_ns: int, kernel: bool, whole: bool) -> int:
+    def take(self, events: list[tuple[bytes, bytes]], stamp_ns: int, kernel: bool, complete: bool) -> int:
         Traced.total += len(events)
         Traced.shared += len(events)
-        return super().take(events, stamp_ns, kernel, whole)
+        return super().take(events, stamp_ns, kernel, complete)
 
     def take_one(self, event: tuple[bytes, bytes], stamp_ns: int, kernel: bool) -> int:
         Traced.total += 1
@@ -62,7 +62,15 @@ class Driver:
         target = Target(name="bench", provider="openai", base_url=url, model="m")
         self.lag = memoryview(bytearray(LAG_BUCKETS * 8)).cast("Q")
         self.reactor = Reactor(StampClock(), self.lag)
-        self.pool = Pool(self.reactor, target, OpenAIChat(), Endpoint(target, {}), self)
+        self.pool = Pool(
+            self.reactor,
+            target,
+            OpenAIChat(),
+            Endpoint(target, {}),
+            sending=self.sending,
+            done=self.done,
+            suspect=self.suspect,
+        )
         self.wire = self.pool.endpoint.encode(
             self.pool.dialect.request(target, Prompt(({"role": "user", "content": "How fast is light?"},)))
         )
@@ -80,7 +88,7 @@ class Driver:
         self.pool.send(exchange)
 
     def sending(self, exchange: Exchange) -> None:
-        """Nothing to book."""
+        """Nothing to record."""
 
     def suspect(self, stamp_ns: int, now_ns: int) -> tuple[int, bool]:
         return stamp_ns, True

@@ -15,12 +15,13 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, Final, Protocol
+from typing import Final, Protocol
 
 import msgspec
 import numpy as np
 import numpy.typing as npt
 
+from ..engine.records.detail import Detail
 from ..engine.records.record import LOCAL_TOKENS, UNKNOWN, Outcome
 from ..engine.records.ring import Counter
 from ..engine.runs.manifest import FILE as MANIFEST
@@ -36,6 +37,7 @@ from .series import NOBODY, Batch, Condition, Key, Reader, Series, Slab
 from .snapshot import ENCODER, Client, Report, Server, Snapshot
 from .totals import Books
 
+_detail_of = msgspec.msgpack.Decoder(Detail).decode
 TURN_S: Final = 0.05
 GRACE_NS: Final = 50_000_000  # a tick is closed this long after its end: its last records are on their way
 DETAILS_KEPT: Final = 4096  # messages that wait for their record
@@ -103,7 +105,7 @@ class Collector:
             self.manifest, conditions=conditions is not None, price_date=prices.date if prices else None, slos=slos
         )
         self.errors = {(t, o): (message, status) for t, o, message, status in self.state.errors}
-        self.details: dict[tuple[int, int, int], dict[str, Any]] = {}
+        self.details: dict[tuple[int, int, int], Detail] = {}
         for worker, blob in self.state.details:
             self._detail(worker, blob)
         self._restore_sinks()
@@ -174,31 +176,29 @@ class Collector:
 
     def _detail(self, worker: int, blob: bytes) -> None:
         try:
-            detail = msgspec.msgpack.decode(blob)
-            key = (worker, int(detail["phase"]), int(detail["request"]))
-        except (msgspec.DecodeError, KeyError, TypeError, ValueError):
+            detail = _detail_of(blob)
+        except msgspec.DecodeError:
             return  # written by our own worker: cannot be, and is not worth the run
-        known = self.details.setdefault(key, {})
-        if "text" in detail:
-            known.setdefault("texts", []).append(detail.pop("text"))
-        known |= detail
+        known = self.details.setdefault((worker, detail.phase, detail.request), detail)
+        if known is not detail:
+            known.add(detail)
         if len(self.details) > DETAILS_KEPT:
             del self.details[next(iter(self.details))]
 
-    def _claim(self, drained: Drained) -> dict[tuple[int, int], dict[str, Any]]:
+    def _claim(self, drained: Drained) -> dict[tuple[int, int], Detail]:
         """The details whose records have come. A detail is written before its record and may be read a turn earlier."""
         pairs = zip(drained.records["phase"].tolist(), drained.records["request"].tolist(), strict=True)
         return {key: detail for key in pairs if (detail := self.details.pop((drained.worker, *key), None)) is not None}
 
     def _note_errors(self, batch: Batch) -> None:
-        if not any("message" in detail for detail in batch.details.values()):
+        if not any(detail.message for detail in batch.details.values()):
             return
         for record in batch.records[batch.records["outcome"] > Outcome.OK]:
             detail = batch.details.get((int(record["phase"]), int(record["request"])))
-            if detail and "message" in detail:
+            if detail is not None and detail.message:
                 target = int(record["target"]) if record["target"] < self.reader.targets else NOBODY
                 status = int(record["http_status"]) or None
-                message = str(detail["message"])[:MESSAGE_CHARS]
+                message = detail.message[:MESSAGE_CHARS]
                 self.errors[target, int(record["outcome"])] = (message, status)
 
     # --- a tick ---------------------------------------------------------------------------------------------------
@@ -347,13 +347,12 @@ def replace(path: Path, content: bytes) -> None:
 
 
 def count_locally(
-    records: npt.NDArray[np.void], details: dict[tuple[int, int], dict[str, Any]], count: Callable[[str], int]
+    records: npt.NDArray[np.void], details: dict[tuple[int, int], Detail], count: Callable[[str], int]
 ) -> None:
     """Fills in the output tokens of whole replies whose provider told none, from their text if all of it came."""
     unsaid = (records["output_tokens"] == UNKNOWN) & (records["outcome"] == Outcome.OK)
     for i in np.flatnonzero(unsaid).tolist():
-        detail = details.get((int(records["phase"][i]), int(records["request"][i])), {})
-        texts = detail.get("texts", ())
-        if texts and len(texts) == detail["pieces"]:
-            records["output_tokens"][i] = count("".join(texts))
+        detail = details.get((int(records["phase"][i]), int(records["request"][i])))
+        if detail is not None and detail.texts and len(detail.texts) == detail.pieces:
+            records["output_tokens"][i] = count("".join(detail.texts))
             records["flags"][i] |= LOCAL_TOKENS

@@ -16,13 +16,12 @@ import numpy.typing as npt
 
 from ..engine.errors import SegmentError
 from ..engine.records import ring
-from ..engine.records.record import NO_TARGET, UNKNOWN, Outcome, Unsent, record_dtype
+from ..engine.records.record import NO_TARGET, left_behind_values, record_dtype
 from .checkpoint import SegmentState, State
 from .measures import Records
 
 PATTERN: Final = "worker-*.ring"
 _ENDED: Final = (ring.State.DONE, ring.State.DEAD)
-_TOKEN_FIELDS: Final = ("input_tokens", "cached_tokens", "cache_write_tokens", "output_tokens", "reasoning_tokens")
 
 
 class Drained(NamedTuple):
@@ -74,20 +73,20 @@ class Segment:
 
     def _last_requests(self, *, dead: bool) -> Records:
         """Records for the requests that a worker left behind: lost if they were sent and it died."""
-        left = self.reader.leftovers()
-        records = np.zeros(len(left), record_dtype())
-        for record, entry in zip(records, left, strict=True):
-            record["request"], record["phase"], record["target"] = entry.request, entry.phase, entry.target
-            record["intended_ns"], record["worker"], record["slots"] = entry.intended_ns, self.worker, 1
-            if entry.sent:
-                record["send_ns"] = record["last_send_ns"] = entry.send_ns
-                record["attempts"] = 1
-                record["outcome"] = Outcome.LOST if dead else Outcome.IN_FLIGHT
-            else:
-                record["unsent"] = Unsent.WORKER_DOWN
-            for name in _TOKEN_FIELDS:
-                record[name] = UNKNOWN
-        return records
+        left = [
+            left_behind_values(
+                request=entry.request,
+                intended_ns=entry.intended_ns,
+                send_ns=entry.send_ns,
+                phase=entry.phase,
+                target=entry.target,
+                worker=self.worker,
+                sent=entry.sent,
+                dead=dead,
+            )
+            for entry in self.reader.leftovers()
+        ]
+        return np.array(left, record_dtype())
 
     def in_flight(self) -> Iterator[tuple[int, int]]:
         """(phase, target) of every request that is running now."""

@@ -14,6 +14,7 @@ from typing import Any, Final, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from ..engine.records.detail import Detail
 from ..engine.records.record import (
     CLOCK_STEPPED,
     FAILURES,
@@ -332,7 +333,7 @@ class Batch(NamedTuple):
     records: Records
     columns: dict[str, Column]
     pico_usd: Column | None
-    details: dict[tuple[int, int], dict[str, Any]]
+    details: dict[tuple[int, int], Detail]
     worker: int
 
     def take(self, chosen: Any) -> Batch:
@@ -352,7 +353,7 @@ class Reader:
         self.prices = prices
         self.conditions = conditions
 
-    def batch(self, records: Records, *, worker: int, details: dict[tuple[int, int], dict[str, Any]]) -> Batch:
+    def batch(self, records: Records, *, worker: int, details: dict[tuple[int, int], Detail]) -> Batch:
         columns = measures(records)
         money = None
         if self.prices is not None:

@@ -128,10 +128,11 @@ def _details(batch: Batch, *, texts: bool) -> dict[str, list[Any]]:
     if not batch.details:
         return {name: [None] * len(batch.records) for name in (*_DETAILS, _TEXT)}
     keys = zip(batch.records["phase"].tolist(), batch.records["request"].tolist(), strict=True)
-    found: list[dict[str, Any]] = [batch.details.get(key, {}) for key in keys]
-    told: dict[str, list[Any]] = {name: [detail.get(name) for detail in found] for name in _DETAILS}
-    pieces = [detail.get("texts") if texts else None for detail in found]
-    return told | {_TEXT: [None if each is None else "".join(each) for each in pieces]}
+    found = [batch.details.get(key) for key in keys]
+    columns: dict[str, list[Any]] = {
+        name: [None if detail is None else getattr(detail, name) or None for detail in found] for name in _DETAILS
+    }
+    return columns | {_TEXT: [detail.text if texts and detail is not None else None for detail in found]}
 
 
 def _mark(records: npt.NDArray[np.void], mark: str, intended: npt.NDArray[np.int64]) -> list[float | None]:

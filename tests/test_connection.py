@@ -44,6 +44,7 @@ def certificates(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, 
 def test_tls_keeps_the_kernel_clock_and_its_own_phase(
     host: str, certificates: tuple[Path, Path, Path], tmp_path: Path
 ) -> None:
+    """TLS must neither cost the kernel's time stamps nor count as connect time."""
     authority, certificate, key = certificates
     with simulator(
         flags=("--certfile", str(certificate), "--keyfile", str(key)), ttft_ms=10, itl_ms=5, tokens=6
@@ -62,6 +63,7 @@ def test_tls_keeps_the_kernel_clock_and_its_own_phase(
 def test_a_certificate_nobody_trusts_is_one_line_with_the_way_out(
     certificates: tuple[Path, Path, Path], tmp_path: Path
 ) -> None:
+    """Self-signed test servers are common; the message names both flags."""
     _, certificate, key = certificates
     with simulator(flags=("--certfile", str(certificate), "--keyfile", str(key)), ttft_ms=1, itl_ms=1, tokens=2) as sim:
         target = ("--base-url", f"https://localhost:{sim.port}/v1", "--model", "m", "--requests", "2")
@@ -75,6 +77,7 @@ def test_a_certificate_nobody_trusts_is_one_line_with_the_way_out(
 
 
 def test_ipv6_is_a_target_like_any_other(tmp_path: Path) -> None:
+    """Brackets in URLs and four-part socket addresses are easily forgotten."""
     with simulator(flags=("--host", "::1"), ttft_ms=1, itl_ms=1, tokens=3) as sim:
         summary = measured("--base-url", f"http://[::1]:{sim.port}/v1", "--model", "m", "--requests", "5", cwd=tmp_path)
     assert summary["requests"]["ok"] == 5
@@ -115,6 +118,7 @@ def relay(source: socket.socket, sink: socket.socket) -> None:
 def test_an_https_target_goes_through_a_proxy_with_credentials(
     certificates: tuple[Path, Path, Path], tmp_path: Path
 ) -> None:
+    """Company networks: CONNECT with credentials, which stay out of every file."""
     authority, certificate, key = certificates
     with (
         simulator(flags=("--certfile", str(certificate), "--keyfile", str(key)), ttft_ms=2, itl_ms=1, tokens=3) as sim,
@@ -159,6 +163,7 @@ def test_a_stale_connection_is_no_failure_and_no_latency(tmp_path: Path) -> None
 
 
 def test_fresh_connections_are_as_many_as_requests(tmp_path: Path) -> None:
+    """The option exists to measure connection set-up: no connection may be reused."""
     with scripted(serve) as server:
         summary = measured(
             "--base-url", server.base_url, "--model", "m", "--requests", "12", "--fresh-connections", cwd=tmp_path
@@ -168,6 +173,7 @@ def test_fresh_connections_are_as_many_as_requests(tmp_path: Path) -> None:
 
 
 def test_a_large_body_goes_out_in_pieces_and_whole(tmp_path: Path) -> None:
+    """Prompts of MBs do not fit a send buffer; a lost rest would hang the request."""
     prompt = tmp_path / "prompt.jsonl"
     prompt.write_text('{"prompt": "' + "light " * 1_000_000 + '"}\n')
     received: list[int] = []
@@ -197,6 +203,7 @@ TIMEOUTS = [
 def test_a_timeout_says_what_was_missing(
     said: tuple[bytes, ...], outcome: str, limits: tuple[str, ...], tmp_path: Path
 ) -> None:
+    """No token and too few tokens are different faults of a server."""
     release = threading.Event()
 
     def script(sock: socket.socket, _number: int) -> None:
@@ -242,6 +249,7 @@ def test_events_that_share_a_read_are_coalesced_and_never_invented(tmp_path: Pat
 
 
 def test_a_reply_split_anywhere_is_the_same_reply(tmp_path: Path) -> None:
+    """The complete client over a real socket, cut at every seventh byte."""
     cuts = iter(range(1, len(REPLY), 7))
 
     def script(sock: socket.socket, _number: int) -> None:
@@ -262,6 +270,7 @@ def test_a_reply_split_anywhere_is_the_same_reply(tmp_path: Path) -> None:
 
 
 def test_a_name_is_resolved_and_its_time_is_its_own(tmp_path: Path) -> None:
+    """A slow resolver must not look like a slow server."""
     with simulator(ttft_ms=1, itl_ms=1, tokens=2) as sim:
         summary = measured(
             "--base-url", f"http://localhost:{sim.port}/v1", "--model", "m", "--requests", "4", cwd=tmp_path

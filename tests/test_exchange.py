@@ -89,6 +89,7 @@ FIRSTS: list[tuple[str, list[Read], tuple[int, int, int]]] = [
 
 @pytest.mark.parametrize(("why", "reads", "marks"), FIRSTS, ids=[row[0] for row in FIRSTS])
 def test_the_first_marks_are_those_of_metrics(why: str, reads: list[Read], marks: tuple[int, int, int]) -> None:
+    """TTFT is defined by the first token, not by the first byte or an empty role event."""
     exchange = after(reads)
     found = (exchange.first_event_ns, exchange.first_token_ns, exchange.first_output_ns)
     assert found == tuple(SEND + mark if mark else 0 for mark in marks)
@@ -142,26 +143,31 @@ GAPS: list[tuple[str, list[Read], list[tuple[int, int]]]] = [
 def test_gaps_are_those_between_tokens_and_say_how_sure_they_are(
     why: str, reads: list[Read], expected: list[tuple[int, int]]
 ) -> None:
+    """Inter-token latency is what the tool is for; each row is a rule of its definition."""
     assert gaps(after(reads)) == expected
 
 
 def test_coalesced_and_saturated_gaps_are_counted() -> None:
+    """What is only an upper bound, or cut, has to be visible in the report."""
     exchange = after([Read(10, "text"), Read(20, "text text text"), Read(20 + 2 * GAP_MAX, "text")])
     assert (exchange.coalesced, exchange.gaps_saturated, len(exchange.gaps)) == (3, 1, 4)
     assert exchange.token_events == 5
 
 
 def test_the_longest_gap_is_not_cut_where_the_gap_word_is() -> None:
+    """A stall of hours is the one that matters most."""
     exchange = after([Read(10, "text"), Read(10 + GAP_MAX * 2, "text"), Read(10 + GAP_MAX * 2 + 7, "text")])
     assert exchange.itl_max_ns == GAP_MAX * 2
 
 
 def test_the_longest_gap_is_never_one_that_was_counted_twice() -> None:
+    """A gap between a role event and the first token is no gap between tokens."""
     exchange = after([Read(10, "role"), Read(500, "text text"), Read(510, "text")])
     assert exchange.itl_max_ns == 10  # the 490 ns before the first token are no gap
 
 
 def test_a_first_token_that_shares_its_read_is_an_upper_bound() -> None:
+    """Its real time lies before the stamp of the read."""
     assert after([Read(10, "text text")]).flags & record.TTFT_COALESCED
     assert after([Read(10, "text", whole=False)]).flags & record.TTFT_COALESCED
     assert not after([Read(10, "role text")]).flags & record.TTFT_COALESCED
@@ -169,17 +175,20 @@ def test_a_first_token_that_shares_its_read_is_an_upper_bound() -> None:
 
 
 def test_every_event_is_counted_tokens_apart() -> None:
+    """Events per second and tokens are reported apart."""
     exchange = after([Read(10, "role"), Read(20, "text role text"), Read(30, "end")])
     assert (exchange.events, exchange.token_events) == (5, 2)
 
 
 def test_take_gives_the_bits_of_all_its_events() -> None:
+    """The connection ends the request by these bits: a lost END would hang it."""
     exchange = after([])
     assert exchange.take([(b"", b"role"), (b"", b"think"), (b"", b"end")], SEND + 5, True, True) == TOKEN | END
     assert exchange.take([(b"", b"role")], SEND + 6, True, True) == 0
 
 
 def test_a_second_attempt_begins_anew_and_keeps_the_first_send() -> None:
+    """A retry must not inherit marks, and e2e latency counts from the first send."""
     exchange = after([Read(10, "text text"), Read(20, "text")])
     exchange.send_ns = SEND
     exchange.outcome, exchange.error, exchange.http_status = Outcome.HTTP_SERVER, "no", 500
@@ -198,6 +207,7 @@ steps = st.sampled_from([0, 1, 7, 1000, GAP_MAX - 1, GAP_MAX, GAP_MAX + 1])
 
 @given(st.lists(st.tuples(words, steps, st.booleans(), st.booleans()), max_size=12))
 def test_one_event_taken_alone_means_the_same_as_taken_with_a_list(reads: list[tuple[str, int, bool, bool]]) -> None:
+    """The hot path's short way is an optimization and nothing else."""
     one, many = after([]), after([])
     at = SEND
     for word, step, kernel, alone in reads:
@@ -215,6 +225,7 @@ batches = st.lists(st.tuples(st.lists(words, min_size=1, max_size=4).map(" ".joi
 
 @given(batches)
 def test_marks_and_gaps_add_up_whatever_comes(reads: list[tuple[str, int, bool]]) -> None:
+    """Invariants that no sequence of events may break."""
     times = list(itertools.accumulate(step for _, step, _ in reads))
     exchange = after(Read(at + 1, text, whole) for at, (text, _, whole) in zip(times, reads, strict=True))
     found = gaps(exchange)
@@ -227,6 +238,7 @@ def test_marks_and_gaps_add_up_whatever_comes(reads: list[tuple[str, int, bool]]
 
 
 def test_a_record_has_every_value_in_its_field() -> None:
+    """Values are written by position: one that moves would corrupt every field behind it."""
     exchange = after([Read(10, "role"), Read(20, "text"), Read(30, "think")])
     exchange.received_bytes = UNKNOWN + 1
     exchange.target, exchange.phase = 3, 2

@@ -18,6 +18,7 @@ from msgpack import Unpacker
 from llm_latency_lens.collectors.series import Reader, Slab
 from llm_latency_lens.collectors.snapshot import SNAPSHOT_DECODER, Report, Run, Snapshot
 from llm_latency_lens.engine.errors import OutputError
+from llm_latency_lens.engine.records.detail import Detail
 from llm_latency_lens.engine.records.record import NO_TARGET, Outcome, Unsent
 from llm_latency_lens.exporters.json import IntervalLog, write_summary
 from llm_latency_lens.exporters.msgpack import RequestLog, parts
@@ -48,7 +49,8 @@ def requests(numbers: range) -> Any:
 
 
 def row(record: dict[str, int], tmp_path: Path, **detail: Any) -> dict[str, Any]:
-    made = Reader(2).batch(records(record), worker=0, details={(0, record["request"]): detail} if detail else {})
+    details = {(0, record["request"]): Detail(record["request"], 0, **detail)} if detail else {}
+    made = Reader(2).batch(records(record), worker=0, details=details)
     log = RequestLog(tmp_path, max_bytes=1 << 20)
     log.rows(made, RUN)
     log.close(REPORT)

@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llm_latency_lens.engine.errors import ProtocolError
-from llm_latency_lens.engine.wire import framing as framings
 from llm_latency_lens.engine.wire.framing import FRAMINGS, framing_of
+from llm_latency_lens.engine.wire.sse import EVENT_BYTES_MAX
 
 NDJSON: list[tuple[str, bytes, list[bytes]]] = [
     ("one line", b'{"a":1}\n', [b'{"a":1}']),
@@ -39,14 +39,15 @@ ARRAYS: list[tuple[str, bytes, list[bytes]]] = [
 CASES = [("ndjson", *row) for row in NDJSON] + [("json", *row) for row in ARRAYS]
 
 
-def read(kind: str, pieces: list[bytes]) -> list[tuple[bytes, bytes]]:
-    framing = framing_of(kind)
+def read(kind: str, pieces: list[bytes], event_bytes_max: int = EVENT_BYTES_MAX) -> list[tuple[bytes, bytes]]:
+    framing = framing_of(kind, event_bytes_max)
     events = [event for piece in pieces for event in framing.feed(piece)]
     return events + framing.flush()
 
 
 @pytest.mark.parametrize(("kind", "why", "wire", "texts"), CASES, ids=[f"{case[0]}: {case[1]}" for case in CASES])
 def test_a_body_gives_the_same_events_however_it_is_cut(kind: str, why: str, wire: bytes, texts: list[bytes]) -> None:
+    """TCP cuts anywhere: events and their number must not depend on it."""
     events = [(b"", text) for text in texts]
     assert read(kind, [wire]) == events
     for cut in range(len(wire) + 1):
@@ -70,6 +71,7 @@ VALUES = st.recursive(
 def test_any_objects_come_out_of_any_array(
     objects: list[dict[str, Any]], indent: int | None, ascii_only: bool, step: int
 ) -> None:
+    """Braces and quotes inside strings must not end an object."""
     wire = json.dumps(objects, indent=indent, ensure_ascii=ascii_only).encode()
     events = read("json", [wire[i : i + step] for i in range(0, len(wire), step)])
     assert [json.loads(text) for _, text in events] == objects
@@ -77,12 +79,14 @@ def test_any_objects_come_out_of_any_array(
 
 @given(st.lists(VALUES, max_size=5), st.sampled_from([b"\n", b"\r\n"]), st.integers(1, 9))
 def test_any_values_come_out_of_lines(values: list[Any], end: bytes, step: int) -> None:
+    """NDJSON values come out unchanged, whatever they hold."""
     wire = b"".join(json.dumps(value).encode() + end for value in values)
     events = read("ndjson", [wire[i : i + step] for i in range(0, len(wire), step)])
     assert [json.loads(text) for _, text in events] == values
 
 
 def test_a_piece_is_an_event_where_the_body_has_no_frames() -> None:
+    """Raw streams have no other unit than what arrived together."""
     assert read("chunks", [b"a", b"", b"b\n\n", b"\x00"]) == [(b"", b"a"), (b"", b"b\n\n"), (b"", b"\x00")]
 
 
@@ -100,6 +104,7 @@ PENDING: list[tuple[str, str, bytes, bool]] = [
 
 @pytest.mark.parametrize(("kind", "why", "piece", "pending"), PENDING, ids=[f"{r[0]}: {r[1]}" for r in PENDING])
 def test_pending_says_whether_a_piece_ended_inside_an_event(kind: str, why: str, piece: bytes, pending: bool) -> None:
+    """It decides whether a token's time is exact or an upper bound."""
     framing = framing_of(kind)
     assert not framing.pending
     framing.feed(piece)
@@ -110,20 +115,20 @@ def test_pending_says_whether_a_piece_ended_inside_an_event(kind: str, why: str,
     ("kind", "piece", "message"),
     [("ndjson", b"a" * 100, "a line is larger"), ("json", b'{"' + b"a" * 98, "an object is larger")],
 )
-def test_an_event_without_end_is_refused(
-    monkeypatch: pytest.MonkeyPatch, kind: str, piece: bytes, message: str
-) -> None:
-    monkeypatch.setattr(framings, "EVENT_BYTES_MAX", 1000)
+def test_an_event_without_end_is_refused(kind: str, piece: bytes, message: str) -> None:
+    """Memory is bounded whatever a server sends without end."""
     with pytest.raises(ProtocolError, match=message):
-        read(kind, [piece] * 12)
+        read(kind, [piece] * 12, event_bytes_max=1000)
 
 
 def test_json_nested_without_end_is_refused() -> None:
+    """Depth is bounded, or the parser behind it would recurse without end."""
     with pytest.raises(ProtocolError, match="deeper than 128"):
         read("json", [b'{"a":' * 129])
 
 
 def test_a_line_in_very_many_pieces_costs_no_more_than_its_size() -> None:
+    """Quadratic cost would let one hostile reply stop the worker."""
     framing = framing_of("ndjson")
     for _ in range(200_000):  # hours if quadratic
         framing.feed(b"a" * 40)
@@ -132,12 +137,14 @@ def test_a_line_in_very_many_pieces_costs_no_more_than_its_size() -> None:
 
 @given(st.sampled_from(sorted(FRAMINGS)), st.lists(st.binary(max_size=20), max_size=5))
 def test_any_bytes_are_events_or_a_protocol_error(kind: str, pieces: list[bytes]) -> None:
+    """Any other exception would end the worker, and with it every other request."""
     for name, text in read(kind, pieces):
         assert isinstance(name, bytes)
         assert text or kind == "sse"
 
 
 def test_framings_are_known_by_the_names_that_plans_use() -> None:
+    """The names stand in plan files: one that is gone breaks users' plans."""
     assert set(FRAMINGS) == {"sse", "ndjson", "chunks", "json"}
     with pytest.raises(KeyError):
         framing_of("none")  # a whole body has no framing

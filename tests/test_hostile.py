@@ -197,6 +197,7 @@ def told(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 
 @pytest.mark.parametrize(("make", "outcomes"), HOSTILE, ids=[make.__name__ for make, _ in HOSTILE])
 def test_it_costs_its_own_request(make: Callable[[], Pieces], outcomes: set[str], told: dict[str, Any]) -> None:
+    """One broken reply must not fail, delay or end any other request."""
     requests = next(each for each in told["targets"] if each["name"] == make.__name__)["requests"]
     assert requests["sent"] > 0
     if outcomes:
@@ -207,16 +208,19 @@ def test_it_costs_its_own_request(make: Callable[[], Pieces], outcomes: set[str]
 
 
 def test_honest_requests_go_on_beside_them(told: dict[str, Any]) -> None:
+    """Servers fail for some requests only: the others are still measured."""
     requests = next(each for each in told["targets"] if each["name"] == "honest")["requests"]
     assert requests["ok"] == requests["sent"] > 0
     accounts(told["requests"])
 
 
 def test_memory_is_bounded(told: dict[str, Any]) -> None:
+    """A reply without end must not take the machine's memory."""
     assert told["client"]["rss_mb_max"] < RSS_MAX_MB
 
 
 def test_the_run_directory_holds_no_flood(told: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Error bodies and headers of MBs must not fill the disk."""
     folder: Path = tmp_path_factory.getbasetemp()
     size = sum(path.stat().st_size for path in folder.glob("hostile*/runs/2*/*"))
     assert 0 < size < 5 << 20

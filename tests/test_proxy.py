@@ -65,6 +65,7 @@ EXCLUDED: list[tuple[str, str, str, bool]] = [
 def test_a_target_has_its_proxy(
     why: str, url: str, given: str | None, environ: dict[str, str], host: str | None
 ) -> None:
+    """The same rules as curl: people set these variables once for all programs."""
     proxy = proxy_for(parse_url(url), given, environ)
     assert (proxy and proxy.host) == host
 
@@ -74,11 +75,13 @@ def test_a_target_has_its_proxy(
 def test_no_proxy_says_which_targets_are_asked_directly(
     why: str, url: str, patterns: str, excluded: bool, variable: str
 ) -> None:
+    """A local server measured through a proxy would be the proxy's latency."""
     environ = {"all_proxy": PROXY, variable: patterns}
     assert (proxy_for(parse_url(url), None, environ) is None) is excluded
 
 
 def test_a_proxy_that_is_no_url_is_named_by_its_variable() -> None:
+    """The mistake lies in the environment, where nobody looks."""
     with pytest.raises(PlanError, match=r"^https_proxy must begin with http"):
         proxy_for(parse_url("https://h"), None, {"https_proxy": "socks5://p"})
     with pytest.raises(PlanError, match=r"^proxy must begin with http"):
@@ -87,12 +90,14 @@ def test_a_proxy_that_is_no_url_is_named_by_its_variable() -> None:
 
 @pytest.mark.parametrize("given", [None, "https://user:hunter2@p"])
 def test_a_proxy_that_wants_tls_is_refused_before_it_gets_credentials(given: str | None) -> None:
+    """They would go over the network in the clear."""
     with pytest.raises(PlanError, match="must begin with http://, TLS to the proxy itself") as error:
         proxy_for(parse_url("https://h"), given, {"https_proxy": "https://user:hunter2@p"})
     assert "hunter2" not in str(error.value)
 
 
 def test_connect_names_host_and_port() -> None:
+    """IPv6 hosts need brackets in CONNECT (RFC 9112 3.2.3)."""
     assert connect_request("h", 443, parse_url(PROXY)) == b"CONNECT h:443 HTTP/1.1\r\nHost: h:443\r\n\r\n"
     assert connect_request("::1", 8443, parse_url(PROXY)).startswith(
         b"CONNECT [::1]:8443 HTTP/1.1\r\nHost: [::1]:8443\r\n"
@@ -109,6 +114,7 @@ def test_connect_names_host_and_port() -> None:
     ],
 )
 def test_credentials_go_in_a_header_and_nowhere_else(url: str, credentials: bytes) -> None:
+    """A URL with a password in a request line ends in proxy logs."""
     header = b"Proxy-Authorization: Basic " + base64.b64encode(credentials) + b"\r\n"
     request = connect_request("h", 443, parse_url(url))
     assert header in request
@@ -136,6 +142,7 @@ REFUSED: list[tuple[str, bytes, str]] = [
 
 @pytest.mark.parametrize("answer", OPENED)
 def test_a_tunnel_opens_with_the_last_byte_of_the_answer(answer: bytes) -> None:
+    """One byte early and the rest of the head would be taken for TLS."""
     tunnel = Tunnel("p:3128")
     opened = [tunnel.feed(answer[i : i + 1]) for i in range(len(answer))]
     assert opened == [False] * (len(answer) - 1) + [True]
@@ -144,11 +151,13 @@ def test_a_tunnel_opens_with_the_last_byte_of_the_answer(answer: bytes) -> None:
 
 @pytest.mark.parametrize(("why", "answer", "message"), REFUSED, ids=[row[0] for row in REFUSED])
 def test_a_tunnel_that_does_not_open_says_why_and_which(why: str, answer: bytes, message: str) -> None:
+    """407 and 403 need different ways out."""
     with pytest.raises(ProtocolError, match=f"proxy p:3128 .*{message}"):
         Tunnel("p:3128").feed(answer)
 
 
 def test_a_proxy_that_closes_or_never_ends_its_answer_is_an_error() -> None:
+    """Neither a hang nor unbounded memory."""
     with pytest.raises(ProtocolError, match="closed the connection"):
         Tunnel("p").feed(b"")
     tunnel = Tunnel("p")

@@ -9,8 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llm_latency_lens.engine.errors import ProtocolError
-from llm_latency_lens.engine.wire import sse
-from llm_latency_lens.engine.wire.sse import BOM, Event, SseFraming
+from llm_latency_lens.engine.wire.sse import BOM, EVENT_BYTES_MAX, Event, SseFraming
 
 LINE_ENDS = {"LF": b"\n", "CRLF": b"\r\n", "CR": b"\r"}
 
@@ -56,8 +55,8 @@ CASES = [
 ]
 
 
-def read(pieces: list[bytes]) -> list[Event]:
-    framing = SseFraming()
+def read(pieces: list[bytes], event_bytes_max: int = EVENT_BYTES_MAX) -> list[Event]:
+    framing = SseFraming(event_bytes_max)
     events = [event for piece in pieces for event in framing.feed(piece)]
     return events + framing.flush()
 
@@ -83,6 +82,7 @@ def by_the_standard(wire: bytes) -> list[Event]:
 
 @pytest.mark.parametrize(("why", "wire", "events"), CASES, ids=[case[0] for case in CASES])
 def test_a_stream_gives_the_same_events_however_it_is_cut(why: str, wire: bytes, events: list[Event]) -> None:
+    """TCP cuts anywhere: events and their number must not depend on it."""
     assert by_the_standard(wire) == events, "the table and the standard"
     assert read([wire]) == events
     for cut in range(len(wire) + 1):
@@ -98,6 +98,7 @@ FRAGMENTS = st.sampled_from(
 
 @given(st.lists(st.lists(FRAGMENTS | st.binary(max_size=3), max_size=8).map(b"".join), max_size=8))
 def test_any_bytes_in_any_pieces_read_as_the_standard_says(pieces: list[bytes]) -> None:
+    """The fast way must be indistinguishable from the standard's wording."""
     assert read(pieces) == by_the_standard(b"".join(pieces))
 
 
@@ -105,12 +106,14 @@ def test_any_bytes_in_any_pieces_read_as_the_standard_says(pieces: list[bytes]) 
     st.lists(st.lists(st.sampled_from([b"data: x\n\n", b"data: \n\n", b"data: y\n", b"\n"]), max_size=5), max_size=4)
 )
 def test_whole_events_in_a_piece_read_as_the_standard_says(pieces: list[list[bytes]]) -> None:
+    """The common reads, where the fast way is taken, checked against the standard."""
     joined = [b"".join(piece) for piece in pieces]
     assert read(joined) == by_the_standard(b"".join(joined))
 
 
 @pytest.mark.parametrize(("end", "missing"), [(b"\n\n", b""), (b"\r\r", b""), (b"\r\n\r\n", b"\n")])
 def test_an_event_comes_out_with_the_byte_that_ends_it(end: bytes, missing: bytes) -> None:
+    """An event held back until the next read would get the next read's time."""
     framing = SseFraming()
     wire = (b"data: a" + end).removesuffix(missing)  # a CR ends the line, the LF after it may be late
     assert [framing.feed(wire[i : i + 1]) for i in range(len(wire))] == [[]] * (len(wire) - 1) + [[(b"", b"a")]]
@@ -128,6 +131,7 @@ PENDING: list[tuple[str, bytes, bool]] = [
 
 @pytest.mark.parametrize(("why", "piece", "pending"), PENDING, ids=[row[0] for row in PENDING])
 def test_pending_says_whether_a_piece_ended_inside_an_event(why: str, piece: bytes, pending: bool) -> None:
+    """It decides whether a token's time is exact or an upper bound."""
     framing = SseFraming()
     framing.feed(piece)
     assert framing.pending is pending
@@ -136,6 +140,7 @@ def test_pending_says_whether_a_piece_ended_inside_an_event(why: str, piece: byt
 
 
 def test_comments_are_counted() -> None:
+    """Keep-alive comments are no tokens, and people ask how many came."""
     framing = SseFraming()
     for piece in (b": a\n\n", b":\n", b": half", b" and half\r", b"\ndata: x\n: in an event\n\n"):
         framing.feed(piece)
@@ -153,13 +158,14 @@ ENDLESS: list[tuple[str, bytes]] = [
 
 
 @pytest.mark.parametrize(("why", "piece"), ENDLESS, ids=[row[0] for row in ENDLESS])
-def test_an_event_without_end_is_refused(monkeypatch: pytest.MonkeyPatch, why: str, piece: bytes) -> None:
-    monkeypatch.setattr(sse, "EVENT_BYTES_MAX", 1000)
+def test_an_event_without_end_is_refused(why: str, piece: bytes) -> None:
+    """Memory is bounded whatever a server sends without end."""
     with pytest.raises(ProtocolError, match="larger than 1000 bytes"):
-        read([piece] * 12)
+        read([piece] * 12, event_bytes_max=1000)
 
 
 def test_an_event_in_very_many_pieces_costs_no_more_than_its_size() -> None:
+    """Quadratic cost would let one hostile reply stop the worker."""
     for piece, count in ((b"data:\n", 200_000), (b"data: " + b"a" * 10, 200_000)):  # hours if quadratic
         framing = SseFraming()
         for _ in range(count):
@@ -167,8 +173,8 @@ def test_an_event_in_very_many_pieces_costs_no_more_than_its_size() -> None:
         assert framing.pending
 
 
-def test_large_events_within_the_bound_go_through(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sse, "EVENT_BYTES_MAX", 1000)
+def test_large_events_within_the_bound_go_through() -> None:
+    """The bound is one of an event, not of a stream."""
     event = b"data: " + b"a" * 900 + b"\n\n"
-    assert read([event] * 5) == [(b"", b"a" * 900)] * 5
-    assert read([event[:500], event[500:]] * 5) == [(b"", b"a" * 900)] * 5
+    assert read([event] * 5, event_bytes_max=1000) == [(b"", b"a" * 900)] * 5
+    assert read([event[:500], event[500:]] * 5, event_bytes_max=1000) == [(b"", b"a" * 900)] * 5

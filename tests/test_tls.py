@@ -89,6 +89,7 @@ VERSIONS = [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3]
 def test_both_directions_carry_bytes_however_records_are_cut(
     authority: trustme.CA, ca_file: str, version: ssl.TLSVersion, step: int
 ) -> None:
+    """TCP cuts TLS records anywhere."""
     server = Server(authority, maximum_version=version)
     pipe = connected(server, client_context(ca_file=ca_file), step=step)
     assert server.tls.version() == version.name.replace("_", ".")
@@ -98,6 +99,7 @@ def test_both_directions_carry_bytes_however_records_are_cut(
 
 
 def test_half_a_record_gives_nothing_yet(authority: trustme.CA, ca_file: str) -> None:
+    """Half a record is no error and no byte."""
     server = Server(authority)
     pipe = connected(server, client_context(ca_file=ca_file))
     wire = server.send(b"hello")
@@ -107,6 +109,7 @@ def test_half_a_record_gives_nothing_yet(authority: trustme.CA, ca_file: str) ->
 
 
 def test_a_read_of_many_records_gives_all_of_them(authority: trustme.CA, ca_file: str) -> None:
+    """Bytes left inside the TLS object would wait for a read that never comes."""
     server = Server(authority)
     pipe = connected(server, client_context(ca_file=ca_file))
     plain = bytes(range(256)) * 4096  # 64 records and more
@@ -116,6 +119,7 @@ def test_a_read_of_many_records_gives_all_of_them(authority: trustme.CA, ca_file
 
 
 def test_the_servers_close_is_the_end_and_no_error(authority: trustme.CA, ca_file: str) -> None:
+    """close_notify ends a reply that only the close delimits."""
     server = Server(authority)
     pipe = connected(server, client_context(ca_file=ca_file))
     assert pipe.decrypt(server.send(b"bye") + server.close()) == b"bye"
@@ -123,12 +127,14 @@ def test_the_servers_close_is_the_end_and_no_error(authority: trustme.CA, ca_fil
 
 
 def test_the_protocol_is_http_1_1_although_the_server_would_speak_2(authority: trustme.CA, ca_file: str) -> None:
+    """The client speaks HTTP/1.1 only: ALPN must say so."""
     server = Server(authority)
     connected(server, client_context(ca_file=ca_file))
     assert server.tls.selected_alpn_protocol() == "http/1.1"
 
 
 def test_a_certificate_of_an_unknown_authority_is_refused_with_the_way_out(authority: trustme.CA) -> None:
+    """Verification is on, and the message names the flags."""
     with pytest.raises(ssl.SSLCertVerificationError) as error:
         connected(Server(authority), client_context())
     told = describe_tls_error(error.value, "h:443")
@@ -152,6 +158,7 @@ def test_a_certificate_of_an_unknown_authority_is_refused_with_the_way_out(autho
 def test_the_certificate_must_be_of_the_host_that_was_asked(
     authority: trustme.CA, ca_file: str, certificate: str, name: str, fits: bool
 ) -> None:
+    """A valid certificate of another host is an attack or a mistake."""
     server, context = Server(authority, certificate), client_context(ca_file=ca_file)
     if fits:
         connected(server, context, name)
@@ -161,16 +168,19 @@ def test_the_certificate_must_be_of_the_host_that_was_asked(
 
 
 def test_without_verification_any_certificate_will_do(authority: trustme.CA) -> None:
+    """--insecure has to accept what test servers have."""
     connected(Server(authority), client_context(verify=False), "other.example")
 
 
 def test_verification_is_on_unless_turned_off() -> None:
+    """API keys go over this connection."""
     context = client_context()
     assert (context.verify_mode, context.check_hostname) == (ssl.CERT_REQUIRED, True)
     assert context.minimum_version >= ssl.TLSVersion.TLSv1_2
 
 
 def test_a_record_that_was_changed_on_the_way_is_an_error(authority: trustme.CA, ca_file: str) -> None:
+    """Corrupted bytes must not become tokens."""
     server = Server(authority)
     pipe = connected(server, client_context(ca_file=ca_file))
     wire = bytearray(server.send(b"hello"))
@@ -181,6 +191,7 @@ def test_a_record_that_was_changed_on_the_way_is_an_error(authority: trustme.CA,
 
 
 def test_a_server_without_tls_is_told_so() -> None:
+    """https:// to a plain port is a common mistake; the message asks about it."""
     pipe = TlsPipe(client_context(), "localhost")
     pipe.handshake(b"")
     with pytest.raises(ssl.SSLError) as error:
@@ -189,6 +200,7 @@ def test_a_server_without_tls_is_told_so() -> None:
 
 
 def test_a_ca_file_that_cannot_be_used_is_named(tmp_path: Path) -> None:
+    """Missing, a folder or no PEM: each has its own message."""
     junk = tmp_path / "junk.pem"
     junk.write_text("no certificate")
     for path, reason in [(tmp_path / "missing", "does not exist"), (tmp_path, "is a folder"), (junk, "is no PEM file")]:

@@ -30,8 +30,8 @@ class Dispatcher(Protocol):
     def dispatch(self, run: PhaseRun, prepared: Prepared, intended_ns: int) -> None:
         """Starts the request of one slot, at once or when its token bucket lets it."""
 
-    def hush(self, run: PhaseRun) -> None:
-        """Ends the think times of the phase's sessions: their next turns are told as unsent."""
+    def cancel_think_timers(self, run: PhaseRun) -> None:
+        """Ends the think times of the phase's sessions: their next turns are recorded as unsent."""
 
     def unsent(self, run: PhaseRun, slot: int, slots: int, intended_ns: int, reason: Unsent) -> None:
         """Tells that `slots` slots from `slot` on are not sent."""
@@ -57,7 +57,7 @@ class PhaseRun:
             return
         self.issued = True
         self.stopped = reason
-        worker.hush(self)
+        worker.cancel_think_timers(self)
         head = self.feed.peek()
         if head is not None and self.bounded:
             worker.unsent(self, head.slot, self.feed.rest(), now, reason)

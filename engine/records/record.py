@@ -1,6 +1,6 @@
 """The fixed layouts that cross process borders: the request record and the one-word gap. No other file defines them.
 
-Request record, 248 bytes of payload behind an 8-byte commit word (engine.ring) in a 256-byte slot. All times are
+Request record, 248 bytes of payload behind an 8-byte commit word (SegmentWriter) in a 256-byte slot. All times are
 CLOCK_MONOTONIC ns, 0 when the mark was never reached; token counts are `UNKNOWN` when the provider did not say.
 `RECORD` (struct) and `record_dtype()` (numpy) are generated from the one table `FIELDS`.
 
@@ -72,6 +72,7 @@ PAYLOAD_BYTES: Final = 248
 SLOT_BYTES: Final = 256
 UNKNOWN: Final = 0xFFFF_FFFF
 NO_TARGET: Final = 0xFFFF
+TOKEN_FIELDS: Final = ("input_tokens", "cached_tokens", "cache_write_tokens", "output_tokens", "reasoning_tokens")
 
 _PACKED = "<" + "".join(code for _, code in FIELDS)
 RECORD: Final = struct.Struct(f"{_PACKED}{PAYLOAD_BYTES - struct.calcsize(_PACKED)}x")
@@ -126,7 +127,7 @@ STREAMED: Final = 1 << 4  # the reply was a stream (TTFT exists)
 TTFT_COALESCED: Final = 1 << 5  # the first token shared its read with later events: TTFT is an upper bound
 STALE_RESENT: Final = 1 << 6  # sent again on a fresh connection after a stale pooled one died before any reply byte
 ABORT_PLANNED: Final = 1 << 7  # cancelled because the plan said so
-FRAMED_ONCE: Final = 1 << 8  # whole reply in one piece (stream asked for, not given)
+FRAMED_ONCE: Final = 1 << 8  # the reply came in one piece although a stream was asked for
 LOCAL_TOKENS: Final = 1 << 9  # output_tokens counted by a local tokenizer, not by the provider
 
 GAP_BITS: Final = 42
@@ -136,6 +137,51 @@ SERIES_MAX: Final = 1 << 10
 GAP_COALESCED: Final = 1 << 52
 GAP_USER_CLOCK: Final = 1 << 53
 GAP_REASONING: Final = 1 << 54
+
+
+def unsent_values(
+    *,
+    request: int,
+    slots: int,
+    intended_ns: int,
+    dequeued_ns: int,
+    target: int,
+    phase: int,
+    worker: int,
+    reason: Unsent,
+) -> tuple[int, ...]:
+    """The record of `slots` schedule slots from `request` on that were not sent."""
+    return _values(
+        request=request,
+        slots=slots,
+        intended_ns=intended_ns,
+        dequeued_ns=dequeued_ns,
+        target=target,
+        phase=phase,
+        worker=worker,
+        inflight_slot=UNKNOWN,
+        outcome=Outcome.UNSENT,
+        unsent=reason,
+    )
+
+
+def left_behind_values(
+    *, request: int, intended_ns: int, send_ns: int, phase: int, target: int, worker: int, sent: bool, dead: bool
+) -> tuple[int, ...]:
+    """The record of a request that its worker left in flight: lost if it was sent and the worker died."""
+    tokens = dict.fromkeys(TOKEN_FIELDS, UNKNOWN)
+    known = {"request": request, "slots": 1, "intended_ns": intended_ns, "target": target, "phase": phase}
+    if sent:
+        outcome = Outcome.LOST if dead else Outcome.IN_FLIGHT
+        ended = {"send_ns": send_ns, "last_send_ns": send_ns, "attempts": 1, "outcome": outcome}
+    else:
+        ended = {"unsent": Unsent.WORKER_DOWN}
+    return _values(worker=worker, **known, **ended, **tokens)
+
+
+def _values(**known: int) -> tuple[int, ...]:
+    """All fields in the order of FIELDS, 0 where nothing is known. A request that ran has Exchange.values()."""
+    return tuple((dict.fromkeys((name for name, _ in FIELDS), 0) | known).values())
 
 
 def record_dtype() -> np.dtype[Any]:

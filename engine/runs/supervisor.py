@@ -39,7 +39,7 @@ YOUNG_NS: Final = 1_000_000_000  # a worker that dies younger than this without 
 FAILURES_MAX: Final = 5  # ... so often in a row is given up; so is a collector that fails so often in a row
 DRAIN_LIMIT_PASSED_NS: Final = 1 << 62  # everything in flight was cancelled
 TURN_S: Final = 0.1
-WORKER: Final = (sys.executable, "-m", "llm_latency_lens.engine.worker.worker")
+WORKER: Final = (sys.executable, "-m", "llm_latency_lens.engine.worker")
 PROXY_VARIABLES: Final = ("http_proxy", "https_proxy", "all_proxy", "no_proxy")
 SHORTENED: Final = ("handed_over", "stopped")  # reasons after which the remaining slots are somebody else's, not unsent
 

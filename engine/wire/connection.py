@@ -1,217 +1,145 @@
 """One socket, one request in flight. Every read carries the kernel's receive stamp; nothing here waits.
 
-The socket's handler is the connection's state: `_connected`, `_tunnelled`, `_shaken`, `_written`, `_read`, `_idle`.
-A failure is data: it ends the exchange with an Outcome and closes the socket.
+How it works. The reactor calls the socket's handler, and the handler is the connection's state: `_written` while a
+large request is still being sent, `_read` while a reply is due, `_drain` after a terminal marker until the body ends,
+`_idle` between requests. A read goes socket -> llhttp -> framing -> dialect -> exchange in one call chain, without a
+copy of the bytes before llhttp. The common read, of a stream without TLS with a kernel stamp, is handled in `_read`
+itself; `_arrived` handles every other: heads, bodies that are no stream, TLS, reads without a stamp.
+The stamp is the time at which the kernel received the last bytes of the read, brought to CLOCK_MONOTONIC by one
+subtraction (engine/clock.py). It is not believed when it lies in the future or far back: CLOCK_REALTIME was stepped.
+A failure is data: it ends the exchange with an Outcome. What becomes of the connection and of a request that may be
+sent again is the pool's decision: every end is reported to it as an `End`, by the callbacks in `Context`.
 """
 
 from __future__ import annotations
 
-import errno
-import os
 import socket
 import ssl
 import struct
 from collections.abc import Callable
+from enum import Enum, auto
 from time import monotonic_ns
-from typing import TYPE_CHECKING, Final
+from typing import Final, NamedTuple
 
 import httptools
 
 from ..dialects import END, FAILED
-from ..dialects.outcomes import kept_headers
+from ..dialects.outcomes import kept_headers, refusal
+from ..dialects.table import framing_for
 from ..errors import ProtocolError
 from ..records import record
 from ..records.record import Outcome
 from ..records.ring import lag_bucket
+from .exchange import Exchange
 from .framing import Framing, framing_of
 from .http1 import ResponseParser, described
-from .reactor import READ, WRITE
+from .reactor import READ, WRITE, Reactor
 from .tls import TlsPipe, describe_tls_error
 
-if TYPE_CHECKING:
-    from .endpoint import Address
-    from .exchange import Exchange
-    from .pool import Pool
-    from .proxy import Tunnel
-
-SO_TIMESTAMPNS: Final = 35
 ANCILLARY_BYTES: Final = 64
-LAG_SUSPECT_NS: Final = 500_000_000  # later than this the mapping is checked again before it is believed
+LAG_SUSPECT_NS: Final = 500_000_000  # of a stamp that lies further back the mapping is checked before it is believed
 ERROR_BODY_BYTES: Final = 64 << 10
-WHOLE_BODY_BYTES: Final = 64 << 20
+BODY_BYTES_MAX: Final = 64 << 20
 TCP_INFO_BYTES: Final = 32  # of struct tcp_info (linux/tcp.h): state in byte 0, unacked segments in bytes 24 to 27
 TCPI_UNACKED: Final = slice(24, 28)
 TCP_CLOSE: Final = 7
+STREAM_OVER: Final = END | FAILED
 
 _timespec = struct.Struct("<qq").unpack_from
 
 
+class End(Enum):
+    """How a request left its connection."""
+
+    IDLE = auto()  # reply complete, the connection can carry another request
+    DRAINING = auto()  # reply complete for the client, the rest of its body is still to come; `idle` may follow
+    CLOSED = auto()
+    STALE = auto()  # closed: a reused connection had died before any byte of a reply
+    UNANSWERED = auto()  # closed: the server acknowledged the request and closed without a byte of a reply
+
+
+# Names of their own: a member looked up by its class costs several times as much (Python 3.11).
+IDLE: Final = End.IDLE
+DRAINING: Final = End.DRAINING
+CLOSED: Final = End.CLOSED
+
+
+class Context(NamedTuple):
+    """What all connections of one target share: its settings, and where they report to."""
+
+    reactor: Reactor
+    where: str  # host:port, for messages
+    streaming: bool  # does the target's plan ask for streams?
+    secrets: tuple[str, ...]
+    sending: Callable[[Exchange], None]  # the request is handed to send() now
+    suspect: Callable[[int, int], tuple[int, bool]]  # (stamp, now) -> (stamp to use, is it still the kernel's?)
+    ended: Callable[[Connection, Exchange, End], None]
+    idle: Callable[[Connection], None]  # a draining connection can carry another request
+    lost: Callable[[Connection], None]  # an idle connection was closed by the server
+
+
 class Connection:
-    """A connection of one pool, from connect to close. `exchange` is None while it is idle or draining."""
+    """A connected socket, until it is closed. `exchange` is None while it is idle or draining."""
 
     __slots__ = (
         "body",
         "body_bytes",
-        "clear",
+        "context",
         "exchange",
         "fd",
         "framing",
         "opened_ns",
         "out",
         "parser",
-        "pool",
         "reactor",
         "receive",
         "reply_bytes",
         "reused",
         "socket",
+        "stream",
         "tls",
         "transmit",
-        "tunnel",
-        "untried",
     )
 
-    def __init__(self, pool: Pool, exchange: Exchange) -> None:
-        self.pool = pool
-        self.reactor = pool.reactor
-        self.exchange: Exchange | None = exchange
+    def __init__(self, context: Context, sock: socket.socket, tls: TlsPipe | None, opened_ns: int) -> None:
+        self.context = context
+        self.reactor = context.reactor
+        self.socket = sock
+        self.fd = sock.fileno()
+        self.receive = sock.recvmsg_into
+        self.transmit = sock.send
+        self.tls = tls
+        self.opened_ns = opened_ns
+        self.exchange: Exchange | None = None
         self.parser = ResponseParser()
-        self.tls: TlsPipe | None = None
         self.framing: Framing | None = None
-        self.clear: Callable[[memoryview], None] | None = None  # the parser's feed, while a stream in the clear is read
+        # Set while a stream without TLS or compression is read: all that the hot path needs, in one attribute.
+        self.stream: tuple[Exchange, Framing, Callable[[memoryview], None]] | None = None
         self.body: list[bytes] = []  # of a reply that is no stream
         self.body_bytes = 0
         self.out = b""  # what send() has not taken yet
         self.reused = False
         self.reply_bytes = 0
-        self.fd = -1
-        self.untried: list[Address] = []
-        self.tunnel: Tunnel | None = None
-        exchange.connection = self
 
-    def connect(self, address: Address) -> None:
-        """Starts the TCP connection. The time stamp option is set first, so that not even the first byte misses it."""
-        sock = socket.socket(address.family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
-        sock.setsockopt(socket.SOL_SOCKET, SO_TIMESTAMPNS, 1)
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        self.socket = sock
-        self.fd = sock.fileno()
-        self.receive = sock.recvmsg_into
-        self.transmit = sock.send
-        code = sock.connect_ex(address.sockaddr)
-        self.reactor.watch(self.fd, WRITE, self._connected)
-        if code not in (0, errno.EINPROGRESS):
-            self._connect_failed(code)
-
-    def _connected(self, _mask: int) -> None:
-        code = self.socket.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
-        if code:
-            self._connect_failed(code)
-            return
-        exchange = self._busy()
-        self.opened_ns = exchange.tcp_done_ns = monotonic_ns()
-        endpoint = self.pool.endpoint
-        if endpoint.connect_request:
-            self.out = endpoint.connect_request
-            self.tunnel = endpoint.tunnel()
-            self.reactor.change(self.fd, READ | WRITE, self._tunnelled)
-        else:
-            self._secure()
-
-    def _connect_failed(self, code: int) -> None:
-        if self.pool.try_next_address(self):
-            return
-        outcome = {
-            errno.ECONNREFUSED: Outcome.CONNECT_REFUSED,
-            errno.ETIMEDOUT: Outcome.CONNECT_TIMEOUT,
-        }.get(code, Outcome.CONNECT_RESET if code in (errno.ECONNRESET, errno.EPIPE) else Outcome.CONNECT_REFUSED)
-        hint = ""
-        if code == errno.EADDRNOTAVAIL:
-            hint = ": no free local port; widen net.ipv4.ip_local_port_range or keep connections alive"
-        self.fail(outcome, f"cannot connect to {self.pool.endpoint.where}: {os.strerror(code)}{hint}")
-
-    def _tunnelled(self, mask: int) -> None:
-        """Talks CONNECT with the proxy."""
-        if mask & WRITE and self.out:
-            self._flush()
-            if not self.out:
-                self.reactor.change(self.fd, READ, self._tunnelled)
-            return
-        try:
-            piece = self.socket.recv(1 << 16)
-        except BlockingIOError:
-            return
-        except OSError as error:
-            self.fail(Outcome.CONNECT_RESET, f"proxy {self.pool.endpoint.proxy_where}: {error.strerror}")
-            return
-        try:
-            assert self.tunnel is not None
-            done = self.tunnel.feed(piece)
-        except ProtocolError as error:
-            self.fail(Outcome.CONNECT_REFUSED, str(error))
-            return
-        if done:
-            self._secure()
-
-    def _secure(self) -> None:
-        endpoint = self.pool.endpoint
-        if endpoint.tls_context is None:
-            self.start()
-            return
-        self.tls = TlsPipe(endpoint.tls_context, endpoint.server_name)
-        self.reactor.change(self.fd, READ, self._shaken)
-        self._shake(b"")
-
-    def _shaken(self, _mask: int) -> None:
-        try:
-            piece = self.socket.recv(1 << 16)
-        except BlockingIOError:
-            return
-        except OSError as error:
-            self.fail(Outcome.CONNECT_TLS, f"TLS handshake with {self.pool.endpoint.where}: {error.strerror}")
-            return
-        if piece:
-            self._shake(piece)
-        else:
-            self.fail(Outcome.CONNECT_TLS, f"{self.pool.endpoint.where} closed the connection during the TLS handshake")
-
-    def _shake(self, piece: bytes) -> None:
-        tls = self.tls
-        assert tls is not None
-        try:
-            reply, done = tls.handshake(piece)
-        except ssl.SSLError as error:
-            self.fail(Outcome.CONNECT_TLS, describe_tls_error(error, self.pool.endpoint.where))
-            return
-        if reply:
-            self.out += reply
-            self._flush()  # a flight of a handshake always fits a fresh send buffer
-        if done and self.exchange is not None:
-            exchange = self.exchange
-            exchange.tls_done_ns = monotonic_ns()
-            exchange.flags |= record.TLS
-            self.start()
+    # --- sending --------------------------------------------------------------------------------------------------
 
     def reuse(self, exchange: Exchange) -> None:
         """Sends another request on this idle connection."""
         self.reused = True
-        self.exchange = exchange
-        exchange.connection = self
         exchange.flags |= record.REUSED
-        if self.tls is not None:
-            exchange.flags |= record.TLS
         self.parser.reset()
-        self.start()
+        self.send(exchange)
 
-    def start(self) -> None:
+    def send(self, exchange: Exchange) -> None:
         """Sends the request, head and body together; the send mark is read immediately before send()."""
-        exchange = self.exchange
-        assert exchange is not None
+        self.exchange = exchange
         self.reply_bytes = 0
         self.framing = None
-        self.clear = None
-        wire = exchange.wire if self.tls is None else self.tls.encrypt(exchange.wire)
-        self.pool.sending(exchange)
+        wire = exchange.wire
+        if self.tls is not None:
+            exchange.flags |= record.TLS
+            wire = self.tls.encrypt(wire)
+        self.context.sending(exchange)
         now = monotonic_ns()
         try:
             sent = self.transmit(wire)
@@ -219,7 +147,7 @@ class Connection:
             sent = 0
         except OSError:
             exchange.last_send_ns = now
-            self._broken("connection reset while sending")
+            self._broken(exchange, "connection reset while sending")
             return
         exchange.last_send_ns = now
         if not exchange.send_ns:
@@ -228,29 +156,28 @@ class Connection:
         if sent < len(wire):
             self.out = wire[sent:]
             self.reactor.change(self.fd, READ | WRITE, self._written)
-        elif self.reused:
+        elif self.reused:  # the socket is registered for reading already
             self.reactor.owners[self.fd] = self._read
         else:
             self.reactor.change(self.fd, READ, self._read)
 
     def _written(self, mask: int) -> None:
-        """Sends the rest of a large body; an early reply is read meanwhile."""
-        if mask & WRITE:
+        """Sends the rest of a large request; an early reply is read meanwhile."""
+        exchange = self.exchange
+        if mask & WRITE and exchange is not None:
             try:
-                self._flush()
+                self.out = self.out[self.transmit(self.out) :]
+            except BlockingIOError:
+                pass
             except OSError:
-                self._broken("connection reset while sending")
+                self._broken(exchange, "connection reset while sending")
                 return
             if not self.out:
                 self.reactor.change(self.fd, READ, self._read)
         if mask & ~WRITE:
             self._read(mask)
 
-    def _flush(self) -> None:
-        try:
-            self.out = self.out[self.transmit(self.out) :]
-        except BlockingIOError:
-            return
+    # --- the hot path: one read of a reply ------------------------------------------------------------------------
 
     def _read(self, _mask: int) -> None:
         reactor = self.reactor
@@ -259,70 +186,76 @@ class Connection:
         except BlockingIOError:
             return
         except OSError:
-            self._broken("connection reset by the server")
-            return
+            size, ancillary = -1, []
         now = monotonic_ns()
-        if not size:
-            self._ended(now)
-            return
-        if ancillary:
+        if ancillary and size > 0:
             seconds, rest = _timespec(ancillary[0][2])
             stamp = seconds * 1_000_000_000 + rest - reactor.clock.offset_ns
             lag = now - stamp
             if 15 < lag < LAG_SUSPECT_NS:
+                # lag_bucket() written out: a quarter less than the call (benches/bench_reactor.py).
                 bits = lag.bit_length()
-                reactor.lag[bits - 4 << 4 | lag >> bits - 5 & 15] += 1  # lag_bucket(), in place: 0.3 us less
-                if self.clear is not None:
-                    self._streamed(size, stamp)
+                reactor.lag[bits - 4 << 4 | lag >> bits - 5 & 15] += 1
+                stream = self.stream
+                if stream is not None:
+                    exchange, framing, feed = stream
+                    exchange.received_bytes += size
+                    try:
+                        feed(reactor.view[:size])
+                        if not self.parser.bodies:
+                            self.parser.bare(size)
+                        self._events(exchange, framing, stamp, True)
+                    except (ProtocolError, httptools.HttpParserError) as error:
+                        self._malformed(exchange, error, stamp)
                     return
         self._arrived(size, ancillary, now)
 
-    def _streamed(self, size: int, stamp: int) -> None:
-        """One read of a stream in the clear with a kernel stamp, the common case; whatever is not goes the general way."""
-        exchange = self.exchange
-        framing = self.framing
+    def _events(self, exchange: Exchange, framing: Framing, stamp: int, kernel: bool) -> None:
+        """Passes what one read brought of a stream on, and ends the exchange where the stream ends."""
         parser = self.parser
-        assert exchange is not None
-        assert framing is not None
-        assert self.clear is not None
-        exchange.received_bytes += size
-        try:
-            self.clear(self.reactor.view[:size])
-            pieces = parser.bodies
-            if len(pieces) == 1 and not parser.complete:
+        pieces = parser.bodies
+        if pieces:
+            if len(pieces) == 1:
                 events = framing.feed(pieces.pop())
-                if len(events) == 1 and not framing.pending:
-                    bits = exchange.take_one(events[0], stamp, True)
-                else:
-                    bits = exchange.take(events, stamp, True, not framing.pending) if events else 0
-                if bits & (END | FAILED):
-                    exchange.end_ns = stamp
-                    self._decided(exchange, bits)
+            else:  # a read of several chunks: their events share its stamp
+                events = framing.feed(b"".join(pieces))
+                pieces.clear()
+            if len(events) == 1 and not framing.pending:
+                bits = exchange.take_one(events[0], stamp, kernel)
             else:
-                if not pieces:
-                    parser.bare(size)
-                self._take(exchange, stamp, True)
-        except (ProtocolError, httptools.HttpParserError) as error:
+                bits = exchange.take(events, stamp, kernel, not framing.pending) if events else 0
+            if bits & STREAM_OVER:
+                exchange.end_ns = stamp
+                self._decided(exchange, bits)
+                return
+        if parser.complete:
             exchange.end_ns = stamp
-            known = error if isinstance(error, ProtocolError) else described(error)
-            self.fail(Outcome.STREAM_MALFORMED, str(known))
+            self._decided(exchange, self._last_event(exchange, framing, stamp, kernel))
+
+    # --- every other read -----------------------------------------------------------------------------------------
 
     def _arrived(self, size: int, ancillary: list[tuple[int, int, bytes]], now: int) -> None:
-        """One read in any state of the reply: the head, an error body, TLS, a read without a stamp."""
+        """One read in any state of the reply. `size` is 0 at the end of the stream, negative after an error."""
+        exchange = self.exchange
+        if exchange is None:
+            self.close()
+            return
+        if size <= 0:
+            if size:
+                self._broken(exchange, "connection reset by the server")
+            else:
+                self._server_closed(exchange, now)
+            return
         reactor = self.reactor
         kernel = bool(ancillary)
         stamp = now
         if kernel:
             seconds, rest = _timespec(ancillary[0][2])
             stamp = seconds * 1_000_000_000 + rest - reactor.clock.offset_ns
-            if not 15 < now - stamp < LAG_SUSPECT_NS:
+            if not 15 < now - stamp < LAG_SUSPECT_NS:  # else _read() has counted it
                 if not 0 <= now - stamp < LAG_SUSPECT_NS:
-                    stamp, kernel = self.pool.suspect(stamp, now)
+                    stamp, kernel = self.context.suspect(stamp, now)
                 reactor.lag[lag_bucket(now - stamp)] += 1
-        exchange = self.exchange
-        if exchange is None:
-            self.close()
-            return
         if not kernel:
             reactor.user_stamps += 1
             exchange.flags |= record.USER_CLOCK
@@ -339,61 +272,48 @@ class Connection:
                     return
                 exchange.headers_ns = stamp
                 self._headers(exchange)
-            self._take(exchange, stamp, kernel)
+            if self.framing is None:
+                self._body(exchange, stamp)
+            else:
+                self._events(exchange, self.framing, stamp, kernel)
         except ProtocolError as error:
-            exchange.end_ns = stamp
-            self.fail(Outcome.STREAM_MALFORMED, str(error))
+            self._malformed(exchange, error, stamp)
         except ssl.SSLError as error:
             exchange.end_ns = stamp
-            self.fail(Outcome.STREAM_TRUNCATED, describe_tls_error(error, self.pool.endpoint.where))
+            self.fail(exchange, Outcome.STREAM_TRUNCATED, describe_tls_error(error, self.context.where))
 
     def _headers(self, exchange: Exchange) -> None:
         parser = self.parser
         exchange.http_status = parser.status
         exchange.kept_headers = kept_headers(parser.headers)
-        if 200 <= parser.status < 300 and self.pool.target.stream:
-            kind = self.pool.framing(exchange.reply, parser.headers.get(b"content-type", b"").decode("latin-1"))
+        if 200 <= parser.status < 300 and self.context.streaming:
+            kind = framing_for(exchange.reply, parser.headers.get(b"content-type", b"").decode("latin-1"))
             if kind == "none":
                 exchange.flags |= record.FRAMED_ONCE
             else:
                 exchange.flags |= record.STREAMED
                 self.framing = framing_of(kind)
                 if self.tls is None and not parser.encoded:
-                    self.clear = parser.feed_data
+                    self.stream = (exchange, self.framing, parser.feed_data)
 
-    def _take(self, exchange: Exchange, stamp: int, kernel: bool) -> None:
-        """Gives what one read brought to the framing and the dialect, and ends the exchange where they say so."""
+    def _body(self, exchange: Exchange, stamp: int) -> None:
+        """Collects a reply that is no stream; judges it when it is complete, or an error's when it is long enough."""
         parser = self.parser
-        pieces = parser.bodies
-        framing = self.framing
-        if framing is None:
-            self.body += pieces
-            self.body_bytes += sum(map(len, pieces))
-            pieces.clear()
-            success = 200 <= parser.status < 300
-            if parser.complete:
-                exchange.end_ns = stamp
-                self._whole(exchange)
-            elif self.body_bytes > (WHOLE_BODY_BYTES if success else ERROR_BODY_BYTES):
-                exchange.end_ns = stamp
-                if success:
-                    raise ProtocolError(f"reply body is larger than {WHOLE_BODY_BYTES} bytes")
-                self._whole(exchange)
-            return
-        if pieces:
-            events = framing.feed(pieces[0] if len(pieces) == 1 else b"".join(pieces))
-            pieces.clear()
-            if events:
-                bits = exchange.take(events, stamp, kernel, not framing.pending)
-                if bits & (END | FAILED):
-                    exchange.end_ns = stamp
-                    self._decided(exchange, bits)
-                    return
-        if parser.complete:
-            exchange.end_ns = stamp
-            self._decided(exchange, self._last_words(exchange, framing, stamp, kernel))
+        self.body += parser.bodies
+        self.body_bytes += sum(map(len, parser.bodies))
+        parser.bodies.clear()
+        success = 200 <= parser.status < 300
+        if not parser.complete:
+            if self.body_bytes <= (BODY_BYTES_MAX if success else ERROR_BODY_BYTES):
+                return
+            if success:
+                raise ProtocolError(f"reply body is larger than {BODY_BYTES_MAX} bytes")
+        exchange.end_ns = stamp
+        self._judge_body(exchange)
 
-    def _last_words(self, exchange: Exchange, framing: Framing, stamp: int, kernel: bool) -> int:
+    # --- the end of a reply ---------------------------------------------------------------------------------------
+
+    def _last_event(self, exchange: Exchange, framing: Framing, stamp: int, kernel: bool) -> int:
         """Takes an event that the end of the body left without its blank line. Half an event is a truncation, no error."""
         events = framing.flush()
         bits = exchange.take(events, stamp, kernel, True) if events else 0
@@ -404,46 +324,41 @@ class Connection:
     def _decided(self, exchange: Exchange, bits: int) -> None:
         """The stream is over, by its terminal marker, an error event or the end of the body."""
         reply = exchange.reply
-        if bits & FAILED:
-            exchange.error = reply.error
-            exchange.outcome = reply.outcome
-            self._done(exchange, reuse=False)
-        elif reply.finished() or bits & END:
+        if bits & STREAM_OVER or reply.finished():
             exchange.outcome = reply.outcome
             exchange.error = reply.error
-            self._done(exchange, reuse=True)
         else:
             exchange.outcome = Outcome.STREAM_TRUNCATED
             exchange.error = "the stream ended before its terminal marker"
-            self._done(exchange, reuse=True)
+        self._done(exchange, reusable=not bits & FAILED)
 
-    def _whole(self, exchange: Exchange) -> None:
-        """Judges a reply that came as one body: a non-streaming reply or an error."""
+    def _judge_body(self, exchange: Exchange) -> None:
         body = b"".join(self.body)
         self.body = []
         self.body_bytes = 0
         if 200 <= exchange.http_status < 300:
             bits = exchange.reply.body(body)
             self._decided(exchange, bits if bits & FAILED else END)
-            return
-        exchange.outcome, exchange.error = self.pool.refusal(exchange.http_status, body)
-        self._done(exchange, reuse=True)
+        else:
+            exchange.outcome, exchange.error = refusal(exchange.http_status, body, self.context.secrets)
+            self._done(exchange, reusable=True)
 
-    def _done(self, exchange: Exchange, *, reuse: bool) -> None:
-        self.exchange = None
-        exchange.connection = None
+    def _done(self, exchange: Exchange, *, reusable: bool) -> None:
+        self.exchange = self.stream = None
         parser = self.parser
-        if reuse and parser.complete and parser.keep_alive and not self.out:
+        end = CLOSED
+        if reusable and parser.complete and parser.keep_alive and not self.out:
+            end = IDLE
             self.reactor.owners[self.fd] = self._idle
-            self.pool.release(self)
-        elif reuse and not parser.complete:
+        elif reusable and not parser.complete:
+            end = DRAINING
             self.reactor.owners[self.fd] = self._drain
         else:
             self.close()
-        self.pool.done(exchange)
+        self.context.ended(self, exchange, end)
 
     def _drain(self, _mask: int) -> None:
-        """Reads what follows the terminal marker; the body's end gives the connection back to the pool."""
+        """Reads what follows the terminal marker; with the body's end the connection can be reused."""
         parser = self.parser
         try:
             size = self.receive(self.reactor.buffers, ANCILLARY_BYTES)[0]
@@ -455,83 +370,75 @@ class Connection:
         except (OSError, ProtocolError):
             size = 0
         parser.bodies.clear()
-        if not size:
+        if not size or (parser.complete and not parser.keep_alive):
             self.close()
         elif parser.complete:
-            if parser.keep_alive:
-                self.reactor.owners[self.fd] = self._idle
-                self.pool.release(self)
-            else:
-                self.close()
+            self.reactor.owners[self.fd] = self._idle
+            self.context.idle(self)
 
-    def _ended(self, now: int) -> None:
-        """The server closed its side."""
-        exchange = self._busy()
-        if not self.reply_bytes and not self._request_was_taken():
-            self._broken("the server closed the connection without a reply")
+    def _idle(self, _mask: int) -> None:
+        """Readable while idle: closed by the server, or bytes that nobody asked for. Neither can carry a request."""
+        self.context.lost(self)
+        self.close()
+
+    def _server_closed(self, exchange: Exchange, now: int) -> None:
+        if not self.reply_bytes:
+            if self._request_acknowledged():
+                exchange.end_ns = now
+                message = "the server took the request and closed the connection without a reply"
+                self.fail(exchange, Outcome.CONNECT_RESET, message, End.UNANSWERED)
+            else:
+                self._broken(exchange, "the server closed the connection without a reply")
             return
         exchange.end_ns = now
-        if not self.reply_bytes:
-            self.fail(Outcome.CONNECT_RESET, "the server took the request and closed the connection without a reply")
-            return
         parser = self.parser
         try:
             parser.eof()
         except ProtocolError as error:
             if not parser.status:
-                self.fail(Outcome.STREAM_MALFORMED, str(error))
+                self.fail(exchange, Outcome.STREAM_MALFORMED, str(error))
                 return
         if not exchange.headers_ns:
-            self.fail(Outcome.STREAM_TRUNCATED, "the server closed the connection inside the reply's head")
+            message = "the server closed the connection inside the reply's head"
+            self.fail(exchange, Outcome.STREAM_TRUNCATED, message)
         elif self.framing is not None:
-            bits = self._last_words(exchange, self.framing, now, False)
-            if parser.complete or bits & (END | FAILED):
+            bits = self._last_event(exchange, self.framing, now, False)
+            if parser.complete or bits & STREAM_OVER:
                 self._decided(exchange, bits)
             else:
-                self.fail(Outcome.STREAM_TRUNCATED, "the connection closed before the stream's terminal marker")
+                message = "the connection closed before the stream's terminal marker"
+                self.fail(exchange, Outcome.STREAM_TRUNCATED, message)
         elif parser.complete:
-            self._whole(exchange)
+            self._judge_body(exchange)
         else:
-            self.fail(Outcome.STREAM_TRUNCATED, "the connection closed before the end of the reply")
+            self.fail(exchange, Outcome.STREAM_TRUNCATED, "the connection closed before the end of the reply")
 
-    def _broken(self, message: str) -> None:
-        """The connection died. Before any byte of a reply on a reused one it was merely stale, and that is no failure."""
-        exchange = self._busy()
-        if self.reused and not self.reply_bytes:
-            self.exchange = None
-            exchange.connection = None
-            self.close()
-            self.pool.resend(exchange)
-            return
-        if not exchange.end_ns:
-            exchange.end_ns = monotonic_ns()
-        self.fail(Outcome.STREAM_TRUNCATED if self.reply_bytes else Outcome.CONNECT_RESET, message)
+    def _broken(self, exchange: Exchange, message: str) -> None:
+        """The connection died: a reused one that brought no byte of a reply was merely stale, which is no failure."""
+        if self.reply_bytes:
+            self.fail(exchange, Outcome.STREAM_TRUNCATED, message)
+        else:
+            self.fail(exchange, Outcome.CONNECT_RESET, message, End.STALE if self.reused else CLOSED)
 
-    def _request_was_taken(self) -> bool:
-        """After an end of file without a reply: did the server read the request and close on it, or was it about to
-        close anyhow? A reset or an unacknowledged request tells of the latter; so does
-        a server that has not once kept a connection for a second request."""
-        if self.reused and not self.pool.reuse_works:
-            return False
+    def _request_acknowledged(self) -> bool:
+        """After an end of file without a reply: did the server's kernel acknowledge all of the request (tcp(7), TCP_INFO)?
+
+        If not, or after a reset, the server was closing anyhow and has not read the request.
+        """
         info = self.socket.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, TCP_INFO_BYTES)
         return info[0] != TCP_CLOSE and not int.from_bytes(info[TCPI_UNACKED], "little")
 
-    def _idle(self, _mask: int) -> None:
-        """An idle connection became readable: closed by the server, or out of step. Either way it is of no more use."""
-        self.pool.discard(self)
-        self.close()
+    def _malformed(self, exchange: Exchange, error: ProtocolError | httptools.HttpParserError, stamp: int) -> None:
+        exchange.end_ns = stamp
+        known = error if isinstance(error, ProtocolError) else described(error)
+        self.fail(exchange, Outcome.STREAM_MALFORMED, str(known))
 
-    def fail(self, outcome: Outcome, message: str) -> None:
+    def fail(self, exchange: Exchange, outcome: Outcome, message: str, end: End = CLOSED) -> None:
         """Ends the exchange with `outcome` and closes the socket."""
-        exchange = self._busy()
-        if not exchange.end_ns:
-            exchange.end_ns = monotonic_ns()
-        exchange.outcome = outcome
-        exchange.error = message
+        exchange.fail(outcome, message, monotonic_ns())
         self.exchange = None
-        exchange.connection = None
         self.close()
-        self.pool.done(exchange)
+        self.context.ended(self, exchange, end)
 
     def close(self) -> None:
         """Closes the socket. Safe to call twice."""
@@ -539,10 +446,5 @@ class Connection:
             self.reactor.forget(self.fd)
             self.fd = -1
             self.socket.close()
-            self.clear = None
+            self.stream = None
             self.parser.close()
-
-    def _busy(self) -> Exchange:
-        exchange = self.exchange
-        assert exchange is not None, "a connection without a request was served as busy"
-        return exchange

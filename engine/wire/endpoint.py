@@ -10,6 +10,7 @@ from time import monotonic_ns
 from typing import Any, Final, NamedTuple
 from urllib.parse import urlsplit
 
+from ..clock import Clock
 from ..dialects import HttpRequest
 from ..plan.address import parse_url
 from ..plan.plan import Target
@@ -28,7 +29,8 @@ class Address(NamedTuple):
 class Endpoint:
     """One target's way to its server. `addresses` is empty until a name was resolved."""
 
-    def __init__(self, target: Target, environ: Mapping[str, str]) -> None:
+    def __init__(self, target: Target, environ: Mapping[str, str], clock: Clock = monotonic_ns) -> None:
+        self._clock = clock
         url = parse_url(target.base_url)
         self.host = url.host
         self.port = url.port
@@ -54,7 +56,7 @@ class Endpoint:
             self.expires_ns = 1 << 63
 
     def encode(self, request: HttpRequest) -> bytes:
-        """The request as it goes on the wire to this endpoint: to a plain proxy with the whole URL as its target."""
+        """The request as it goes on the wire to this endpoint: to a plain proxy with the complete URL as its target."""
         if self.proxy and not self.connect_request:
             return encode_request(request, self.authority, target=request.url, extra=authorization(self.proxy))
         url = urlsplit(request.url)
@@ -63,13 +65,13 @@ class Endpoint:
 
     @property
     def fresh(self) -> bool:
-        """Are the addresses known and still to be believed?"""
-        return bool(self.addresses) and monotonic_ns() < self.expires_ns
+        """Are the addresses known and still valid?"""
+        return bool(self.addresses) and self._clock() < self.expires_ns
 
     def resolved(self, found: list[tuple[Any, ...]]) -> None:
         """Takes the answer of getaddrinfo in, in its order (RFC 6724)."""
         self.addresses = [Address(family, sockaddr) for family, _, _, _, sockaddr in found]
-        self.expires_ns = monotonic_ns() + DNS_TTL_NS
+        self.expires_ns = self._clock() + DNS_TTL_NS
 
     def tunnel(self) -> Tunnel:
         """A reader for the proxy's answer to CONNECT."""

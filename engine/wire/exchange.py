@@ -1,19 +1,26 @@
-"""One request's journey: what was asked, its time marks, what the reply meant. Owned by one worker, never shared."""
+"""One request: what was asked, its time marks, what the reply meant. Owned by one worker, never shared.
+
+How it works. The worker makes an Exchange when the slot is due; every attempt begins with `begin_attempt`. Dial and
+connection write the marks as they happen, and pass each read's events to `take`, or to `take_one` if the read brought
+exactly one complete event, which nearly every read does. Both ask the dialect's reply what the event means (bits:
+TOKEN, VISIBLE, END, FAILED) and derive the marks of the first event, token and output, and one gap word per further
+token (engine/records/record.py). A read has one stamp, and it belongs to the read's last byte: the time of any other
+event is only known to lie between two reads, so its gaps are marked coalesced, as upper bounds. `exact` says whether
+the last token's time was known; tests/test_exchange.py holds `take_one` equal to `take` for every input.
+An exchange does not know its connection: the pool does.
+"""
 
 from __future__ import annotations
 
 from array import array
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from ..dialects import FAILED, OK, TOKEN, VISIBLE, Reply
 from ..records import record
 from ..records.record import GAP_COALESCED, GAP_MAX, GAP_REASONING, GAP_USER_CLOCK, UNKNOWN, Outcome
+from ..workload import Session
 
 OUTPUT: Final = TOKEN | VISIBLE
-
-if TYPE_CHECKING:
-    from ..workload import Session
-    from .connection import Connection
 
 
 class Exchange:
@@ -23,7 +30,6 @@ class Exchange:
         "attempts",
         "coalesced",
         "connect_start_ns",
-        "connection",
         "deadline_ns",
         "dequeued_ns",
         "dns_done_ns",
@@ -58,7 +64,6 @@ class Exchange:
         "sent_bytes",
         "series_word",
         "session",
-        "stale",
         "target",
         "tcp_done_ns",
         "tls_done_ns",
@@ -73,7 +78,6 @@ class Exchange:
         self.series_word = series << record.SERIES_SHIFT
         self.wire = wire
         self.session: Session | None = None
-        self.connection: Connection | None = None
         self.estimate_tokens = 0
         self.reserved = 0  # pico-USD of the budget
         self.inflight_slot = 0
@@ -83,7 +87,6 @@ class Exchange:
         self.first_token_ns = 0  # looked at before the first attempt, while a limit holds the request back
         self.attempts = 0
         self.flags = 0
-        self.stale = 0
         self.sent_bytes = 0
         self.received_bytes = 0
         self.connect_start_ns = self.dns_done_ns = self.tcp_done_ns = self.tls_done_ns = 0
@@ -103,11 +106,17 @@ class Exchange:
         self.exact = True
         self.gaps: array[int] = array("Q")
 
-    def take(self, events: list[tuple[bytes, bytes]], stamp_ns: int, kernel: bool, whole: bool) -> int:
-        """Takes the events of one read in; returns the bits of all of them together.
+    def fail(self, outcome: Outcome, message: str, now_ns: int) -> None:
+        """Ends the attempt with `outcome`, at `now_ns` unless its end is known already."""
+        self.end_ns = self.end_ns or now_ns
+        self.outcome = outcome
+        self.error = message
 
-        The stamp belongs to the last byte of the read: only the last event is exact, and only if the read ended with
-        it (`whole`). A gap that touches an inexact end is marked coalesced: its value is an upper bound.
+    def take(self, events: list[tuple[bytes, bytes]], stamp_ns: int, kernel: bool, complete: bool) -> int:
+        """Takes the events of one read; returns the bits of all of them together.
+
+        Only the last event is exact, and only if the read ended with it (`complete`). A gap that touches an inexact
+        end is marked coalesced: its value is an upper bound.
         """
         if not self.first_event_ns:
             self.first_event_ns = stamp_ns
@@ -119,7 +128,7 @@ class Exchange:
             bits = read_event(text, name)
             every |= bits
             if bits & TOKEN:
-                self._token(bits, stamp_ns, kernel, whole and i == last)
+                self._token(bits, stamp_ns, kernel, complete and i == last)
             if bits & FAILED:
                 break
         self.events += last + 1
@@ -127,7 +136,7 @@ class Exchange:
         return every
 
     def take_one(self, event: tuple[bytes, bytes], stamp_ns: int, kernel: bool) -> int:
-        """`take` for a read that brought exactly one whole event: nearly all of them. Half its cost."""
+        """`take` for a read that brought exactly one complete event. Less than half its cost (benches/bench_reactor.py)."""
         bits = self.read_event(event[1], event[0])
         if bits == OUTPUT and kernel and self.exact and self.first_output_ns:
             gap_ns = stamp_ns - self.last_token_ns

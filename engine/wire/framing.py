@@ -26,9 +26,10 @@ class Framing(Protocol):
 class NdjsonFraming:
     """One JSON value per line (LF or CRLF); blank lines are nothing."""
 
-    __slots__ = ("_rest", "pending")
+    __slots__ = ("_event_bytes_max", "_rest", "pending")
 
-    def __init__(self) -> None:
+    def __init__(self, event_bytes_max: int = EVENT_BYTES_MAX) -> None:
+        self._event_bytes_max = event_bytes_max
         self._rest = bytearray()  # an unfinished line; grows in place, however many pieces bring it
         self.pending = False
 
@@ -39,8 +40,8 @@ class NdjsonFraming:
             self._rest.clear()
         self._rest += rest
         self.pending = bool(self._rest)
-        if len(self._rest) > EVENT_BYTES_MAX:
-            raise ProtocolError(f"a line is larger than {EVENT_BYTES_MAX} bytes")
+        if len(self._rest) > self._event_bytes_max:
+            raise ProtocolError(f"a line is larger than {self._event_bytes_max} bytes")
         return [(b"", line) for line in map(bytes.strip, lines) if line]
 
     def flush(self) -> list[Event]:
@@ -50,11 +51,11 @@ class NdjsonFraming:
 
 
 class ChunkFraming:
-    """Every piece of the body is an event."""
+    """Every piece of the body is an event; a piece is never larger than a read."""
 
     __slots__ = ("pending",)
 
-    def __init__(self) -> None:
+    def __init__(self, _event_bytes_max: int = EVENT_BYTES_MAX) -> None:
         self.pending = False
 
     def feed(self, piece: bytes) -> list[Event]:
@@ -70,9 +71,10 @@ class JsonArrayFraming:
     A body that is a single object is one event.
     """
 
-    __slots__ = ("_depth", "_escaped", "_object", "_quoted", "pending")
+    __slots__ = ("_depth", "_escaped", "_event_bytes_max", "_object", "_quoted", "pending")
 
-    def __init__(self) -> None:
+    def __init__(self, event_bytes_max: int = EVENT_BYTES_MAX) -> None:
+        self._event_bytes_max = event_bytes_max
         self.pending = False
         self._object = bytearray()
         self._depth = 0
@@ -105,8 +107,8 @@ class JsonArrayFraming:
                 if not self._depth:
                     events.append((b"", bytes(collected)))
                     collected.clear()
-        if len(collected) > EVENT_BYTES_MAX:
-            raise ProtocolError(f"an object is larger than {EVENT_BYTES_MAX} bytes")
+        if len(collected) > self._event_bytes_max:
+            raise ProtocolError(f"an object is larger than {self._event_bytes_max} bytes")
         self.pending = self._depth > 0
         return events
 
@@ -117,7 +119,7 @@ class JsonArrayFraming:
         return [(b"", rest)] if rest else []
 
 
-FRAMINGS: Final[dict[str, Callable[[], Framing]]] = {
+FRAMINGS: Final[dict[str, Callable[[int], Framing]]] = {
     "sse": SseFraming,
     "ndjson": NdjsonFraming,
     "chunks": ChunkFraming,
@@ -125,6 +127,6 @@ FRAMINGS: Final[dict[str, Callable[[], Framing]]] = {
 }
 
 
-def framing_of(kind: str) -> Framing:
-    """A fresh framing by its name."""
-    return FRAMINGS[kind]()
+def framing_of(kind: str, event_bytes_max: int = EVENT_BYTES_MAX) -> Framing:
+    """A fresh framing by its name; events beyond `event_bytes_max` raise ProtocolError."""
+    return FRAMINGS[kind](event_bytes_max)

@@ -1,7 +1,12 @@
-"""HTTP/1.1 on the wire: one request as bytes, one response out of bytes (llhttp by httptools). Sans-IO.
+"""HTTP/1.1 on the wire (RFC 9110, 9112): one request as bytes, one response out of bytes. Sans-IO.
 
-Bounded against hostile servers: bytes and number of headers, trailers, informational replies, decompressed size.
-RFC 9110 and 9112.
+How it works. llhttp, in httptools, does the parsing; ResponseParser is its protocol object and keeps what it reports.
+The parser stays with its connection for all responses; `reset` clears only what is kept here. llhttp calls `on_body` once per piece, so that is the bound `append` of `bodies`, which
+callers empty after every read. An exception raised in a callback comes back as HttpParserError with ours in its
+`__context__`: `described` takes it out. What llhttp leaves open is bounded here, since a benchmark must survive a
+hostile or broken server: bytes and number of headers, trailers and chunk heads without a body (`bare`), the number
+of informational replies, the decompressed size in total and per read. A second response to one request is an error;
+`complete` therefore stays set until `reset`. Compressed bodies are inflated in steps, so that no piece is unbounded.
 """
 
 from __future__ import annotations
@@ -33,9 +38,9 @@ _Parser: Any = httptools.HttpResponseParser
 def encode_request(
     request: HttpRequest, authority: str, *, target: str, extra: tuple[tuple[str, str], ...] = ()
 ) -> bytes:
-    """Head and body in one piece. `target` is the request target: a path, or the whole URL for a plain proxy.
+    """Head and body in one piece. `target` is the request target: a path, or the complete URL for a plain proxy.
 
-    Raises PlanError for a method, target, header name or value that would break out of its place in the head.
+    Raises PlanError for a method, target, header name or value that would break out of the head.
     """
     if not _token(request.method):
         raise PlanError(f"{request.method!r} is not an HTTP method")
@@ -77,6 +82,7 @@ class ResponseParser:
         "_bare_bytes",
         "_inflate",
         "_inflated",
+        "_inflated_max",
         "_informational",
         "_parser",
         "bodies",
@@ -88,20 +94,19 @@ class ResponseParser:
         "status",
     )
 
-    def __init__(self) -> None:
+    def __init__(self, inflated_max: int = INFLATED_MAX) -> None:
+        self._inflated_max = inflated_max
         self.bodies: list[bytes] = []
         self.headers: dict[bytes, bytes] = {}  # names in lower case
         self._parser: Any = None
         self._begin()
 
     def _begin(self) -> None:
-        # on_body is an attribute that llhttp's wrapper binds once: the list's own append, 3x cheaper than a method
-        # (benches/bench_http1.py).
+        # llhttp's wrapper looks on_body up once: with the list's own append a read costs a quarter less than with a
+        # method (benches/bench_http1.py).
         self.on_body: Any = self.bodies.append
         self._parser = _Parser(self)
-        self.feed_data: Any = (
-            self._parser.feed_data
-        )  # for callers that turn httptools' errors by `described` themselves
+        self.feed_data: Any = self._parser.feed_data  # raises httptools' errors; callers use `described`
         self._clear()
 
     def _clear(self) -> None:
@@ -201,12 +206,12 @@ class ResponseParser:
         for piece in pieces:
             while piece:
                 try:
-                    plain = self._inflate.decompress(piece, min(INFLATED_STEP, INFLATED_MAX))
+                    plain = self._inflate.decompress(piece, min(INFLATED_STEP, self._inflated_max))
                 except zlib.error as error:
                     raise ProtocolError(f"the reply's compression is broken: {error}") from error
                 piece = self._inflate.unconsumed_tail
                 self._inflated += len(plain)
-                limit = min(INFLATED_MAX, before + INFLATED_AT_ONCE)
+                limit = min(self._inflated_max, before + INFLATED_AT_ONCE)
                 if self._inflated > limit:
                     raise ProtocolError(f"the reply decompresses to more than {limit} bytes")
                 if plain:

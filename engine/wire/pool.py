@@ -1,8 +1,11 @@
 """The connections of one target in one worker: reuse the youngest idle one, open another when there is none.
 
-A reused connection that turns out dead before any byte of a reply arrived is stale: its request goes again on a fresh
-one, is counted, and its clocks start with the new send. A target whose kept-alive connections keep dying (llama.cpp
-announces keep-alive and closes) is not offered reuse any longer.
+All policy is here. Dials and connections carry one request each and report how it ended; the pool keeps which of them
+has which exchange (`busy`), and decides what becomes of both.
+
+A reused connection that turns out dead before any byte of a reply arrived is stale: its request is sent again on a
+new one and counted, and its clocks start with the new send. A target whose kept-alive connections keep dying
+(llama.cpp announces keep-alive and closes) is not offered reuse any longer.
 """
 
 from __future__ import annotations
@@ -11,15 +14,14 @@ import asyncio
 import socket
 from collections.abc import Callable
 from time import monotonic_ns
-from typing import Final, Protocol
+from typing import Final
 
-from ..dialects import Dialect, Reply
-from ..dialects.outcomes import refusal
-from ..dialects.table import framing_for
+from ..dialects import OK, Dialect
 from ..plan.plan import Target, secrets
 from ..records import record
 from ..records.record import Outcome
-from .connection import Connection
+from .connection import IDLE, Connection, Context, End
+from .dial import Dial
 from .endpoint import Endpoint
 from .exchange import Exchange
 from .reactor import Reactor
@@ -28,39 +30,50 @@ STALE_LIMIT: Final = 3  # in a row, without one reuse that worked
 PROMPT_CLOSE_NS: Final = 100_000_000  # a connection closed this soon after its reply was never meant to be reused
 
 
-class Owner(Protocol):
-    """Who the pool works for: the worker."""
-
-    def sending(self, exchange: Exchange) -> None:
-        """The request is handed to send() now."""
-
-    def done(self, exchange: Exchange) -> None:
-        """The attempt has ended; its outcome and marks are set."""
-
-    def suspect(self, stamp_ns: int, now_ns: int) -> tuple[int, bool]:
-        """A kernel stamp does not fit the clock: gives the stamp to use and whether it is still the kernel's."""
-
-
 class Pool:
-    """All connections to one target. `idle` is ordered, youngest last, with the time since which each is idle."""
+    """All connections to one target. `idle` is ordered, youngest last, with the time since which each is idle.
 
-    def __init__(self, reactor: Reactor, target: Target, dialect: Dialect, endpoint: Endpoint, owner: Owner) -> None:
+    `sending` is called immediately before a request is handed to send(), `done` when an attempt has ended and its
+    outcome and marks are set. `suspect` is asked about a kernel stamp that does not fit the clock; it returns the
+    stamp to use and whether that is still the kernel's.
+    """
+
+    def __init__(
+        self,
+        reactor: Reactor,
+        target: Target,
+        dialect: Dialect,
+        endpoint: Endpoint,
+        *,
+        sending: Callable[[Exchange], None],
+        done: Callable[[Exchange], None],
+        suspect: Callable[[int, int], tuple[int, bool]],
+    ) -> None:
         self.reactor = reactor
         self.target = target
         self.dialect = dialect
         self.endpoint = endpoint
-        self.sending: Callable[[Exchange], None] = owner.sending
-        self.done: Callable[[Exchange], None] = owner.done
-        self.suspect = owner.suspect
-        self.framing: Callable[[Reply, str], str] = framing_for
+        self.done = done
+        self.secrets = tuple(secrets(target))
+        self.context = Context(
+            reactor,
+            endpoint.where,
+            target.stream,
+            self.secrets,
+            sending,
+            suspect,
+            self._ended,
+            self._release,
+            self._lost,
+        )
+        self.busy: dict[Exchange, Dial | Connection] = {}
         self.idle: dict[Connection, int] = {}
-        self.unresolved: list[Exchange] = []
+        self.unresolved: list[Exchange] = []  # wait for the name's addresses
         self.lookup: asyncio.Task[None] | None = None
         self.stale_in_a_row = 0
         self.reuse_works = False  # it did at least once
         self.stale_resends = 0
         self.opened = 0
-        self.secrets = tuple(secrets(target))
         self._max_age_ns = target.max_connection_age_ns or 1 << 62
 
     def send(self, exchange: Exchange) -> None:
@@ -68,23 +81,61 @@ class Pool:
         while self.idle:
             connection, _ = self.idle.popitem()
             if monotonic_ns() - connection.opened_ns < self._max_age_ns:
+                self.busy[exchange] = connection
                 connection.reuse(exchange)
                 return
             connection.close()
         self._open(exchange)
 
-    def resend(self, exchange: Exchange) -> None:
-        """Sends a request again whose reused connection had died; all its marks start anew, `intended` stays."""
-        self.stale_in_a_row += 1
-        self.stale_resends += 1
-        exchange.flags = exchange.flags & ~record.REUSED | record.STALE_RESENT
-        exchange.send_ns = exchange.end_ns = 0
-        exchange.sent_bytes = 0
-        while self.idle:  # they are as old as the dead one
-            self.idle.popitem()[0].close()
-        self._open(exchange)
+    def abandon(self, exchange: Exchange, outcome: Outcome, message: str) -> bool:
+        """Ends a request wherever it is: on its connection, or still waiting for a name to be resolved.
 
-    def release(self, connection: Connection) -> None:
+        False if it is not here: between two attempts, or waiting for a limit.
+        """
+        holder = self.busy.get(exchange)
+        if holder is not None:
+            holder.fail(exchange, outcome, message)
+        elif exchange in self.unresolved:
+            self.unresolved.remove(exchange)
+            exchange.fail(outcome, message, monotonic_ns())
+            self.done(exchange)
+        else:
+            return False
+        return True
+
+    def close(self) -> None:
+        while self.idle:
+            self.idle.popitem()[0].close()
+        if self.lookup is not None:
+            self.lookup.cancel()
+
+    # --- what dials and connections report ------------------------------------------------------------------------
+
+    def _connected(self, dial: Dial) -> None:
+        exchange = dial.exchange
+        connection = Connection(self.context, dial.socket, dial.tls, exchange.tcp_done_ns)
+        self.busy[exchange] = connection
+        connection.send(exchange)
+
+    def _not_connected(self, exchange: Exchange) -> None:
+        del self.busy[exchange]
+        self.done(exchange)
+
+    def _ended(self, connection: Connection, exchange: Exchange, end: End) -> None:
+        del self.busy[exchange]
+        if end is IDLE:
+            self._release(connection)
+        elif exchange.outcome is not OK and self._stale(connection, end):
+            self._resend(exchange)
+            return
+        self.done(exchange)
+
+    def _stale(self, connection: Connection, end: End) -> bool:
+        """Was the connection dead before the request? A server that has not once kept one for a second request was
+        closing this one anyhow, even if its kernel acknowledged the request."""
+        return end is End.STALE or (end is End.UNANSWERED and connection.reused and not self.reuse_works)
+
+    def _release(self, connection: Connection) -> None:
         """Takes a connection back whose reply is complete."""
         if connection.reused:
             self.stale_in_a_row = 0
@@ -94,57 +145,39 @@ class Pool:
         else:
             self.idle[connection] = monotonic_ns()
 
-    def discard(self, connection: Connection) -> None:
-        """The server closed an idle connection."""
+    def _lost(self, connection: Connection) -> None:
         if monotonic_ns() - self.idle.pop(connection) < PROMPT_CLOSE_NS:
             self.stale_in_a_row += 1
 
-    def refusal(self, status: int, body: bytes) -> tuple[Outcome, str]:
-        """What a reply that is not 2xx means, and its message with no secret in it."""
-        return refusal(status, body, self.secrets)
+    # --- new connections ------------------------------------------------------------------------------------------
 
-    def try_next_address(self, connection: Connection) -> bool:
-        """After a failed connect: goes on with the name's next address. False when there is none."""
-        if not connection.untried:
-            return False
-        connection.close()
-        connection.connect(connection.untried.pop(0))
-        return True
-
-    def abandon(self, exchange: Exchange, outcome: Outcome, message: str) -> None:
-        """Ends a request wherever it is: on its connection, or still waiting for a name to be resolved."""
-        if exchange.connection is not None:
-            exchange.connection.fail(outcome, message)
-            return
-        self.unresolved.remove(exchange)
-        self._refuse(exchange, outcome, message)
-
-    def close(self) -> None:
-        while self.idle:
+    def _resend(self, exchange: Exchange) -> None:
+        """Sends a request again whose reused connection had died; all its marks start anew, `intended` stays."""
+        self.stale_in_a_row += 1
+        self.stale_resends += 1
+        exchange.flags = exchange.flags & ~record.REUSED | record.STALE_RESENT
+        exchange.outcome, exchange.error = OK, ""
+        exchange.send_ns = exchange.end_ns = 0
+        exchange.sent_bytes = 0
+        while self.idle:  # they are as old as the dead one
             self.idle.popitem()[0].close()
-        if self.lookup is not None:
-            self.lookup.cancel()
+        self._open(exchange)
 
     def _open(self, exchange: Exchange) -> None:
         self.opened += 1
         exchange.connect_start_ns = monotonic_ns()
         exchange.dns_done_ns = exchange.tcp_done_ns = exchange.tls_done_ns = 0
         if self.endpoint.fresh:
-            self._connect(exchange)
+            self._dial(exchange)
             return
         self.unresolved.append(exchange)
         if self.lookup is None:
             self.lookup = asyncio.get_running_loop().create_task(self._resolve())
 
-    def _connect(self, exchange: Exchange) -> None:
-        first, *others = self.endpoint.addresses
-        connection = Connection(self, exchange)
-        connection.untried = others
-        try:
-            connection.connect(first)
-        except OSError as error:  # no socket to be had: EMFILE, ENFILE, ENOBUFS
-            exchange.connection = None
-            self._refuse(exchange, Outcome.CONNECT_REFUSED, f"cannot open a socket: {error.strerror}; see ulimit -n")
+    def _dial(self, exchange: Exchange) -> None:
+        dial = Dial(self.reactor, self.endpoint, exchange, ready=self._connected, failed=self._not_connected)
+        self.busy[exchange] = dial
+        dial.connect()
 
     async def _resolve(self) -> None:
         endpoint = self.endpoint
@@ -161,13 +194,8 @@ class Pool:
         now = monotonic_ns()
         for exchange in waiting:
             if failure:
-                self._refuse(exchange, Outcome.CONNECT_DNS, failure)
+                exchange.fail(Outcome.CONNECT_DNS, failure, now)
+                self.done(exchange)
             else:
                 exchange.dns_done_ns = now
-                self._connect(exchange)
-
-    def _refuse(self, exchange: Exchange, outcome: Outcome, message: str) -> None:
-        exchange.end_ns = monotonic_ns()
-        exchange.outcome = outcome
-        exchange.error = message
-        self.done(exchange)
+                self._dial(exchange)

@@ -28,7 +28,7 @@ def check_targets(plan: Plan, environ: Mapping[str, str]) -> None:
 
 
 def _check(target: Target, endpoint: Endpoint, timeout_s: float) -> None:
-    place = f"target {target.name!r}: "
+    which = f"target {target.name!r}: "
     via = f" (proxy of {endpoint.where})" if endpoint.proxy else ""
     where = f"{endpoint.next_host}:{endpoint.next_port}{via}"
     try:
@@ -39,21 +39,21 @@ def _check(target: Target, endpoint: Endpoint, timeout_s: float) -> None:
                 endpoint.tls_context.wrap_socket(sock, server_hostname=endpoint.server_name).close()
     except socket.gaierror as error:
         raise TargetError(
-            f"{place}cannot resolve {endpoint.next_host}: {error.strerror}; check the host name in base_url ({target.base_url})"
+            f"{which}cannot resolve {endpoint.next_host}: {error.strerror}; check the host name in base_url ({target.base_url})"
         ) from error
     except ConnectionRefusedError as error:
-        raise TargetError(f"{place}{where} refused the connection; is the server up and the port right?") from error
+        raise TargetError(f"{which}{where} refused the connection; is the server up and the port right?") from error
     except ssl.SSLError as error:
-        raise TargetError(place + describe_tls_error(error, where)) from error
+        raise TargetError(which + describe_tls_error(error, where)) from error
     except TimeoutError as error:
         raise TargetError(
-            f"{place}no connection to {where} within {timeout_s:g} s; check address, firewall and proxy"
+            f"{which}no connection to {where} within {timeout_s:g} s; check address, firewall and proxy"
         ) from error
     except ProtocolError as error:
-        raise TargetError(f"{place}{error}") from error
+        raise TargetError(f"{which}{error}") from error
     except OSError as error:
         raise TargetError(
-            f"{place}cannot connect to {where}: {error.strerror or error}; check address and network"
+            f"{which}cannot connect to {where}: {error.strerror or error}; check address and network"
         ) from error
 
 

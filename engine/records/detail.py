@@ -1,0 +1,35 @@
+"""What the fixed record of a request has no room for. Apart from record.py, which has to be importable without msgspec."""
+
+from __future__ import annotations
+
+import msgspec
+
+
+class Detail(msgspec.Struct, omit_defaults=True, gc=False):
+    """A msgpack map of what there is, in one or more slots of the ring's detail lane, before the request's record.
+
+    A long reply's text comes in `pieces` details, each with one entry in `texts`; the reader joins them.
+    """
+
+    request: int
+    phase: int
+    message: str = ""
+    request_id: str = ""
+    finish: str = ""
+    headers: dict[str, str] = {}
+    texts: list[str] = []
+    pieces: int = 0
+
+    def add(self, other: Detail) -> None:
+        """Joins another detail of the same request into this one."""
+        self.message = other.message or self.message
+        self.request_id = other.request_id or self.request_id
+        self.finish = other.finish or self.finish
+        self.headers |= other.headers
+        self.texts += other.texts
+        self.pieces = other.pieces or self.pieces
+
+    @property
+    def text(self) -> str | None:
+        """The reply's text as far as it came, None if no piece of it did."""
+        return "".join(self.texts) if self.texts else None

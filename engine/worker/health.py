@@ -1,0 +1,118 @@
+"""What a worker measures of itself: its clock mapping, garbage collections, CPU time; and how it publishes all of it.
+
+The counters are plain words in the segment, so that publishing costs no message and the last values survive the
+worker. Garbage is not collected while requests are due: a full collection stops the worker for longer than any other
+thing it does. The hot path makes no reference cycles; what others make is collected at idle points.
+"""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Callable, Sequence
+from time import monotonic_ns, process_time_ns
+from typing import Final
+
+from ..clock import StampClock
+from ..load.phase_run import PhaseRun
+from ..records.record import CLOCK_STEPPED
+from ..records.ring import Counter
+from ..wire.pool import Pool
+from ..wire.reactor import Reactor
+from .ledger import Ledger
+
+CLOCK_CHECK_NS: Final = 1_000_000_000
+IDLE_COLLECT_NS: Final = 30_000_000_000  # garbage is collected at idle points, at most this often
+IDLE_GAP_NS: Final = 20_000_000  # a point is idle if nothing is due for this long
+
+
+class Health:
+    """One worker's own measurements. `runs` and `pools` are the worker's, looked at when something is published."""
+
+    def __init__(
+        self, clock: StampClock, reactor: Reactor, ledger: Ledger, pools: Sequence[Pool], runs: Sequence[PhaseRun]
+    ) -> None:
+        self._clock = clock
+        self._reactor = reactor
+        self._ledger = ledger
+        self._counters = ledger.segment.counters
+        self._pools = pools
+        self._runs = runs
+        self._measured_ns = self._measured_cpu_ns = self._measured_events = 0
+        self._mark_ns, self._mark_cpu_ns, self._mark_events = monotonic_ns(), 0, 0
+        self._checked_ns = 0
+        self._gc_started_ns = 0
+        self._collected_ns = 0
+
+    def beat(self, in_flight: int, now_ns: int) -> None:
+        """A heartbeat: measures, publishes and checks the clock mapping about once a second."""
+        self.measure()
+        self.publish(in_flight)
+        if now_ns - self._checked_ns >= CLOCK_CHECK_NS:
+            self._checked_ns = now_ns
+            self.check_clock()
+
+    def suspect(self, stamp_ns: int, now_ns: int) -> tuple[int, bool]:
+        """A kernel stamp lies in the future or far back: has CLOCK_REALTIME been stepped?
+
+        Returns the stamp to use, and whether it is still the kernel's.
+        """
+        if self.check_clock() or stamp_ns > now_ns:
+            return now_ns, False
+        return stamp_ns, True
+
+    def check_clock(self) -> bool:
+        """Measures the clock mapping again. True if CLOCK_REALTIME was stepped: what runs is marked as not to be believed."""
+        if not self._clock.resample():
+            return False
+        self._counters[int(Counter.CLOCK_STEPS)] += 1
+        for exchange in self._ledger.active:
+            exchange.flags |= CLOCK_STEPPED
+        return True
+
+    def on_gc(self, phase: str, _details: dict[str, int]) -> None:
+        """The garbage collector's hook (gc.callbacks): every pause is counted."""
+        if phase == "start":
+            self._gc_started_ns = monotonic_ns()
+        else:
+            self._counters[int(Counter.GC_PAUSES)] += 1
+            self._counters[int(Counter.GC_PAUSE_NS)] += monotonic_ns() - self._gc_started_ns
+
+    def collect_if_idle(self, now_ns: int, next_slot_ns: Callable[[], int]) -> None:
+        """Collects garbage if no slot is due soon. To be called when nothing is in flight."""
+        if now_ns - self._collected_ns > IDLE_COLLECT_NS and next_slot_ns() > now_ns + IDLE_GAP_NS:
+            gc.collect()
+            self._collected_ns = now_ns
+
+    def measure(self) -> None:
+        """Adds time, CPU time and events since the last call to the measured ones, if a measured phase is running."""
+        now, cpu, events = monotonic_ns(), process_time_ns(), self._ledger.events_now()
+        if any(run.phase.measure and run.start_ns <= now for run in self._runs):
+            self._measured_ns += now - self._mark_ns
+            self._measured_cpu_ns += cpu - self._mark_cpu_ns
+            self._measured_events += events - self._mark_events
+        self._mark_ns, self._mark_cpu_ns, self._mark_events = now, cpu, events
+
+    def publish(self, in_flight: int) -> None:
+        """Writes the counters, the heartbeat last. `in_flight` also counts the sessions that are thinking."""
+        ledger, reactor = self._ledger, self._reactor
+        values = {
+            Counter.SENT: ledger.sent,
+            Counter.IN_FLIGHT: in_flight,
+            Counter.EVENTS: ledger.events_now(),
+            Counter.BYTES_IN: ledger.bytes_in,
+            Counter.BYTES_OUT: ledger.bytes_out,
+            Counter.READS: sum(reactor.lag) + reactor.user_stamps,
+            Counter.USER_STAMPS: reactor.user_stamps,
+            Counter.CONNECTIONS: sum(pool.opened for pool in self._pools),
+            Counter.STALE_RESENDS: sum(pool.stale_resends for pool in self._pools),
+            Counter.CPU_NS: process_time_ns(),
+            Counter.CPU_MEASURED_NS: self._measured_cpu_ns,
+            Counter.MEASURED_NS: self._measured_ns,
+            Counter.EVENTS_MEASURED: self._measured_events,
+            Counter.LATE_RENDERS: sum(run.feed.late for run in self._runs),
+            Counter.CLOCK_BRACKET_NS: self._clock.width_ns,
+            Counter.HEARTBEAT_NS: monotonic_ns(),
+        }
+        for counter, value in values.items():
+            self._counters[int(counter)] = value
+        ledger.segment.trim()
