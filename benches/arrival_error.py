@@ -21,7 +21,7 @@ from llm_latency_lens.engine.clock import StampClock, keep_stamps_on
 from llm_latency_lens.engine.dialects import Prompt, Reply
 from llm_latency_lens.engine.dialects.openai import ChatReply, OpenAIChat
 from llm_latency_lens.engine.plan.plan import Target
-from llm_latency_lens.engine.records.ring import LAG_BUCKETS, lag_value
+from llm_latency_lens.engine.records.lag import LAG_BUCKETS, lag_value
 from llm_latency_lens.engine.wire.endpoint import Endpoint
 from llm_latency_lens.engine.wire.exchange import Exchange
 from llm_latency_lens.engine.wire.pool import Pool

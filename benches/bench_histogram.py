@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from hdrh.histogram import HdrHistogram
 
-from llm_latency_lens.collectors.checkpoint import Checkpoint, State
+from llm_latency_lens.collectors.checkpoint import Checkpoint, Progress
 from llm_latency_lens.collectors.histogram import DIGITS, HIGHEST, LOWEST, Histogram, indices
 from llm_latency_lens.collectors.series import Reader, Slab
 from llm_latency_lens.exporters.msgpack import rows
@@ -70,29 +70,26 @@ def test_rows_of_500_requests(benchmark: Any, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("targets", [1, 5])
 def test_report_and_checkpoint_of_a_tick(benchmark: Any, tmp_path: Path, targets: int) -> None:
-    from llm_latency_lens.collectors.report import Losses, Teller
+    from llm_latency_lens.collectors.report import Losses, ReportBuilder, RunView
     from llm_latency_lens.collectors.snapshot import ENCODER, Client
-    from llm_latency_lens.collectors.totals import Books
+    from llm_latency_lens.collectors.totals import Totals
 
     reader = Reader(targets)
     run = manifest(str(tmp_path), plan(targets=targets))
-    books, teller, file = Books(reader, start_ns=START, tick_ns=10**9), Teller(run), Checkpoint(tmp_path / "c")
+    totals, builder = Totals(reader, start_ns=START, tick_ns=10**9), ReportBuilder(run.plan)
+    file = Checkpoint(tmp_path / "c")
     slab = Slab()
     reader.records(slab, reader.batch(_batch(10_000, targets=targets), worker=0, details={}))
     reader.gaps(slab, (LATENCIES[:40_000] | ((np.arange(40_000) % targets) << 42)).astype(np.uint64))
 
     def tick() -> None:
-        books.open[books.next_tick] = slab
-        closed = books.close()
-        client = Client()
-        report = teller.report(
-            run, books, client=client, errors={}, now_ns=START + 10**9, finished=False, losses=Losses()
-        )
-        told = teller.snapshot(
-            run, books, closed, tick=0, state="running", client=client, in_flight={}, in_flight_total=0
-        )
-        ENCODER.encode(report), ENCODER.encode(told)
-        file.save(State(), closed=closed, totals=books.totals, opened={})
+        totals.open[totals.next_tick] = slab
+        closed = totals.close()
+        client, view = Client(), RunView(run, totals, START + 10**9)
+        report = builder.report(view, client=client, errors={}, finished=False, losses=Losses())
+        snapshot = builder.snapshot(view, 0, closed, state="running", client=client, in_flight={})
+        ENCODER.encode(report), ENCODER.encode(snapshot)
+        file.save(Progress(), closed=closed, totals=totals.run, opened={})
 
     benchmark(tick)
     file.close()

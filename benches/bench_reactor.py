@@ -13,7 +13,7 @@ import uvloop
 from llm_latency_lens.engine.clock import StampClock
 from llm_latency_lens.engine.dialects import Reply
 from llm_latency_lens.engine.dialects.openai import ChatReply
-from llm_latency_lens.engine.records.ring import LAG_BUCKETS, lag_bucket
+from llm_latency_lens.engine.records.lag import LAG_BUCKETS, lag_bucket
 from llm_latency_lens.engine.wire.exchange import Exchange
 from llm_latency_lens.engine.wire.reactor import READ, Reactor
 

@@ -11,8 +11,12 @@ from zlib import crc32
 
 import pytest
 
+from llm_latency_lens.engine.records.lag import lag_bucket
+from llm_latency_lens.engine.records.layout import Geometry
+from llm_latency_lens.engine.records.reader import SegmentReader
 from llm_latency_lens.engine.records.record import FIELDS, GAP_COALESCED, PAYLOAD_BYTES, RECORD, SERIES_SHIFT
-from llm_latency_lens.engine.records.ring import Geometry, SegmentReader, SegmentWriter, lag_bucket, resume_point
+from llm_latency_lens.engine.records.resume import resume_point
+from llm_latency_lens.engine.records.writer import SegmentWriter
 from tests.support_ring import record_of, segments
 
 GEOMETRY = Geometry(requests=1 << 16, gaps=1 << 20, details=8192, inflight=1024, phases=2, targets=2)

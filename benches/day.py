@@ -19,7 +19,7 @@ from time import monotonic
 import numpy as np
 
 from llm_latency_lens.collectors.histogram import Histogram
-from llm_latency_lens.collectors.snapshot import METRICS
+from llm_latency_lens.engine.metrics import METRICS
 from llm_latency_lens.exporters.hdr.write import TOTALS
 from llm_latency_lens.exporters.html import page as html
 from tests.support_runs import FakeRun

@@ -20,7 +20,8 @@ import psutil
 from llm_latency_lens.cli.processes.collect import collector_of, give_memory_back
 from llm_latency_lens.collectors.collector import GRACE_NS
 from llm_latency_lens.engine.plan.plan import Output
-from llm_latency_lens.engine.records.ring import Geometry, SegmentWriter
+from llm_latency_lens.engine.records.layout import Geometry
+from llm_latency_lens.engine.records.writer import SegmentWriter
 from tests.support_collector import MS, SECOND, START, fields, manifest, plan, values
 
 DAY_S = 86_400

@@ -18,7 +18,7 @@ from ..engine.errors import LensError, PlanError
 from ..engine.load.schedule import planned_slots
 from ..engine.plan.plan import Plan
 from ..engine.planfile.build import plan_sha256, stripped
-from ..engine.records.ring import Geometry
+from ..engine.records.layout import Geometry
 from ..engine.runs.interrupts import Interrupts
 from ..engine.runs.manifest import Manifest, PhaseTimes
 from ..engine.runs.placement import geometry_of, worker_count
@@ -32,7 +32,7 @@ from ..engine.runs.rundir import (
 )
 from ..engine.runs.supervisor import Supervisor
 
-BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
+PROC = Path("/proc/self/stat")
 
 
 class Launch:
@@ -81,7 +81,7 @@ def launched(plan: Plan, run_id: str, interrupts: Interrupts) -> Iterator[Launch
     Raises LensError.
     """
     os.umask(0o077)  # rows may hold prompts and replies: the run's files are for this user alone
-    if not BOOT_ID.exists():
+    if not PROC.exists():
         raise LensError("/proc is not mounted; a run needs it (mount -t proc proc /proc)")
     prices = budget_prices(plan)
     workers = worker_count(plan)
@@ -116,7 +116,6 @@ def manifest_of(plan: Plan, run_id: str, run_dir: Path, workers: int, planned: S
         plan_sha256=plan_sha256(plan),
         workers=workers,
         started_at=datetime.datetime.now(datetime.UTC).isoformat(timespec="milliseconds"),
-        boot_id=BOOT_ID.read_text().strip(),
         phases=[PhaseTimes(planned=slots) for slots in planned],
         pids={"supervisor": os.getpid()},
     )

@@ -12,7 +12,9 @@ import click
 from ..collectors.snapshot import Report
 from ..engine.errors import LensError, SegmentError
 from ..engine.files import UNDECODABLE
-from ..engine.records import ring
+from ..engine.records.layout import Counter, State
+from ..engine.records.reader import SegmentReader
+from ..engine.records.resume import mark_dead
 from ..engine.runs.manifest import FILE, SEGMENTS, Manifest, read_manifest
 from ..engine.runs.rundir import LIVE, SETTLING_S, SUMMARY, Leftover, alive, leftovers, remove_segments
 from ..engine.runs.runlog import note
@@ -147,15 +149,17 @@ def find(run_dir: Path, *, segments: Path = SEGMENTS) -> Path:
     if (live / FILE).exists():
         return live.resolve()
     wanted = run_dir.resolve()
-    for left in leftovers(segments):
+    found = leftovers(segments)
+    for left in found:
         if left.head is not None and Path(left.head.run_dir).resolve() == wanted:
             return left.directory
+    if (run_dir / SUMMARY).exists():
+        raise LensError(f"{run_dir} is complete: it has its {SUMMARY} and nothing is left in {segments}")
+    for left in found:
         if left.head is None and left.run_id == wanted.name:
             if left.alive:
                 raise LensError(f"{run_dir} is just starting; if it was killed, try again in {SETTLING_S:g} s")
             raise _never_began(left.run_id)
-    if (run_dir / SUMMARY).exists():
-        raise LensError(f"{run_dir} is complete: it has its {SUMMARY} and nothing is left in {segments}")
     raise LensError(f"nothing of {run_dir} is left in {segments}: it was removed, or the machine was restarted since")
 
 
@@ -173,14 +177,14 @@ def _close(directory: Path, manifest: Manifest) -> None:
     last_sign = 0
     for path in sorted(directory.glob("worker-*.ring")):
         try:
-            reader = ring.SegmentReader.open(path)
+            reader = SegmentReader.open(path)
         except SegmentError:
             continue  # its worker died while it made it: nothing is in it
-        last_sign = max(last_sign, reader.counters()[ring.Counter.HEARTBEAT_NS])
-        done = reader.state == ring.State.DONE
+        last_sign = max(last_sign, reader.counters()[Counter.HEARTBEAT_NS])
+        done = reader.state == State.DONE
         reader.close()
         if not done:
-            ring.mark_dead(path)
+            mark_dead(path)
     if manifest.state == "finished":
         return
     for times in manifest.phases:

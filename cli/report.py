@@ -122,10 +122,10 @@ def _moment(text: str | None, default_ns: int) -> int:
 
 def _report_between(folder: Path, target: str, since_ns: int, until_ns: int) -> None:
     from ..collectors.snapshot import ENCODER
-    from ..exporters.console.live import print_final
-    from ..exporters.history import told_between
+    from ..exporters.console.final import print_final
+    from ..exporters.history import report_between
 
-    between = told_between(folder, since_ns, until_ns)
+    between = report_between(folder, since_ns, until_ns)
     if target == "console":
         print_final(between)
     else:
@@ -134,7 +134,7 @@ def _report_between(folder: Path, target: str, since_ns: int, until_ns: int) -> 
 
 
 def _console(run_dir: Path, _: Path) -> None:
-    from ..exporters.console.live import print_final
+    from ..exporters.console.final import print_final
     from ..exporters.rundir import read_report
 
     print_final(read_report(run_dir))

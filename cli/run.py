@@ -105,7 +105,7 @@ def print_result(run_dir: Path, manifest: Manifest, *, as_json: bool, quiet: boo
             sys.stdout.buffer.write(summary if summary.endswith(b"\n") else summary + b"\n")
             sys.stdout.flush()
         elif not quiet:
-            from ..exporters.console.live import print_final
+            from ..exporters.console.final import print_final
 
             print_final(report)
             click.echo(f"{run_dir}", err=True)

@@ -1,4 +1,4 @@
-"""Alert rules over a moving window: what `lens probe` tells people about. Sans-IO: numbers in, changes out.
+"""Alert rules over a moving window: what `lens probe` notifies people of. Sans-IO: numbers in, changes out.
 
 A rule fires when its expression holds over the last `over_ns` with enough requests in it, and is resolved when it no
 longer holds. With too few requests nothing changes: silence proves neither.
@@ -10,28 +10,30 @@ import math
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from itertools import chain
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import msgspec
 
+from ..engine.metrics import PERCENTILES, SCALES
 from ..engine.plan.plan import SECOND, Alert
 from ..engine.plan.slo import Objective, objective_of
-from .snapshot import SCALES, Snapshot
+from .rollup import FAILURES, Slice
+from .snapshot import Snapshot
 
-PERCENTILES: Final = {"p50": 50.0, "p90": 90.0, "p95": 95.0, "p99": 99.0, "p99_9": 99.9}
+# Of the names in Interval.counts, those that the rules on totals are made of.
+_COUNTED: Final = frozenset(
+    {"ok", "output", "by_provider", "by_tokenizer", "by_events", "priced", "pico_usd", *FAILURES}
+)
 
 Filled = Sequence[tuple[float, int]]  # values in histogram units, and how often each came
 
 
-class Counts(msgspec.Struct):
-    """What happened to one target in one tick, all phases together."""
+class Counted(NamedTuple):
+    """What happened to one target in one tick and phase."""
 
     end_ns: int  # Unix epoch
     target: str
-    ok: int
-    failed: int
-    output_tokens: int
-    usd: float
+    counts: Slice
 
 
 class Values(msgspec.Struct):
@@ -57,30 +59,22 @@ class Window:
 
     def __init__(self, keep_ns: int) -> None:
         self._keep_ns = keep_ns
-        self._counts: deque[Counts] = deque()
+        self._counts: deque[Counted] = deque()
         self._values: deque[Values] = deque()
 
     def tick(self, snapshot: Snapshot) -> None:
-        """Takes the counts of one tick."""
+        """Takes the counts of one tick; of those only the ones that a rule can ask for, as windows may be long."""
         for part in snapshot.intervals:
-            if part.measured and (part.requests.ok or part.requests.failed or part.cost.usd):
-                self._counts.append(
-                    Counts(
-                        snapshot.wall_time_ns,
-                        part.target,
-                        part.requests.ok,
-                        sum(part.requests.failed.values()),
-                        part.tokens.output or 0,
-                        part.cost.usd or 0.0,
-                    )
-                )
+            counts = {name: n for name, n in part.counts.items() if name in _COUNTED}
+            if part.measured and counts:
+                self._counts.append(Counted(snapshot.wall_time_ns, part.target, Slice(counts=counts)))
 
     def values(self, values: Values) -> None:
         """Takes the values of one metric in one tick."""
         self._values.append(values)
 
     def forget(self, now_ns: int) -> None:
-        """Lets go of what is older than the window."""
+        """Removes what is older than the window."""
         for kept in (self._counts, self._values):
             while kept and kept[0].end_ns <= now_ns - self._keep_ns:
                 kept.popleft()
@@ -96,19 +90,24 @@ class Window:
             if each.metric == objective.metric and each.end_ns > since_ns and target in (None, each.target)
         )
         found = statistic(sorted(chain.from_iterable(parts)), objective.statistic)
-        return (None if found is None else found / SCALES[objective.metric]), sum(each.ok for each in counts)
+        return (None if found is None else found / SCALES[objective.metric]), sum(
+            each.counts.count("ok") for each in counts
+        )
 
 
-def _total(name: str, counts: list[Counts], since_ns: int) -> tuple[float | None, int]:
-    ok, failed = sum(each.ok for each in counts), sum(each.failed for each in counts)
+def _total(name: str, counted: Sequence[Counted], since_ns: int) -> tuple[float | None, int]:
+    total = Slice()
+    for each in counted:
+        total.merge(each.counts)
+    ok, failed = total.count("ok"), total.failed
     if not ok + failed:
         return None, 0
-    seconds = max(1.0, (counts[-1].end_ns - since_ns) / SECOND)
+    seconds = max(1.0, (counted[-1].end_ns - since_ns) / SECOND)
     value = {
         "error_rate": failed / (ok + failed),
         "requests_per_s": ok / seconds,
-        "output_tokens_per_s": sum(each.output_tokens for each in counts) / seconds,
-        "cost_total_usd": math.fsum(each.usd for each in counts),
+        "output_tokens_per_s": (total.tokens("output") or 0) / seconds,
+        "cost_total_usd": total.usd or 0.0,
     }[name]
     return value, ok + failed
 
@@ -145,7 +144,7 @@ class AlertBook:
     def judge(
         self, value: Callable[[Objective, str | None, int], tuple[float | None, int]], now_ns: int
     ) -> list[Change]:
-        """Looks at every rule once; gives what changed."""
+        """Evaluates every rule once; returns what changed."""
         changes: list[Change] = []
         for alert, objective in self.alerts:
             found, samples = value(objective, alert.target, now_ns - alert.over_ns)
@@ -162,8 +161,8 @@ class AlertBook:
         return changes
 
 
-def told(change: Change, now: str, plan: str) -> dict[str, Any]:
-    """A change as a webhook hears it."""
+def notification(change: Change, now: str, plan: str) -> dict[str, Any]:
+    """The body of a change's webhook call."""
     alert = change.alert
     return {
         "alert": alert.name,

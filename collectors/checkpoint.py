@@ -1,15 +1,15 @@
-"""What survives a SIGKILL of the collector: its books, its place in every ring, its place in every file. One writer.
+"""What survives a SIGKILL of the collector: its totals, its position in every ring and in every file. One writer.
 
 The file `checkpoint` of the segment directory is a base and what came after it:
 
     frame   magic u32 | length u32 | crc32 u32 | payload (msgpack of `Frame`)
     file    one base frame, then any number of delta frames
 
-A frame's `state` is whole and replaces the one before; `closed` are the books of the ticks closed since then and are
-added up; `open` are the books of ticks that still run and replace the ones before. So a tick costs what changed in it
+A frame's `state` is complete and replaces the one before; `closed` has the numbers of the ticks closed since then, which
+are added up; `open` those of ticks that still run, which replace the ones before. So a tick costs what changed in it
 and not what the run has seen. A frame cut short by a SIGKILL fails its checksum, ends the file, and is overwritten by
 the next. When the deltas outgrow the base, a new base goes into a second file that takes the first one's name: there is
-a whole one at every moment. tmpfs needs no fsync: what a process has written survives the process.
+a complete one at every moment. tmpfs needs no fsync: what a process has written survives the process.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from typing import Any, Final
 
 import msgspec
 
+from ..engine.files import write_at
 from .series import Slab
 
 FILE: Final = "checkpoint"
@@ -38,7 +39,7 @@ class SegmentState(msgspec.Struct, kw_only=True):
 
 
 class Health(msgspec.Struct, kw_only=True):
-    """What is summed or kept beside the books, over every life of the collector."""
+    """What is summed or kept beside the totals, over every incarnation of the collector."""
 
     steal: int = 0
     total: int = 0
@@ -49,11 +50,11 @@ class Health(msgspec.Struct, kw_only=True):
     records_dropped: int = 0
 
 
-class State(msgspec.Struct, kw_only=True):
+class Progress(msgspec.Struct, kw_only=True):
     next_tick: int = 0
-    done: bool = False  # the last tick is in the books
+    done: bool = False  # the last tick is in the totals
     segments: dict[str, SegmentState] = {}
-    retired: list[str] = []  # segment files that are fully in the books; they are removed, or about to be
+    retired: list[str] = []  # segment files that are fully in the totals; they are removed, or about to be
     counters: dict[int, list[int]] = {}  # sums over the retired segments of a worker
     lag: bytes = b""  # loop lag counts of all retired segments
     sinks: list[list[int]] = []
@@ -63,15 +64,15 @@ class State(msgspec.Struct, kw_only=True):
 
 
 class Frame(msgspec.Struct, kw_only=True):
-    state: State
+    state: Progress
     closed: list[Any]  # Slab.packed()
     open: list[tuple[int, list[Any]]]
 
 
 class Saved(msgspec.Struct):
-    """What `load` gives back."""
+    """What `load` returns."""
 
-    state: State
+    state: Progress
     totals: Any  # Slab
     open: dict[int, Any]  # tick -> Slab
 
@@ -81,7 +82,7 @@ _DECODER: Final = msgspec.msgpack.Decoder(Frame)
 
 
 class Checkpoint:
-    """The file. `load` once, then `save` per tick; OSError leaves the last whole frame in force."""
+    """The file. `load` once, then `save` per tick; OSError leaves the last complete frame in force."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -90,7 +91,7 @@ class Checkpoint:
         self._end = 0
 
     def load(self) -> Saved | None:
-        """The last whole frame with everything before it, or None if there is none."""
+        """The last complete frame with everything before it, or None if there is none."""
         try:
             content = self.path.read_bytes()
         except FileNotFoundError:
@@ -104,10 +105,12 @@ class Checkpoint:
             self._end = end
         return saved
 
-    def save(self, state: State, *, closed: Slab, totals: Slab, opened: dict[int, Slab]) -> None:
+    def save(self, state: Progress, *, closed: Slab, totals: Slab, opened: dict[int, Slab]) -> None:
         """Makes this moment the one to come back to. `closed` is what came to `totals` since the last save."""
         running = [(tick, slab.packed()) for tick, slab in opened.items()]
-        removed = self._file >= 0 and not os.fstat(self._file).st_nlink  # by somebody: no later life could find it
+        removed = (
+            self._file >= 0 and not os.fstat(self._file).st_nlink
+        )  # the file was unlinked; a restarted collector could not reopen it
         if removed or not self._base_bytes or self._end - self._base_bytes > max(REBASE_BYTES, 2 * self._base_bytes):
             self._rebase(_framed(Frame(state=state, closed=totals.packed(), open=running)))
         else:
@@ -116,14 +119,14 @@ class Checkpoint:
     def _append(self, frame: bytes) -> None:
         if self._file < 0:
             self._file = os.open(self.path, os.O_RDWR | os.O_CLOEXEC)
-        _write_at(self._file, frame, self._end)
+        write_at(self._file, frame, self._end)
         self._end += len(frame)
 
     def _rebase(self, frame: bytes) -> None:
         temporary = self.path.with_name(f".{self.path.name}.new")
         file = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
         try:
-            _write_at(file, frame, 0)
+            write_at(file, frame, 0)
             temporary.replace(self.path)
         except BaseException:
             os.close(file)
@@ -143,7 +146,7 @@ def _framed(frame: Frame) -> bytes:
 
 
 def _frames(content: bytes) -> Any:
-    """(frame, where it ends) for every whole frame, up to the first that is not."""
+    """(frame, where it ends) for every complete frame, up to the first that is not."""
     at = 0
     while at + _HEADER.size <= len(content):
         magic, length, checksum = _HEADER.unpack_from(content, at)
@@ -152,10 +155,3 @@ def _frames(content: bytes) -> Any:
             return
         at += _HEADER.size + length
         yield _DECODER.decode(payload), at
-
-
-def _write_at(file: int, block: bytes, offset: int) -> None:
-    rest = memoryview(block)
-    while rest:
-        written = os.pwrite(file, rest, offset)
-        rest, offset = rest[written:], offset + written

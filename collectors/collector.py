@@ -1,12 +1,12 @@
-"""The collector: drains all rings into the books, tells a tick when it is over, and makes both safe before it lets go.
+"""The collector: drains all rings into the totals, closes a tick when it is over, makes both safe, then releases.
 
-Every turn (50 ms): look for new segments, drain each, enter what came. Every tick, in this order:
+Every turn (50 ms): look for new segments, drain each, enter what was read. Every tick, in this order:
 
-    close the tick's books -> sinks (files) -> checkpoint -> release the rings, remove ended segments -> report.json
+    close the tick -> sinks (files) -> checkpoint -> release the rings, remove ended segments -> report.json
 
 A SIGKILL between any two of them loses nothing and counts nothing twice: the next collector loads the checkpoint, cuts
-the files back to where they were then, and reads the rings again from there. A tick that is told again has the same
-number and time. It reads from run.json when the phases began and that the run is over; it never writes there.
+the files back to where they were then, and reads the rings again from there. A tick that is written again has the
+same number and time. It reads from run.json when the phases began and that the run is over; it never writes there.
 """
 
 from __future__ import annotations
@@ -21,21 +21,22 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
+from ..engine.files import replace
 from ..engine.records.detail import Detail
+from ..engine.records.layout import Counter
 from ..engine.records.record import LOCAL_TOKENS, UNKNOWN, Outcome
-from ..engine.records.ring import Counter
 from ..engine.runs.manifest import FILE as MANIFEST
 from ..engine.runs.manifest import Manifest, read_manifest
 from . import host
 from .checkpoint import FILE as CHECKPOINT
-from .checkpoint import Checkpoint, State
+from .checkpoint import Checkpoint, Progress
 from .cost import Prices
 from .health import Moment, client_of_run, client_of_tick, observe
 from .intake import Drained, Intake
-from .report import Losses, Slos, Teller
+from .report import Losses, ReportBuilder, RunView, Slos
 from .series import NOBODY, Batch, Condition, Key, Reader, Series, Slab
 from .snapshot import ENCODER, Client, Report, Server, Snapshot
-from .totals import Books
+from .totals import Totals
 
 _detail_of = msgspec.msgpack.Decoder(Detail).decode
 TURN_S: Final = 0.05
@@ -49,11 +50,11 @@ class Sink(Protocol):
 
     @property
     def failures(self) -> int:
-        """Writes that failed, in this life."""
+        """Writes that failed, in this incarnation."""
 
     @property
     def dropped(self) -> int:
-        """Request rows that will not be written, in this life."""
+        """Request rows that will not be written, in this incarnation."""
 
     def rows(self, batch: Batch, manifest: Manifest) -> None:
         """Takes records in, in the order of their arrival here."""
@@ -62,7 +63,7 @@ class Sink(Protocol):
         """Takes a closed tick in. What came so far is in the file when it returns, if the disk allows it."""
 
     def position(self) -> list[int]:
-        """Where the file stands: `rewind(position())` in a later life makes it what it is now."""
+        """Where the file stands: `rewind(position())` in a later incarnation makes it what it is now."""
 
     def rewind(self, position: list[int]) -> None: ...
 
@@ -94,15 +95,15 @@ class Collector:
         self.clock = clock
         self.checkpoint = Checkpoint(segment_dir / CHECKPOINT)
         saved = self.checkpoint.load()
-        self.state = saved.state if saved else State()
+        self.state = saved.state if saved else Progress()
         self.reader = Reader(len(self.manifest.plan.targets), prices=prices, conditions=conditions)
-        self.books = Books(self.reader, start_ns=0, tick_ns=self.manifest.plan.output.tick_ns)
-        self.books.next_tick = self.state.next_tick
+        self.totals = Totals(self.reader, start_ns=0, tick_ns=self.manifest.plan.output.tick_ns)
+        self.totals.next_tick = self.state.next_tick
         if saved is not None:
-            self.books.totals, self.books.open = saved.totals, saved.open
+            self.totals.run, self.totals.open = saved.totals, saved.open
         self.intake = Intake(segment_dir, self.state)
-        self.teller = Teller(
-            self.manifest, conditions=conditions is not None, price_date=prices.date if prices else None, slos=slos
+        self.builder = ReportBuilder(
+            self.manifest.plan, conditions=conditions is not None, price_date=prices.date if prices else None, slos=slos
         )
         self.errors = {(t, o): (message, status) for t, o, message, status in self.state.errors}
         self.details: dict[tuple[int, int, int], Detail] = {}
@@ -123,29 +124,29 @@ class Collector:
     # --- the loop -------------------------------------------------------------------------------------------------
 
     def run(self) -> Report:
-        """Until the run is finished and all rings are empty; gives the final report."""
+        """Until the run is finished and all rings are empty; returns the final report."""
         while (report := self.turn()) is None:
             time.sleep(TURN_S)
         return report
 
     def turn(self) -> Report | None:
-        """One pass. The final report, when the run is over and everything is in the books.
+        """One pass. The final report, when the run is over and everything is in the totals.
 
         The manifest is read first: what a finished run has written is then there for this very drain.
         """
         self._read_manifest()
         now = self.clock()
         finished = self.manifest.state == "finished"
-        if not self.books.start_ns and not finished:
+        if not self.totals.start_ns and not finished:
             return None
         self.intake.scan()
         for drained in self.intake.drain(finished=finished):
             self._enter(drained, now)
         if finished and self.intake.done:
             return self._finish(now)
-        closing = self.books.tick_at(now - GRACE_NS) - self.books.next_tick if self.books.start_ns else 0
+        closing = self.totals.tick_at(now - GRACE_NS) - self.totals.next_tick if self.totals.start_ns else 0
         if closing > 0:
-            self._tell(closing, now)
+            self._close_ticks(closing, now)
         return None
 
     def _read_manifest(self) -> None:
@@ -157,9 +158,9 @@ class Collector:
                 described = self.manifest.host
                 self.manifest = read_manifest(self.directory)
                 self.manifest.host = described | self.manifest.host
-        self.books.start_ns = self.manifest.phases[0].start_ns if self.manifest.phases else 0
+        self.totals.start_ns = self.manifest.phases[0].start_ns if self.manifest.phases else 0
 
-    # --- what came ------------------------------------------------------------------------------------------------
+    # --- records ------------------------------------------------------------------------------------------------
 
     def _enter(self, drained: Drained, now: int) -> None:
         for blob in drained.details:
@@ -168,7 +169,7 @@ class Collector:
         if self.count_tokens is not None and details:
             count_locally(drained.records, details, self.count_tokens)
         batch = self.reader.batch(drained.records, worker=drained.worker, details=details)
-        self.books.enter(drained, batch, now_ns=now)
+        self.totals.enter(drained, batch, now_ns=now)
         self._note_errors(batch)
         if len(drained.records):
             for sink in self.sinks:
@@ -178,7 +179,7 @@ class Collector:
         try:
             detail = _detail_of(blob)
         except msgspec.DecodeError:
-            return  # written by our own worker: cannot be, and is not worth the run
+            return  # can't happen, our own worker wrote it: skip it rather than abort the run
         known = self.details.setdefault((worker, detail.phase, detail.request), detail)
         if known is not detail:
             known.add(detail)
@@ -203,27 +204,25 @@ class Collector:
 
     # --- a tick ---------------------------------------------------------------------------------------------------
 
-    def _tell(self, ticks: int, now: int, *, last: bool = False) -> Report:
+    def _close_ticks(self, ticks: int, now: int, *, last: bool = False) -> Report:
         """Closes so many ticks and makes them safe. After a stall that is several; they share the moment's report."""
         moment = self._moment(now)
         observe(self.state.health, self._before, moment)
-        closed = [(self.books.next_tick, self.books.close()) for _ in range(ticks)]
-        everything = self.books.totals.counts()
+        closed = [(self.totals.next_tick, self.totals.close()) for _ in range(ticks)]
+        everything = self.totals.run.sums()
         client = self._client_of_tick(moment, everything)
         in_flight: dict[Key, int] = {} if last else self.intake.in_flight()
         report = self._report(moment, finished=last)
         snapshot: Snapshot | None = None
         servers = self.servers()
         for tick, slab in closed:
-            snapshot = self.teller.snapshot(
-                self.manifest,
-                self.books,
+            snapshot = self.builder.snapshot(
+                RunView(self.manifest, self.totals, now),
+                tick,
                 slab,
-                tick=tick,
-                state="done" if last and tick == closed[-1][0] else _state_told(self.manifest.state),
+                state="done" if last and tick == closed[-1][0] else _tick_state(self.manifest.state),
                 client=client,
                 in_flight=in_flight,
-                in_flight_total=sum(in_flight.values()),
             )
             snapshot.servers = servers
             for sink in self.sinks:
@@ -260,7 +259,7 @@ class Collector:
         self._count_failures()
         client = client_of_run(
             moment,
-            self.books.totals.only(self.teller.measured),
+            self.totals.run.only(self.builder.measured),
             self.state.health,
             workers=self.manifest.workers,
             restarts=self._restarts,
@@ -270,15 +269,8 @@ class Collector:
             detail_drops=moment.sum(Counter.DETAIL_DROPS),
             clock_bracket_ns=max((c[Counter.CLOCK_BRACKET_NS] for c in moment.counters.values()), default=0) or None,
         )
-        return self.teller.report(
-            self.manifest,
-            self.books,
-            client=client,
-            errors=self.errors,
-            now_ns=moment.now_ns,
-            finished=finished,
-            losses=losses,
-        )
+        view = RunView(self.manifest, self.totals, moment.now_ns)
+        return self.builder.report(view, client=client, errors=self.errors, finished=finished, losses=losses)
 
     def _count_failures(self) -> None:
         health = self.state.health
@@ -289,21 +281,21 @@ class Collector:
         """Checkpoint, then release. If tmpfs takes no more, nothing is released: the rings keep what is not safe."""
         self._count_failures()
         state = self.state
-        state.next_tick = self.books.next_tick
+        state.next_tick = self.totals.next_tick
         state.sinks = [sink.position() for sink in self.sinks]
-        state.errors = [(target, outcome, *told) for (target, outcome), told in self.errors.items()]
+        state.errors = [(target, outcome, *message) for (target, outcome), message in self.errors.items()]
         state.details = [(key[0], msgspec.msgpack.encode(detail)) for key, detail in self.details.items()]
         self.intake.save(state)
         try:
-            self.checkpoint.save(state, closed=self.books.unsaved, totals=self.books.totals, opened=self.books.open)
+            self.checkpoint.save(state, closed=self.totals.unsaved, totals=self.totals.run, opened=self.totals.open)
         except OSError:
             self._failures_before += 1
             return
-        self.books.unsaved = Slab()
+        self.totals.unsaved = Slab()
         self.intake.release()
 
     def _show(self, report: Report, snapshot: Snapshot | None) -> None:
-        """For the console: whole files, replaced at once. A console that misses one has lost nothing."""
+        """For the console: complete files, replaced in one step. A console that misses one has lost nothing."""
         with suppress(OSError):
             replace(self.directory / "report.json", ENCODER.encode(report))
             if snapshot is not None:
@@ -314,13 +306,13 @@ class Collector:
     def _finish(self, now: int) -> Report:
         """Closes every tick up to now, also the one that runs, and writes the last report."""
         ticks = 0
-        if self.books.start_ns and not self.state.done:
-            newest = max(self.books.open, default=self.books.next_tick - 1)
-            ticks = max(newest, min(self.books.tick_at(now), self._last_tick())) + 1 - self.books.next_tick
+        if self.totals.start_ns and not self.state.done:
+            newest = max(self.totals.open, default=self.totals.next_tick - 1)
+            ticks = max(newest, min(self.totals.tick_at(now), self._last_tick())) + 1 - self.totals.next_tick
         if not self.state.done:  # the last line of intervals.jsonl says so, once
             ticks = max(1, ticks)
         self.state.done = True
-        report = self._tell(max(0, ticks), now, last=True)
+        report = self._close_ticks(max(0, ticks), now, last=True)
         for sink in self.sinks:
             sink.close(report)
         self._count_failures()
@@ -332,24 +324,17 @@ class Collector:
 
     def _last_tick(self) -> int:
         """The tick in which the last phase stopped issuing: `lens recover` may come hours later."""
-        return self.books.tick_at(max((times.end_ns for times in self.manifest.phases), default=0))
+        return self.totals.tick_at(max((times.end_ns for times in self.manifest.phases), default=0))
 
 
-def _state_told(state: str) -> str:
+def _tick_state(state: str) -> str:
     return "draining" if state in ("draining", "finished") else "running"
-
-
-def replace(path: Path, content: bytes) -> None:
-    """Replaces a file at once. Raises OSError."""
-    temporary = path.with_name(f".{path.name}.new")
-    temporary.write_bytes(content)
-    temporary.replace(path)
 
 
 def count_locally(
     records: npt.NDArray[np.void], details: dict[tuple[int, int], Detail], count: Callable[[str], int]
 ) -> None:
-    """Fills in the output tokens of whole replies whose provider told none, from their text if all of it came."""
+    """Fills in the output tokens of complete replies whose provider reported none, from their text if all of it came."""
     unsaid = (records["output_tokens"] == UNKNOWN) & (records["outcome"] == Outcome.OK)
     for i in np.flatnonzero(unsaid).tolist():
         detail = details.get((int(records["phase"][i]), int(records["request"][i])))

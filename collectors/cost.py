@@ -37,7 +37,7 @@ CLOSED_MODELS = {  # dialect -> its provider in the public table, and how the na
     "cohere": ("cohere", "command"),
 }
 PICO_PER_TOKEN = 1_000_000  # pico-USD per token of a price of 1 USD per million tokens
-PICO_PER_UNIT = 10  # of the cost_usd histogram (snapshot.SCALES)
+PICO_PER_UNIT = 10  # of the cost_usd histogram (metrics.SCALES)
 KINDS = ("input", "cached_input", "cache_write", "output", "reasoning")
 
 
@@ -165,10 +165,10 @@ def _published(target: Target, today: datetime) -> tuple[list[Price], str | None
     import genai_prices  # 0.8 s to import: only where it can have an answer
     from genai_prices.data_snapshot import get_snapshot
 
-    places: list[tuple[str | None, str | None]] = [(None, target.base_url), *([(provider, None)] if known else [])]
-    for place in places:
+    lookups: list[tuple[str | None, str | None]] = [(None, target.base_url), *([(provider, None)] if known else [])]
+    for lookup in lookups:
         try:
-            _, model = get_snapshot().find_provider_model(target.model, None, *place)
+            _, model = get_snapshot().find_provider_model(target.model, None, *lookup)
             break
         except LookupError:
             continue

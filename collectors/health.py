@@ -8,7 +8,8 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from ..engine.records.ring import Counter, lag_value
+from ..engine.records.lag import lag_value
+from ..engine.records.layout import Counter
 from . import host
 from .checkpoint import Health
 from .series import Series, Tally
@@ -122,6 +123,8 @@ def _common(now: Moment, series: Series, health: Health, *, workers: int, restar
         exporter_restarts=restarts[2],
         stale_resends=now.sum(Counter.STALE_RESENDS),
         clamped=int(tally[Tally.CLAMPED]),
+        gaps_saturated=now.sum(Counter.GAPS_SATURATED),
+        late_renders=now.sum(Counter.LATE_RENDERS),
         export_failures=health.export_failures,
         records_dropped=health.records_dropped,
     )

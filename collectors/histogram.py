@@ -14,6 +14,8 @@ import numpy as np
 import numpy.typing as npt
 from hdrh.histogram import HdrHistogram
 
+from .snapshot import Moments
+
 LOWEST: Final = 1_000
 HIGHEST: Final = 3_600_000_000_000
 DIGITS: Final = 3
@@ -56,7 +58,7 @@ def highest_equivalent(index: int) -> int:
 
 
 def index_of(value: int) -> int:
-    """The cell of one value, clamped into the range of the histogram. What `indices` gives, at a tenth of its price."""
+    """The cell of one value, clamped into the range of the histogram. What `indices` returns, at a tenth of its price."""
     value = min(max(value, LOWEST), HIGHEST)
     octave = value.bit_length() - UNIT_BITS - HALF_BITS
     if octave <= 0:
@@ -159,6 +161,17 @@ class Histogram:
         ends = [min(max(index_of(bound) + 1 - self.first, 0), len(self.counts)) for bound in bounds]
         upto = [int(reached[end]) for end in ends] + [self.count]
         return [now - before for before, now in zip([0, *upto], upto, strict=False)]
+
+    def moments(self) -> Moments | None:
+        """Exact count, sum, spread and extremes of the values as they came; None without any."""
+        if self.min is None or self.max is None:
+            return None
+        return Moments(self.count, float(self.sum), self.m2, self.min, self.max)
+
+    def with_moments(self, moments: Moments) -> Histogram:
+        """This histogram with exact moments in place of those that from_cells could only guess."""
+        self.sum, self.m2, self.min, self.max = round(moments.sum), moments.m2, moments.min, moments.max
+        return self
 
     @property
     def mean(self) -> float | None:

@@ -1,4 +1,4 @@
-"""Reads the rings of all workers, of every life of each: what came since the last time, and when one is done with.
+"""Reads the rings of all workers, of every incarnation of each: what was committed since the last read, and which have ended.
 
 Opening, draining and retiring only; what the records mean is collectors.series' business. Nothing is released to a
 writer before the collector says that a checkpoint holds it.
@@ -15,17 +15,19 @@ import numpy as np
 import numpy.typing as npt
 
 from ..engine.errors import SegmentError
-from ..engine.records import ring
+from ..engine.records.lag import LAG_BUCKETS
+from ..engine.records.layout import Counter, State
+from ..engine.records.reader import SegmentReader
 from ..engine.records.record import NO_TARGET, left_behind_values, record_dtype
-from .checkpoint import SegmentState, State
+from .checkpoint import Progress, SegmentState
 from .measures import Records
 
 PATTERN: Final = "worker-*.ring"
-_ENDED: Final = (ring.State.DONE, ring.State.DEAD)
+_ENDED: Final = (State.DONE, State.DEAD)
 
 
 class Drained(NamedTuple):
-    """What one drain of one segment gave. `owners[i]` is the place in `records` of the request that `gaps[i]` is of."""
+    """What one drain of one segment returned. `owners[i]` is the index in `records` of the request that `gaps[i]` is of."""
 
     worker: int
     records: Records
@@ -33,18 +35,18 @@ class Drained(NamedTuple):
     owners: npt.NDArray[np.int64]
     details: list[bytes]
     drops: npt.NDArray[np.int64]  # new ones, [series][outcome]
-    alive_ns: int  # when the worker last said that it lives
+    alive_ns: int  # the worker's last heartbeat, CLOCK_MONOTONIC
 
 
 class Segment:
     """One ring file being read."""
 
     def __init__(self, path: Path, state: SegmentState | None) -> None:
-        """Goes on from `state`. Raises SegmentError if the file is not a segment (yet)."""
+        """Continues from `state`. Raises SegmentError if the file is not a segment (yet)."""
         self.path = path
-        self.reader = ring.SegmentReader.open(path)
+        self.reader = SegmentReader.open(path)
         self.worker = self.reader.worker
-        self.ended = False  # drained whole, its last requests told
+        self.ended = False  # drained completely, its last requests recorded
         self._drops = np.zeros_like(self.reader.drops(), dtype=np.int64)
         if state is not None:
             self.reader.seek(state.cursors)
@@ -54,7 +56,7 @@ class Segment:
     def drain(self, *, orphaned: bool) -> Drained:
         """What was committed since the last drain. `orphaned`: no process writes here any more.
 
-        The segment's state is read before its records: one that had ended before and then gives no record has none.
+        The segment's state is read before its records: one that had ended before and then returns no record has none.
         """
         state = self.reader.state
         over = state in _ENDED or orphaned
@@ -65,10 +67,10 @@ class Segment:
         owners = _owners(records, before, len(gaps))
         details = self.reader.details()
         if self.ended:
-            records = self._last_requests(dead=state != ring.State.DONE)
+            records = self._last_requests(dead=state != State.DONE)
         drops = self.reader.drops().astype(np.int64)
         new, self._drops = drops - self._drops, drops
-        alive_ns = self.reader.counters()[ring.Counter.HEARTBEAT_NS]
+        alive_ns = self.reader.counters()[Counter.HEARTBEAT_NS]
         return Drained(self.worker, records, gaps, owners, details, new, alive_ns)
 
     def _last_requests(self, *, dead: bool) -> Records:
@@ -111,7 +113,7 @@ def _owners(records: Records, before: int, gaps: int) -> npt.NDArray[np.int64]:
 class Intake:
     """All segments of a run."""
 
-    def __init__(self, segment_dir: Path, saved: State) -> None:
+    def __init__(self, segment_dir: Path, saved: Progress) -> None:
         self.directory = segment_dir
         self.segments: dict[str, Segment] = {}
         self.retired = list(saved.retired)
@@ -120,7 +122,7 @@ class Intake:
         self._retired_lag = np.frombuffer(saved.lag, np.int64).copy() if saved.lag else None
 
     def scan(self) -> None:
-        """Opens the segments that have appeared; removes those that a checkpoint already holds whole."""
+        """Opens the segments that have appeared; removes those that a checkpoint already holds completely."""
         for path in sorted(self.directory.glob(PATTERN)):
             if path.name in self.retired:
                 path.unlink(missing_ok=True)
@@ -128,7 +130,7 @@ class Intake:
                 try:
                     self.segments[path.name] = Segment(path, self._saved.get(path.name))
                 except (SegmentError, FileNotFoundError):
-                    continue  # not whole yet, or gone again: the next scan sees
+                    continue  # not complete yet, or gone again: the next scan sees
 
     def drain(self, *, finished: bool) -> Iterator[Drained]:
         """What is new in every segment. `finished`: the supervisor says that no worker is left."""
@@ -144,8 +146,8 @@ class Intake:
         """Nothing is left to read in what was found."""
         return all(segment.ended for segment in self.segments.values())
 
-    def save(self, state: State) -> None:
-        """Puts the place in every ring into `state`; segments that have ended become sums."""
+    def save(self, state: Progress) -> None:
+        """Puts the position in every ring into `state`; segments that have ended become sums."""
         state.segments = {name: each.saved() for name, each in self.segments.items() if not each.ended}
         ended = {name: each for name, each in self.segments.items() if each.ended}
         state.retired = self.retired + sorted(ended)
@@ -153,7 +155,7 @@ class Intake:
         state.lag = self.lag(ended_only=True).tobytes()
 
     def release(self) -> None:
-        """After the checkpoint: gives the read slots back and lets go of what has ended."""
+        """After the checkpoint: returns the read slots to the writers and closes what has ended."""
         for name, segment in list(self.segments.items()):
             if segment.ended:
                 self._retire(name, segment)
@@ -169,7 +171,7 @@ class Intake:
         segment.path.unlink(missing_ok=True)
 
     def counters_by_worker(self, *, ended_only: bool = False, only: str | None = None) -> dict[int, list[int]]:
-        """Each counter summed over the lives of a worker: all, the ended ones, or the retired ones and `only`."""
+        """Each counter summed over the incarnations of a worker: all, the ended ones, or the retired ones and `only`."""
         sums = {worker: list(counts) for worker, counts in self.counters.items()}
         for name, segment in self.segments.items():
             if (ended_only and not segment.ended) or (only is not None and name != only):
@@ -180,8 +182,8 @@ class Intake:
         return sums
 
     def lag(self, *, ended_only: bool = False) -> npt.NDArray[np.int64]:
-        """The loop lag histogram (ring.lag_value gives its bounds) over every life of every worker."""
-        total = self._retired_plus(np.zeros(ring.LAG_BUCKETS, np.int64))
+        """The loop lag histogram (records.lag.lag_value has its bounds) over every incarnation of every worker."""
+        total = self._retired_plus(np.zeros(LAG_BUCKETS, np.int64))
         for segment in self.segments.values():
             if segment.ended or not ended_only:
                 total += segment.reader.lag().astype(np.int64)

@@ -1,7 +1,7 @@
-"""What METRICS defines per request, computed for a batch of records at once. Pure: records in, columns out.
+"""The metrics of one request each (engine.metrics), computed for a batch of records at once. Pure: records in, columns out.
 
-A column is (has, value): which records have the metric, and its value in histogram units (snapshot.SCALES), arbitrary
-where `has` is false. A mark that was never reached gives no sample. Which outcomes may enter which distribution is
+A column is (has, value): which records have the metric, and its value in histogram units (metrics.SCALES), arbitrary
+where `has` is false. A mark that was never reached makes no sample. Which outcomes may enter which distribution is
 collectors.series' business.
 """
 
@@ -12,32 +12,26 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
+from ..engine.metrics import METRICS, SCALES
 from ..engine.records.record import FRAMED_ONCE, REUSED, UNKNOWN
-from .snapshot import SCALES
 
 Records = npt.NDArray[np.void]
 Flags = npt.NDArray[np.bool_]
 Values = npt.NDArray[np.int64]
 Column = tuple[Flags, Values]
 
-# metric, from mark, to mark
-_INTERVALS: Final = (
-    ("ttft_ms", "send_ns", "first_token_ns"),
-    ("ttft_scheduled_ms", "intended_ns", "first_token_ns"),
-    ("ttfo_ms", "send_ns", "first_output_ns"),
-    ("ttfb_ms", "send_ns", "headers_ns"),
-    ("e2e_ms", "send_ns", "end_ns"),
-    ("e2e_scheduled_ms", "intended_ns", "end_ns"),
-    ("lateness_ms", "intended_ns", "send_ns"),
-)
-_PHASES: Final = (("dns_ms", "connect_start_ns", "dns_done_ns"), ("tls_ms", "tcp_done_ns", "tls_done_ns"))
+_CONNECTION_MARKS: Final = frozenset({"connect_start", "dns_done", "tcp_done"})
 _TPS: Final = 1e9 * SCALES["decode_tps"]
 
 
 def measures(records: Records) -> dict[str, Column]:
-    """Every metric of METRICS but the pooled `itl_ms` and `cost_usd`, which needs a price (collectors.cost)."""
-    columns = {name: _interval(records, start, end) for name, start, end in _INTERVALS}
-    columns |= _connection(records)
+    """Every metric of the catalogue but the pooled `itl_ms`, and `cost_usd`, which needs a price (collectors.cost)."""
+    opened = (records["flags"] & REUSED) == 0
+    columns: dict[str, Column] = {}
+    for metric in METRICS.values():
+        if metric.start:
+            has, value = _between(_begun(records, metric.start), records[f"{metric.end}_ns"])
+            columns[metric.name] = (has & opened if metric.start in _CONNECTION_MARKS else has, value)
     columns |= _pace(records)
     columns["itl_max_ms"] = (records["itl_max_ns"] > 0, _signed(records["itl_max_ns"]))
     return columns
@@ -49,39 +43,31 @@ def output_tokens(records: Records) -> Values:
     return np.where(said != UNKNOWN, said, records["token_events"]).astype(np.int64)
 
 
-def _connection(records: Records) -> dict[str, Column]:
-    """dns, tcp and tls of the requests that opened their connection. Without a lookup, tcp starts with the connect."""
-    opened = (records["flags"] & REUSED) == 0
-    columns = {}
-    for name, start, end in _PHASES:
-        has, value = _interval(records, start, end)
-        columns[name] = (has & opened, value)
-    began = np.where(records["dns_done_ns"] > 0, records["dns_done_ns"], records["connect_start_ns"])
-    has = opened & (began > 0) & (records["tcp_done_ns"] > 0)
-    columns["tcp_ms"] = (has, _signed(records["tcp_done_ns"]) - _signed(began))
-    return columns
-
-
 def _pace(records: Records) -> dict[str, Column]:
     """tpot, decode_tps and e2e_tps. A reply that came in one piece has no pace: its two token marks are one stamp."""
     tokens = output_tokens(records)
-    _, span = _interval(records, "first_token_ns", "last_token_ns")
+    _, span = _between(records["first_token_ns"], records["last_token_ns"])
     timed = (records["first_token_ns"] > 0) & (span > 0) & (records["flags"] & FRAMED_ONCE == 0)
     paced = timed & (tokens > 1)
     span = np.where(paced, span, 1)
-    whole, e2e = _interval(records, "send_ns", "end_ns")
-    whole = whole & (e2e > 0) & (tokens > 0)
-    e2e = np.where(whole, e2e, 1)
+    complete, e2e = _between(records["send_ns"], records["end_ns"])
+    complete = complete & (e2e > 0) & (tokens > 0)
+    e2e = np.where(complete, e2e, 1)
     steps = np.where(paced, tokens - 1, 1)
     return {
         "tpot_ms": (paced, np.rint(span / steps).astype(np.int64)),
         "decode_tps": (paced, np.rint(steps / span * _TPS).astype(np.int64)),
-        "e2e_tps": (whole, np.rint(tokens / e2e * _TPS).astype(np.int64)),
+        "e2e_tps": (complete, np.rint(tokens / e2e * _TPS).astype(np.int64)),
     }
 
 
-def _interval(records: Records, start: str, end: str) -> Column:
-    begun, ended = records[start], records[end]
+def _begun(records: Records, name: str) -> npt.NDArray[np.uint64]:
+    """A start mark's column, 0 where it was not reached. An address needs no lookup: its TCP handshake begins at once."""
+    column: npt.NDArray[np.uint64] = records[f"{name}_ns"]
+    return np.where(column > 0, column, records["connect_start_ns"]) if name == "dns_done" else column
+
+
+def _between(begun: npt.NDArray[np.uint64], ended: npt.NDArray[np.uint64]) -> Column:
     return (begun > 0) & (ended > 0), _signed(ended) - _signed(begun)
 
 

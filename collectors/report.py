@@ -4,31 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
-from ..engine.plan.plan import Phase
+from ..engine.metrics import SCALES, SHARES
+from ..engine.plan.plan import SECOND, Phase, Plan
 from ..engine.records.record import Outcome
 from ..engine.runs.manifest import Manifest
 from .series import NOBODY, Key, Series, Slab, Tally
-from .snapshot import SCALES, Client, ErrorSample, Interval, PhaseReport, Report, Run, Slo, Snapshot, TargetReport
-from .statistics import (
-    SECOND,
-    buckets,
-    cost,
-    distributions,
-    failure_distributions,
-    mean_interval_ns,
-    requests,
-    share,
-    slice_of,
-    throughput,
-    tokens,
-    window_ns,
-)
-from .totals import Books
+from .snapshot import Client, ErrorSample, Interval, PhaseReport, Report, Run, Slo, Snapshot, TargetReport
+from .statistics import buckets, cost, mean_interval_ns, share, slice_of, window_ns
+from .totals import Totals
 from .verdict import Facts, judge
 
-RANGES_TOLD: Final = 10
+RANGES_SHOWN: Final = 10
 
 Slos = Callable[[Report], list[Slo]]
 Errors = Mapping[tuple[int, int], tuple[str, int | None]]  # (target, outcome) -> latest message, HTTP status
@@ -42,14 +30,22 @@ class Losses(NamedTuple):
     clock_bracket_ns: int | None = None  # the widest of the workers': how well they know kernel stamps on their clock
 
 
-class Teller:
-    """One run's plan and options, and the numbers made of its books at any moment."""
+class RunView(NamedTuple):
+    """The run at one moment."""
+
+    manifest: Manifest
+    totals: Totals
+    now_ns: int
+
+
+class ReportBuilder:
+    """A plan's options, and the numbers made of its totals at any moment."""
 
     def __init__(
-        self, manifest: Manifest, *, conditions: bool = False, price_date: str | None = None, slos: Slos | None = None
+        self, plan: Plan, *, conditions: bool = False, price_date: str | None = None, slos: Slos | None = None
     ) -> None:
-        self.plan = manifest.plan
-        self.hdr = any(export.options.get("hdr") for export in manifest.plan.export)
+        self.plan = plan
+        self.hdr = any(export.options.get("hdr") for export in plan.export)
         self.conditions = conditions
         self.price_date = price_date
         self.slos = slos
@@ -57,34 +53,29 @@ class Teller:
     def measured(self, key: Key) -> bool:
         return self.plan.phases[key[0]].measure
 
+    def _slice(self, series: Series, seconds: float, planned: int | None = None) -> dict[str, Any]:
+        return slice_of(series, seconds, conditions=self.conditions, date=self.price_date, planned=planned)
+
     # --- a tick ---------------------------------------------------------------------------------------------------
 
     def snapshot(
-        self,
-        manifest: Manifest,
-        books: Books,
-        slab: Slab,
-        *,
-        tick: int,
-        state: str,
-        client: Client,
-        in_flight: Mapping[Key, int],
-        in_flight_total: int,
+        self, view: RunView, tick: int, slab: Slab, *, state: str, client: Client, in_flight: Mapping[Key, int]
     ) -> Snapshot:
-        """One line of intervals.jsonl: `slab` is the tick's books, already in the totals of `books`."""
-        end_ns = books.end_of(tick)
+        """One line of intervals.jsonl: `slab` has the tick's numbers, which are in the totals already."""
+        manifest, totals = view.manifest, view.totals
+        end_ns = totals.end_of(tick)
         phase = phase_at(manifest, end_ns - 1)
-        everything = books.totals.counts()
+        everything = totals.run.sums()
         keys = set(slab.series) | {key for key, n in in_flight.items() if n} | self._present(phase)
         return Snapshot(
             run=manifest.run_id,
             tick=tick,
             wall_time_ns=manifest.anchor_wall_ns + end_ns - manifest.anchor_mono_ns,
-            elapsed_s=(end_ns - books.start_ns) / SECOND,
-            seconds=books.tick_ns / SECOND,
+            elapsed_s=(end_ns - totals.start_ns) / SECOND,
+            seconds=totals.tick_ns / SECOND,
             state=state,
             phase=self.plan.phases[phase].name,
-            in_flight=in_flight_total,
+            in_flight=sum(in_flight.values()),
             sent_total=everything.sent,
             ok_total=int(everything.tally[Outcome.OK]),
             failed_total=everything.failed,
@@ -92,7 +83,7 @@ class Teller:
             planned_total=planned_slots(manifest, range(len(self.plan.phases))),
             cost_usd_total=cost(everything, 0.0, date=None).usd,
             intervals=[
-                self._interval(key, slab.series.get(key) or Series(), books.tick_ns, in_flight.get(key, 0))
+                self._interval(key, slab.series.get(key) or Series(), totals.tick_ns, in_flight.get(key, 0))
                 for key in sorted(keys)
             ],
             client=client,
@@ -108,62 +99,43 @@ class Teller:
             phase=phase.name,
             measured=phase.measure,
             in_flight=in_flight,
+            counts=series.counts(),
+            moments=series.moments(),
             buckets=buckets(series),
             hdr={name: h.hdr().encode().decode() for name, h in series.metrics.items()} if self.hdr else {},
-            **slice_of(series, tick_ns / SECOND, conditions=self.conditions, date=self.price_date),
+            **self._slice(series, tick_ns / SECOND),
         )
 
     # --- the run --------------------------------------------------------------------------------------------------
 
-    def report(
-        self,
-        manifest: Manifest,
-        books: Books,
-        *,
-        client: Client,
-        errors: Errors,
-        now_ns: int,
-        finished: bool,
-        losses: Losses,
-    ) -> Report:
+    def report(self, view: RunView, *, client: Client, errors: Errors, finished: bool, losses: Losses) -> Report:
         """The run so far, or as it ended. Sums and percentiles are of the measured phases; run.phases has them all."""
-        totals, phases = books.totals, range(len(self.plan.phases))
+        totals, phases = view.totals.run, range(len(self.plan.phases))
         by_phase = {i: totals.only(partial(_in_phase, i)) for i in phases}
-        windows = {i: self._window(manifest, i, by_phase[i], now_ns) for i in phases}
+        windows = {i: self._window(view, i, by_phase[i]) for i in phases}
         measured = [i for i in phases if self.plan.phases[i].measure]
         seconds = sum(windows[i] for i in measured) / SECOND
         series = totals.only(self.measured)
-        planned = planned_slots(manifest, measured)
+        numbers = self._slice(series, seconds, planned_slots(view.manifest, measured))
         report = Report(
-            run=self._run(manifest, books, by_phase, windows, now_ns),
-            requests=requests(series, planned=planned),
-            throughput=throughput(series, seconds, conditions=self.conditions),
-            tokens=tokens(series),
-            cost=cost(series, seconds, date=self.price_date),
-            metrics=distributions(series),
-            failure_e2e_ms=failure_distributions(series),
+            run=self._run(view, by_phase, windows),
             targets=[self._target(i, totals, seconds) for i in range(len(self.plan.targets))],
             client=client,
             errors=self._errors(totals, errors),
+            **{name: value for name, value in numbers.items() if name not in SHARES},
         )
-        facts = self._facts(manifest, report, series, by_phase, windows, finished=finished, losses=losses)
-        report.verdict = judge(facts)
+        report.verdict = judge(self._facts(view.manifest, report, by_phase, windows, series, finished, losses))
         if self.slos is not None:
             report.slo = self.slos(report)
         return report
 
-    def _window(self, manifest: Manifest, phase: int, series: Series, now_ns: int) -> int:
-        return window_ns(
-            self.plan.phases[phase],
-            manifest.phases[phase],
-            series,
-            now_ns=now_ns,
-            stopped=bool(manifest.stop_reason),
-        )
+    def _window(self, view: RunView, phase: int, series: Series) -> int:
+        manifest = view.manifest
+        stopped = bool(manifest.stop_reason)
+        return window_ns(self.plan.phases[phase], manifest.phases[phase], series, now_ns=view.now_ns, stopped=stopped)
 
-    def _run(
-        self, manifest: Manifest, books: Books, by_phase: Mapping[int, Series], windows: Mapping[int, int], now_ns: int
-    ) -> Run:
+    def _run(self, view: RunView, by_phase: Mapping[int, Series], windows: Mapping[int, int]) -> Run:
+        manifest, start_ns = view.manifest, view.totals.start_ns
         last_end = max((int(series.tally[Tally.LAST_END]) for series in by_phase.values()), default=0)
         measured = [phase.load.model for phase in self.plan.phases if phase.measure]
         return Run(
@@ -171,56 +143,53 @@ class Teller:
             name=self.plan.name,
             version=manifest.version,
             started_at=manifest.started_at,
-            duration_s=max(0, (last_end or now_ns) - books.start_ns) / SECOND if books.start_ns else 0.0,
-            phases=[self._phase(manifest, books, i, by_phase[i], windows[i], now_ns) for i in by_phase],
+            duration_s=max(0, (last_end or view.now_ns) - start_ns) / SECOND if start_ns else 0.0,
+            phases=[self._phase(view, i, by_phase[i], windows[i]) for i in by_phase],
             load=(measured or [self.plan.phases[0].load.model])[0],
             seed=self.plan.seed,
             plan_sha256=manifest.plan_sha256,
             host=manifest.host,
         )
 
-    def _phase(
-        self, manifest: Manifest, books: Books, index: int, series: Series, window: int, now_ns: int
-    ) -> PhaseReport:
-        phase, times = self.plan.phases[index], manifest.phases[index]
+    def _phase(self, view: RunView, index: int, series: Series, window: int) -> PhaseReport:
+        phase, times, now_ns = self.plan.phases[index], view.manifest.phases[index], view.now_ns
         begun = 0 < times.start_ns <= now_ns
         end_ns = max(min(times.end_ns or now_ns, now_ns), int(series.tally[Tally.LAST_END]))
         return PhaseReport(
             name=phase.name,
             load=phase.load.model,
             measured=phase.measure,
-            start_s=(times.start_ns - books.start_ns) / SECOND if begun else 0.0,
+            start_s=(times.start_ns - view.totals.start_ns) / SECOND if begun else 0.0,
             duration_s=(end_ns - times.start_ns) / SECOND if begun else 0.0,
-            **slice_of(
-                series, window / SECOND, conditions=self.conditions, date=self.price_date, planned=times.planned
-            ),
+            window_s=window / SECOND,
+            **self._slice(series, window / SECOND, times.planned),
         )
 
     def _target(self, index: int, totals: Slab, seconds: float) -> TargetReport:
         target = self.plan.targets[index]
         series = totals.only(lambda key: key[1] == index and self.measured(key))
-        fields = slice_of(series, seconds, conditions=self.conditions, date=self.price_date)
-        return TargetReport(name=target.name, provider=target.provider, model=target.model, **fields)
+        return TargetReport(
+            name=target.name, provider=target.provider, model=target.model, **self._slice(series, seconds)
+        )
 
     def _errors(self, totals: Slab, errors: Errors) -> list[ErrorSample]:
-        told = []
+        samples = []
         for (target, outcome), (message, status) in sorted(errors.items()):
             count = sum(int(s.tally[outcome]) for key, s in totals.series.items() if key[1] == target)
             name = self.plan.targets[target].name if target != NOBODY else ""
             outcome_name = Outcome(outcome).name.lower()
-            told.append(
+            samples.append(
                 ErrorSample(target=name, outcome=outcome_name, count=count, message=message, http_status=status)
             )
-        return told
+        return samples
 
     def _facts(
         self,
         manifest: Manifest,
         report: Report,
-        series: Series,
         by_phase: Mapping[int, Series],
         windows: Mapping[int, int],
-        *,
+        series: Series,
         finished: bool,
         losses: Losses,
     ) -> Facts:
@@ -248,23 +217,23 @@ class Teller:
             lateness_p99_ms=lateness,
             ttft_coalesced_share=share(tally[Tally.STREAMS_COALESCED], tally[Tally.STREAMS]),
             clock_bracket_ns=losses.clock_bracket_ns,
-            outages=ticks_told(manifest.outages, manifest.phases[0].start_ns, plan.output.tick_ns),
+            outages=tick_ranges(manifest.outages, manifest.phases[0].start_ns, plan.output.tick_ns),
             died=manifest.stop_reason if manifest.stop_reason.startswith(("died", "failed")) else "",
         )
 
 
-def ticks_told(spans: Sequence[tuple[int, int]], start_ns: int, tick_ns: int) -> str:
-    """The ticks that these spans of time touch, in words: `ticks 3, 7-9`; the first RANGES_TOLD ranges, then the last."""
+def tick_ranges(spans: Sequence[tuple[int, int]], start_ns: int, tick_ns: int) -> str:
+    """The ticks that these spans of time touch, in words: `ticks 3, 7-9`; the first RANGES_SHOWN ranges, then the last."""
     ranges: list[list[int]] = []
     for first, last in sorted((max(0, a - start_ns) // tick_ns, max(0, b - start_ns) // tick_ns) for a, b in spans):
         if ranges and first <= ranges[-1][1] + 1:
             ranges[-1][1] = max(ranges[-1][1], last)
         else:
             ranges.append([first, last])
-    told = [f"{first}-{last}" if last > first else f"{first}" for first, last in ranges]
-    if len(told) > RANGES_TOLD:
-        told[RANGES_TOLD:] = [f"... {len(told) - RANGES_TOLD - 1} more ..., {told[-1]}"]
-    return f"ticks {', '.join(told)}" if told else ""
+    words = [f"{first}-{last}" if last > first else f"{first}" for first, last in ranges]
+    if len(words) > RANGES_SHOWN:
+        words[RANGES_SHOWN:] = [f"... {len(words) - RANGES_SHOWN - 1} more ..., {words[-1]}"]
+    return f"ticks {', '.join(words)}" if words else ""
 
 
 def _in_phase(phase: int, key: Key) -> bool:

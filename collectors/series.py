@@ -1,4 +1,4 @@
-"""The books of a stretch of time: per (phase, target) the distributions, tallies and extremes. All of it adds up.
+"""The numbers of a span of time: per (phase, target) the distributions, tallies and extremes. All of it adds up.
 
 A `Slab` is a tick's, or the whole run's: `total.add(tick)` is the only way numbers reach the totals, so intervals and
 totals cannot disagree. Only `ok` requests whose run saw no clock step enter the latency distributions; `lateness_ms` is
@@ -14,19 +14,18 @@ from typing import Any, Final, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from ..engine.metrics import METRICS, SCALES
 from ..engine.records.detail import Detail
 from ..engine.records.record import (
     CLOCK_STEPPED,
     FAILURES,
     GAP_COALESCED,
     GAP_MAX,
-    GAP_USER_CLOCK,
     LOCAL_TOKENS,
     OUTCOMES,
     REUSED,
     SERIES_MAX,
     SERIES_SHIFT,
-    STALE_RESENT,
     TTFT_COALESCED,
     UNKNOWN,
     USER_CLOCK,
@@ -36,10 +35,10 @@ from ..engine.records.record import (
 from .cost import PICO_PER_UNIT, Prices
 from .histogram import Histogram
 from .measures import Column, Records, Values, measures, output_tokens
-from .snapshot import METRICS, SCALES
+from .rollup import UNRECORDED
+from .snapshot import Moments
 
 NOBODY: Final = -1  # target of a slot that ended unsent before it had one, in a plan of several targets
-UNRECORDED: Final = "unrecorded"  # unsent, but a full ring lost the reason
 
 _LATENCIES: Final = tuple(name for name in METRICS if name not in ("itl_ms", "lateness_ms"))
 _TOKENS: Final = ("input_tokens", "output_tokens", "cached_tokens", "reasoning_tokens")
@@ -55,14 +54,12 @@ _COMPARE: Final[dict[str, Callable[[Any, float], Any]]] = {
     "==": np.equal,
     "!=": np.not_equal,
 }
-# Metrics that a one-token reply cannot have: a condition on one of them holds for it.
-_VACUOUS: Final = frozenset({"tpot_ms", "itl_max_ms", "decode_tps"})
 
 
 class Tally(IntEnum):
     """What is counted of a series, behind the outcomes (0..OUTCOMES-1: requests by outcome, UNSENT in slots)."""
 
-    UNSENT_REASON = OUTCOMES  # one per member of Unsent; NONE's place holds the unrecorded ones
+    UNSENT_REASON = OUTCOMES  # one per member of Unsent; NONE's position holds the unrecorded ones
     ATTEMPTS = OUTCOMES + len(Unsent)
     INPUT = ATTEMPTS + 1
     OUTPUT = ATTEMPTS + 2
@@ -81,30 +78,32 @@ class Tally(IntEnum):
     REUSED = ATTEMPTS + 15
     GAPS = ATTEMPTS + 16  # all that arrived, coalesced ones included
     GAPS_COALESCED = ATTEMPTS + 17
-    GAPS_USER_CLOCK = ATTEMPTS + 18
-    GAPS_SATURATED = ATTEMPTS + 19
-    STREAMS = ATTEMPTS + 20  # ok requests with a first token
-    STREAMS_COALESCED = ATTEMPTS + 21
-    KERNEL_STAMPED = ATTEMPTS + 22  # requests with an arrival mark, by the clock that stamped it
-    USER_STAMPED = ATTEMPTS + 23
-    STEPPED = ATTEMPTS + 24  # kept out of the latencies because the wall clock was stepped
-    DROPPED = ATTEMPTS + 25  # records a full ring could not take; they stand in the outcomes
-    PRICED = ATTEMPTS + 26
-    UNPRICED = ATTEMPTS + 27
-    PICO_USD = ATTEMPTS + 28
-    STALE_RESENT = ATTEMPTS + 29
-    CLAMPED = ATTEMPTS + 30  # values above the histogram's range, over all metrics
-    FIRST_SEND = ATTEMPTS + 31  # extremes, CLOCK_MONOTONIC ns; 0 where there is none
-    FIRST_END = ATTEMPTS + 32
-    LAST_END = ATTEMPTS + 33
+    STREAMS = ATTEMPTS + 18  # ok requests with a first token
+    STREAMS_COALESCED = ATTEMPTS + 19
+    KERNEL_STAMPED = ATTEMPTS + 20  # requests with an arrival mark, by the clock that stamped it
+    USER_STAMPED = ATTEMPTS + 21
+    STEPPED = ATTEMPTS + 22  # kept out of the latencies because the wall clock was stepped
+    DROPPED = ATTEMPTS + 23  # records a full ring could not take; they stand in the outcomes
+    PRICED = ATTEMPTS + 24
+    UNPRICED = ATTEMPTS + 25
+    PICO_USD = ATTEMPTS + 26
+    CLAMPED = ATTEMPTS + 27  # values above the histogram's range, over all metrics
+    FIRST_END = ATTEMPTS + 28  # extremes, CLOCK_MONOTONIC ns; 0 where there is none
+    LAST_END = ATTEMPTS + 29
 
 
 TALLIES: Final = Tally.LAST_END + 1
-_SUMMED: Final = Tally.FIRST_SEND
+_SUMMED: Final = Tally.FIRST_END
+# The names of the sums in Interval.counts, by their position in `Series.tally`.
+_NAMES: Final = (
+    *(outcome.name.lower() for outcome in Outcome),
+    *(f"unsent_{reason.name.lower() if reason else UNRECORDED}" for reason in Unsent),
+    *(Tally(position).name.lower() for position in range(Tally.ATTEMPTS, _SUMMED)),
+)
 
 
 class Series:
-    """One (phase, target). `tally` holds the counts at the places of `Tally` and of the outcomes."""
+    """One (phase, target). `tally` holds the counts at the positions of `Tally` and of the outcomes."""
 
     __slots__ = ("failures", "metrics", "tally")
 
@@ -123,12 +122,12 @@ class Series:
     def add_counts(self, other: Series) -> None:
         """The tallies only: for those who do not need the distributions."""
         self.tally[:_SUMMED] += other.tally[:_SUMMED]
-        self._extend(*(int(other.tally[place]) for place in (Tally.FIRST_SEND, Tally.FIRST_END, Tally.LAST_END)))
+        self._extend(int(other.tally[Tally.FIRST_END]), int(other.tally[Tally.LAST_END]))
 
-    def _extend(self, first_send: int, first_end: int, last_end: int) -> None:
-        for place, value in ((Tally.FIRST_SEND, first_send), (Tally.FIRST_END, first_end)):
-            if value and (not self.tally[place] or value < self.tally[place]):
-                self.tally[place] = value
+    def _extend(self, first_end: int, last_end: int) -> None:
+        known = int(self.tally[Tally.FIRST_END])
+        if first_end and (not known or first_end < known):
+            self.tally[Tally.FIRST_END] = first_end
         self.tally[Tally.LAST_END] = max(int(self.tally[Tally.LAST_END]), last_end)
 
     @property
@@ -142,6 +141,25 @@ class Series:
     @property
     def failed(self) -> int:
         return int(sum(self.tally[outcome] for outcome in FAILURES))
+
+    def counts(self) -> dict[str, int]:
+        """What was counted, by name, without zeros."""
+        return {_NAMES[i]: int(self.tally[i]) for i in np.flatnonzero(self.tally[:_SUMMED]).tolist()}
+
+    def moments(self) -> dict[str, Moments]:
+        """Of each metric, and of the failures' as `e2e_ms.<outcome>`."""
+        named = {**self.metrics, **{f"e2e_ms.{each.name.lower()}": h for each, h in sorted(self.failures.items())}}
+        return {name: found for name, histogram in named.items() if (found := histogram.moments()) is not None}
+
+    @classmethod
+    def restored(
+        cls, counts: Mapping[str, int], metrics: dict[str, Histogram], failures: dict[Outcome, Histogram]
+    ) -> Series:
+        """The series that `counts` came from. Its extremes of time are unknown."""
+        made = cls()
+        made.tally[:_SUMMED] = [counts.get(name, 0) for name in _NAMES]
+        made.metrics, made.failures = metrics, failures
+        return made
 
     def records(self, records: Records, columns: Mapping[str, Column], conditions: Sequence[Condition] | None) -> None:
         """Takes a batch of this series' records in, with their columns."""
@@ -198,17 +216,16 @@ class Series:
         flags, tally = records["flags"], self.tally
         arrived = sent & (records["headers_ns"] > 0)
         streams = ok & (records["first_token_ns"] > 0)
-        for place, chosen in (
+        for position, chosen in (
             (Tally.STEPPED, sent & stepped),
             (Tally.USER_STAMPED, arrived & ((flags & USER_CLOCK) != 0)),
             (Tally.KERNEL_STAMPED, arrived & ((flags & USER_CLOCK) == 0)),
             (Tally.REUSED, ok & ((flags & REUSED) != 0)),
             (Tally.OPENED, ok & ((flags & REUSED) == 0)),
-            (Tally.STALE_RESENT, sent & ((flags & STALE_RESENT) != 0)),
             (Tally.STREAMS, streams),
             (Tally.STREAMS_COALESCED, streams & ((flags & TTFT_COALESCED) != 0)),
         ):
-            tally[place] += int(np.count_nonzero(chosen))
+            tally[position] += int(np.count_nonzero(chosen))
         tally[Tally.ATTEMPTS] += int(records["attempts"][sent].sum(dtype=np.int64))
         tally[Tally.EVENTS] += int(records["events"][sent].sum(dtype=np.int64))
 
@@ -226,13 +243,9 @@ class Series:
         tally[Tally.BY_EVENTS] += int(np.count_nonzero(~said & (ok["token_events"] > 0)))
 
     def _spans(self, sent: Records) -> None:
-        sends = sent["send_ns"][sent["send_ns"] > 0]
         ends = sent["end_ns"][sent["end_ns"] > 0]
-        self._extend(
-            int(sends.min()) if len(sends) else 0,
-            int(ends.min()) if len(ends) else 0,
-            int(ends.max()) if len(ends) else 0,
-        )
+        if len(ends):
+            self._extend(int(ends.min()), int(ends.max()))
 
     def costs(self, ok: npt.NDArray[np.bool_], known: npt.NDArray[np.bool_], pico_usd: Values) -> None:
         """Takes a batch's costs in: all replies with known usage are priced; an ok one without is unpriced."""
@@ -247,8 +260,6 @@ class Series:
         self._record("itl_ms", exact)
         self.tally[Tally.GAPS] += len(words)
         self.tally[Tally.GAPS_COALESCED] += int(np.count_nonzero(coalesced))
-        self.tally[Tally.GAPS_SATURATED] += int(np.count_nonzero(exact == GAP_MAX))
-        self.tally[Tally.GAPS_USER_CLOCK] += int(np.count_nonzero(words & np.uint64(GAP_USER_CLOCK)))
 
     def drops(self, by_outcome: Values) -> None:
         """Takes records in that a full ring dropped: only their outcomes are known."""
@@ -278,12 +289,12 @@ def meets(records: Records, columns: Mapping[str, Column], conditions: Sequence[
     for metric, operator, bound in conditions:
         has, value = columns[metric] if metric in columns else (np.zeros(len(records), np.bool_), records["request"])
         met = has & _COMPARE[operator](value, bound * SCALES[metric])
-        good &= met | (gapless & ~has) if metric in _VACUOUS else met
+        good &= met | (gapless & ~has) if METRICS[metric].needs_gap else met
     return good
 
 
 class Slab:
-    """All series of a stretch of time, by (phase, target)."""
+    """All series of a span of time, by (phase, target)."""
 
     __slots__ = ("series",)
 
@@ -310,7 +321,7 @@ class Slab:
             total.add(series)
         return total
 
-    def counts(self) -> Series:
+    def sums(self) -> Series:
         """The sum of all series without their distributions."""
         total = Series()
         for series in self.series.values():
@@ -337,7 +348,7 @@ class Batch(NamedTuple):
     worker: int
 
     def take(self, chosen: Any) -> Batch:
-        """The chosen records of the batch; the details stay whole."""
+        """The chosen records of the batch; the details stay complete."""
         columns = {name: (has[chosen], value[chosen]) for name, (has, value) in self.columns.items()}
         money = None if self.pico_usd is None else (self.pico_usd[0][chosen], self.pico_usd[1][chosen])
         return Batch(self.records[chosen], columns, money, self.details, self.worker)

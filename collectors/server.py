@@ -113,7 +113,7 @@ class Page:
 
 
 class Servers:
-    """The pages of all targets that name some. Calling it gives what they said last, and never waits."""
+    """The pages of all targets that name some. Calling it returns what they said last, and never waits."""
 
     def __init__(self, plan: Plan) -> None:
         interval_s = max(INTERVAL_MIN_S, plan.output.tick_ns / SECOND)
@@ -124,7 +124,7 @@ class Servers:
         }
 
     def __call__(self) -> dict[str, Server]:
-        return {name: told(pages, monotonic()) for name, pages in self._pages.items()}
+        return {name: server_of(pages, monotonic()) for name, pages in self._pages.items()}
 
     def close(self) -> None:
         for pages in self._pages.values():
@@ -132,7 +132,7 @@ class Servers:
                 page.close()
 
 
-def told(pages: Iterable[Page], now: float) -> Server:
+def server_of(pages: Iterable[Page], now: float) -> Server:
     """What the pages of one target say together."""
     server = Server()
     for page in pages:

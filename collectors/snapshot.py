@@ -1,4 +1,4 @@
-"""The numbers at one moment: all that an exporter sees. `Report` is summary.json (METRICS), `Snapshot` one tick.
+"""The numbers at one moment: all that an exporter sees. `Report` is summary.json, `Snapshot` one tick.
 
 Latencies in ms, rates per second, sizes as their names say. Absent data is None, never 0, and no key is ever omitted.
 """
@@ -10,43 +10,6 @@ from typing import Any, Final
 import msgspec
 
 SCHEMA: Final = 1
-
-# The distributions of METRICS, in the order people read them. decode_tps and e2e_tps are tokens/s, cost_usd is USD.
-METRICS: Final = (
-    "ttft_ms",
-    "ttft_scheduled_ms",
-    "ttfo_ms",
-    "ttfb_ms",
-    "e2e_ms",
-    "e2e_scheduled_ms",
-    "tpot_ms",
-    "itl_ms",
-    "itl_max_ms",
-    "decode_tps",
-    "e2e_tps",
-    "lateness_ms",
-    "dns_ms",
-    "tcp_ms",
-    "tls_ms",
-    "cost_usd",
-)
-
-# Histogram units per unit of the metric: every metric is counted in the same integer HDR histogram (1e3 .. 3.6e12), so
-# latencies are ns, rates micro-tokens/s and costs 10 pico-USD: 3 digits from 1 token/s and from 5 micro-USD on.
-SCALES: Final[dict[str, float]] = {name: {"_ms": 1e6, "tps": 1e6, "usd": 1e11}[name[-3:]] for name in METRICS}
-
-# Upper bounds (in the metric's unit, "less than or equal") of the classic histograms that time-series databases keep.
-# Short enough for low cardinality; TTFT and TPOT hold the bounds that OpenTelemetry's GenAI conventions advise.
-_FINE = (1, 2, 5, 10, 15, 20, 25, 30, 40, 50, 60, 75, 80, 100, 150, 200, 250, 300, 400, 500)
-_MS = (*_FINE, 750, 1_000, 2_500, 5_000, 7_500)
-BUCKETS: Final[dict[str, tuple[float, ...]]] = {
-    "ttft_ms": (*_MS, 10_000, 30_000, 60_000),
-    "ttft_scheduled_ms": (*_MS, 10_000, 30_000, 60_000),
-    "itl_ms": _MS,
-    "tpot_ms": _MS,
-    "e2e_ms": (10, 20, 40, 80, 160, 320, 640, 1_280, 2_560, 5_120, 10_240, 20_480, 40_960, 81_920, 163_840),
-    "lateness_ms": (0.1, 0.2, 0.5, 1, 2, 5, 10, 50, 100, 1_000),
-}
 
 
 class Distribution(msgspec.Struct, kw_only=True):
@@ -63,6 +26,16 @@ class Distribution(msgspec.Struct, kw_only=True):
     p99: float | None = None
     p99_9: float | None = None
     ci95: dict[str, tuple[float, float] | None] | None = None
+
+
+class Moments(msgspec.Struct, array_like=True, frozen=True):
+    """What of a sample adds up exactly, in histogram units (metrics.SCALES); there is at least one value."""
+
+    count: int
+    sum: float
+    m2: float  # sum of the squared deviations from the mean
+    min: int
+    max: int
 
 
 class Requests(msgspec.Struct, kw_only=True):
@@ -134,6 +107,7 @@ class PhaseReport(Slice, kw_only=True):
     measured: bool
     start_s: float  # since the start of the run
     duration_s: float
+    window_s: float = 0.0  # what its rates are over
 
 
 class Lag(msgspec.Struct, kw_only=True):
@@ -163,6 +137,8 @@ class Client(msgspec.Struct, kw_only=True):
     exporter_restarts: int = 0
     stale_resends: int = 0
     clamped: int = 0
+    gaps_saturated: int = 0  # token gaps longer than a gap word holds (73 minutes)
+    late_renders: int = 0  # requests whose body was not ready when their time came
     tcp_retransmits: int | None = None
     export_failures: int = 0
     records_dropped: int = 0  # request rows that could not be written to requests.msgpack
@@ -199,7 +175,7 @@ class Run(msgspec.Struct, kw_only=True):
 
 
 class Report(msgspec.Struct, kw_only=True):
-    """summary.json, whole."""
+    """summary.json."""
 
     schema: int = SCHEMA
     run: Run
@@ -233,7 +209,11 @@ class Interval(Slice, kw_only=True):
     phase: str
     measured: bool
     in_flight: int = 0
-    # per metric of BUCKETS: how many of this tick's values fell in each bucket, one more than bounds (the rest above)
+    # what adds up over ticks (collectors.rollup): all that was counted, by the lower-case names of series.Tally and of
+    # the outcomes, without zeros; and the moments of each metric, of the failures' as `e2e_ms.<outcome>`
+    counts: dict[str, int] = msgspec.field(default_factory=dict)
+    moments: dict[str, Moments] = msgspec.field(default_factory=dict)
+    # per metric of metrics.BUCKETS: how many of this tick's values fell in each bucket, one more than bounds (the rest above)
     buckets: dict[str, list[int]] = msgspec.field(default_factory=dict)
     # per metric: the tick's HDR histogram as a line of intervals.hlog has it; where an export of the plan asks for `hdr`
     hdr: dict[str, str] = msgspec.field(default_factory=dict)
@@ -251,7 +231,7 @@ class Server(msgspec.Struct, kw_only=True):
     gpu_memory_bytes: float | None = None
     gpu_power_watts: float | None = None
     gpu_temperature_c: float | None = None  # of the hottest
-    age_s: float | None = None  # since the oldest of the pages that are told was read
+    age_s: float | None = None  # since the oldest of the pages these are from was read
     scrape_failures: int = 0
 
 
@@ -261,7 +241,7 @@ class Snapshot(msgspec.Struct, kw_only=True):
     schema: int = SCHEMA
     run: str
     tick: int
-    wall_time_ns: int  # of the end of the tick, Unix epoch; the same for the same tick on every re-telling
+    wall_time_ns: int  # of the end of the tick, Unix epoch; the same for the same tick however often it is written
     elapsed_s: float  # since the start of the run, to the end of the tick
     seconds: float  # length of the tick
     state: str  # running | draining | done

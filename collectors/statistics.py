@@ -1,22 +1,21 @@
-"""From books to the numbers people read: distributions, rates, sums. Pure; the only place where ns become ms."""
+"""From sums to the numbers people read: distributions, rates, sums. Pure; the only place where ns become ms."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any, Final
 
-from ..engine.plan.plan import Phase
+from ..engine.metrics import BUCKETS, METRICS, PERCENTILES, SCALES
+from ..engine.plan.plan import SECOND, Phase
 from ..engine.records.record import FAILURES, Outcome, Unsent
 from ..engine.runs.manifest import PhaseTimes
 from .histogram import Histogram
-from .series import UNRECORDED, Series, Tally
-from .snapshot import BUCKETS, METRICS, SCALES, Cost, Distribution, Requests, Throughput, Tokens
+from .rollup import PICO_PER_USD, UNRECORDED
+from .series import Series, Tally
+from .snapshot import Cost, Distribution, Requests, Throughput, Tokens
 
-PERCENTILES: Final = (50.0, 90.0, 95.0, 99.0, 99.9)
-# The smallest sample from which a p99.9 is told: below it, fewer than 3 or 4 values lie above the quantile.
+# The smallest sample from which a p99.9 is reported: below it, fewer than 3 or 4 values lie above the quantile.
 P99_9_NEEDS: Final = 3688
-SECOND: Final = 1e9
-PICO_PER_USD: Final = 1e12
 DAY_S: Final = 86_400
 
 
@@ -30,7 +29,7 @@ def distribution(histogram: Histogram | None, *, scale: float, n_eff: int) -> Di
     """A histogram in the metric's unit (`scale` histogram units each)."""
     if histogram is None or not histogram.count:
         return Distribution()
-    values = histogram.percentiles(PERCENTILES)
+    values = histogram.percentiles(list(PERCENTILES.values()))
     assert values is not None
     p50, p90, p95, p99, p99_9 = (value / scale for value in values)
     return Distribution(
@@ -53,13 +52,13 @@ def _scaled(value: float | None, scale: float) -> float | None:
 
 
 def distributions(series: Series) -> dict[str, Distribution]:
-    """All of METRICS; those without a sample have count 0."""
-    told = {}
+    """All metrics; those without a sample have count 0."""
+    found = {}
     for name in METRICS:
         histogram = series.metrics.get(name)
         n_eff = effective_size(name, histogram, series) if histogram else 0
-        told[name] = distribution(histogram, scale=SCALES[name], n_eff=n_eff)
-    return told
+        found[name] = distribution(histogram, scale=SCALES[name], n_eff=n_eff)
+    return found
 
 
 def failure_distributions(series: Series) -> dict[str, Distribution]:
@@ -99,12 +98,12 @@ def throughput(series: Series, seconds: float, *, conditions: bool) -> Throughpu
     """Rates over a window. Goodput only where the plan has conditions on each request; its share is of all sent."""
     if seconds <= 0:
         return Throughput()
-    tally, told = series.tally, tokens(series)
-    output = None if told.output is None else told.output / seconds
+    tally, used = series.tally, tokens(series)
+    output = None if used.output is None else used.output / seconds
     return Throughput(
         requests_per_s=int(tally[Outcome.OK]) / seconds,
         output_tokens_per_s=output,
-        total_tokens_per_s=None if output is None or told.input is None else output + told.input / seconds,
+        total_tokens_per_s=None if output is None or used.input is None else output + used.input / seconds,
         events_per_s=int(tally[Tally.EVENTS]) / seconds,
         goodput_per_s=int(tally[Tally.GOOD]) / seconds if conditions else None,
         goodput_share=share(tally[Tally.GOOD], series.sent) if conditions else None,
@@ -129,9 +128,9 @@ def tokens(series: Series) -> Tokens:
     )
 
 
-def _known(series: Series, place: Tally) -> int | None:
-    answered = series.tally[place + (Tally.INPUT_KNOWN - Tally.INPUT)]
-    return int(series.tally[place]) if answered else None
+def _known(series: Series, position: Tally) -> int | None:
+    answered = series.tally[position + (Tally.INPUT_KNOWN - Tally.INPUT)]
+    return int(series.tally[position]) if answered else None
 
 
 def cost(series: Series, seconds: float, *, date: str | None) -> Cost:
@@ -165,8 +164,8 @@ def slice_of(
     }
 
 
-def share(part: int, whole: int) -> float | None:
-    return int(part) / int(whole) if whole else None
+def share(part: int, total: int) -> float | None:
+    return int(part) / int(total) if total else None
 
 
 def window_ns(phase: Phase, times: PhaseTimes, series: Series, *, now_ns: int, stopped: bool) -> int:

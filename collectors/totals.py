@@ -1,4 +1,4 @@
-"""The run's books by tick: what came is entered into the tick in which it ended; a closed tick goes into the totals.
+"""The run's numbers by tick: a record is entered into the tick in which it ended; a closed tick goes into the totals.
 
 Ticks are [start + k * tick, start + (k + 1) * tick). A record belongs to the tick of its end, also when the collector
 was stopped for seconds and reads it late, so that a stall of the collector leaves no dent and no spike in the series.
@@ -19,14 +19,14 @@ from .measures import Records
 from .series import Batch, Reader, Slab
 
 
-class Books:
-    """Totals, what no checkpoint holds of them yet, and the open ticks."""
+class Totals:
+    """The run's sums, what no checkpoint holds of them yet, and the open ticks."""
 
     def __init__(self, reader: Reader, *, start_ns: int, tick_ns: int) -> None:
         self.reader = reader
         self.start_ns = start_ns
         self.tick_ns = tick_ns
-        self.totals = Slab()
+        self.run = Slab()
         self.unsaved = Slab()
         self.open: dict[int, Slab] = {}
         self.next_tick = 0
@@ -59,16 +59,16 @@ class Books:
 
     def _ticks(self, records: Records, current: int, alive_ns: int) -> npt.NDArray[np.int64]:
         """The tick of each record: of its end. A slot that was not sent has none, its intended start stands for it; a
-        request that its worker left behind has none, the worker's last sign of life stands for it."""
+        request that its worker left behind has none, the worker's last heartbeat stands for it."""
         unsent = records["outcome"] == Outcome.UNSENT
         moment = np.where(unsent, np.minimum(records["intended_ns"], alive_ns), records["end_ns"]).astype(np.int64)
         moment = np.where(moment > 0, moment, alive_ns)
         return np.clip((moment - self.start_ns) // self.tick_ns, self.next_tick, current)
 
     def close(self) -> Slab:
-        """Closes the next tick and gives its books."""
+        """Closes the next tick and returns its numbers."""
         slab = self.open.pop(self.next_tick, Slab())
-        self.totals.add(slab)
+        self.run.add(slab)
         self.unsaved.add(slab)
         self.next_tick += 1
         return slab

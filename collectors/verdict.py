@@ -14,7 +14,7 @@ These make a run INVALID:
     censored                over 1 % of the sent requests were still running at the end: percentiles are lower bounds
     stopped                 the run was ended before its plan was done, by an error: its supervisor died
 
-These are told and do not invalidate: `collector_restarts` (nothing is counted twice or lost), `gaps_coalesced` (share
+These are noted and do not invalidate: `collector_restarts` (nothing is counted twice or lost), `gaps_coalesced` (share
 over 50 %: the exact ITL histogram holds the minority), `loop_lag` (p99 over 5 ms; harmless to kernel stamps),
 `export_failures`, `records_dropped`, `details_dropped`, `clamped`, `timeouts` (over 1 % of the sent: they are missing
 from the percentiles).
@@ -24,20 +24,22 @@ Fewer than 30 ok requests make a run that is not INVALID INSUFFICIENT.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from typing import Any, Final, NamedTuple
 
+from .bounds import (
+    CENSORED_BOUND,
+    COALESCED_BOUND,
+    CPU_BOUND,
+    LAG_BOUND_US,
+    LATENESS_FLOOR_MS,
+    LATENESS_SHARE,
+    MINIMUM_OK,
+    STEAL_BOUND,
+    USER_LAG_BOUND_US,
+)
 from .histogram import RESOLUTION
 from .snapshot import Client, Reason, Verdict
-
-MINIMUM_OK: Final = 30
-CPU_BOUND: Final = 0.9
-STEAL_BOUND: Final = 0.05
-LATENESS_FLOOR_MS: Final = 1.0
-LATENESS_SHARE: Final = 0.05
-CENSORED_BOUND: Final = 0.01
-USER_LAG_BOUND_US: Final = 1_000.0
-LAG_BOUND_US: Final = 5_000.0
-COALESCED_BOUND: Final = 0.5
 
 
 class Facts(NamedTuple):
@@ -63,10 +65,142 @@ class Facts(NamedTuple):
     outages: str = ""  # the ticks in which a worker was dead
     died: str = ""  # why the run did not end by itself
 
+    @property
+    def lag_us(self) -> float | None:
+        return self.client.loop_lag_us.p99
+
+    def share(self, count: int) -> float:
+        """Of the requests that were sent."""
+        return count / self.sent if self.sent else 0.0
+
+
+class Rule(NamedTuple):
+    """A reason, when it holds, and what people read then."""
+
+    code: str
+    holds: Callable[[Facts], bool]
+    text: Callable[[Facts], str]
+
+
+AGAINST: Final = (
+    Rule(
+        "ring_drops",
+        lambda f: bool(f.client.ring_drops or f.gap_drops),
+        lambda f: f"{f.client.ring_drops} records and {f.gap_drops} token gaps found their ring full, 0 allowed",
+    ),
+    Rule(
+        "books_do_not_balance",
+        lambda f: f.finished and f.planned is not None and f.planned != f.settled,
+        lambda f: f"planned {f.planned} slots, sent + unsent are {f.settled}",
+    ),
+    Rule("stopped", lambda f: bool(f.died), lambda f: f.died),
+    Rule(
+        "clock_steps",
+        lambda f: bool(f.client.clock_steps or f.stepped),
+        lambda f: (
+            f"the wall clock was stepped {f.client.clock_steps} times, {f.stepped} requests are not in the latencies"
+        ),
+    ),
+    Rule(
+        "mixed_clocks",
+        lambda f: f.client.clock == "mixed",
+        lambda f: "some arrivals are stamped by the kernel and some by this process",
+    ),
+    Rule(
+        "user_clock",
+        lambda f: f.client.clock == "user" and (f.lag_us is None or f.lag_us > USER_LAG_BOUND_US),
+        lambda f: (
+            "no kernel stamps: arrivals are late by the loop lag, p99 "
+            f"{'unknown' if f.lag_us is None else f'{f.lag_us:.0f} us'} > {USER_LAG_BOUND_US:.0f} us"
+        ),
+    ),
+    Rule(
+        "lateness",
+        lambda f: _over(f.lateness_p99_ms, lateness_bound_ms(f)),
+        lambda f: f"requests left late: p99 {f.lateness_p99_ms:.3f} ms > {lateness_bound_ms(f):.3f} ms",
+    ),
+    Rule(
+        "cpu",
+        lambda f: _over(f.client.cpu_utilisation, CPU_BOUND),
+        lambda f: f"the busiest worker used {f.client.cpu_utilisation:.0%} of its core > {CPU_BOUND:.0%}",
+    ),
+    Rule(
+        "steal",
+        lambda f: _over(f.client.steal_share, STEAL_BOUND),
+        lambda f: f"the hypervisor took {f.client.steal_share:.1%} of the CPU time > {STEAL_BOUND:.0%}",
+    ),
+    Rule(
+        "worker_restarts",
+        lambda f: bool(f.client.restarts),
+        lambda f: (
+            f"{f.client.restarts} workers died and were started again, 0 allowed"
+            + (f"; affected: {f.outages}" if f.outages else "")
+        ),
+    ),
+    Rule(
+        "censored",
+        lambda f: f.share(f.in_flight_at_end) > CENSORED_BOUND,
+        lambda f: (
+            f"{f.share(f.in_flight_at_end):.1%} of the sent were running at the end > {CENSORED_BOUND:.0%}: "
+            "percentiles are lower bounds"
+        ),
+    ),
+)
+NOTES: Final = (
+    Rule(
+        "collector_restarts",
+        lambda f: bool(f.client.collector_restarts),
+        lambda f: f"{f.client.collector_restarts}: nothing was counted twice or lost by it",
+    ),
+    Rule(
+        "gaps_coalesced",
+        lambda f: _over(f.client.itl_coalesced_share, COALESCED_BOUND),
+        lambda f: f"{f.client.itl_coalesced_share:.0%} of the token gaps shared a read > {COALESCED_BOUND:.0%}",
+    ),
+    Rule(
+        "loop_lag",
+        lambda f: f.client.clock == "kernel" and _over(f.lag_us, LAG_BOUND_US),
+        lambda f: (
+            f"reads were late by p99 {f.lag_us:.0f} us > {LAG_BOUND_US:.0f} us; kernel stamps are not touched by it"
+        ),
+    ),
+    Rule(
+        "timeouts",
+        lambda f: f.share(f.timeouts) > CENSORED_BOUND,
+        lambda f: (
+            f"{f.share(f.timeouts):.1%} of the sent timed out > {CENSORED_BOUND:.0%}: the percentiles are of the others"
+        ),
+    ),
+    Rule(
+        "clamped",
+        lambda f: bool(f.client.clamped),
+        lambda f: f"{f.client.clamped} values above the histogram's range are counted at its end",
+    ),
+    Rule(
+        "export_failures",
+        lambda f: bool(f.client.export_failures),
+        lambda f: f"{f.client.export_failures} writes into the run directory failed",
+    ),
+    Rule(
+        "records_dropped",
+        lambda f: bool(f.client.records_dropped),
+        lambda f: f"{f.client.records_dropped} request rows are not in requests.msgpack",
+    ),
+    Rule(
+        "details_dropped",
+        lambda f: bool(f.detail_drops),
+        lambda f: f"{f.detail_drops} messages of failed requests found their ring full",
+    ),
+)
+
+
+def _over(value: float | None, bound: float | None) -> bool:
+    return value is not None and bound is not None and value > bound
+
 
 def judge(facts: Facts) -> Verdict:
     """The verdict with its reasons, the invalidating ones first, and the error budget."""
-    against, notes = list(_against(facts)), list(_notes(facts))
+    against, notes = _reasons(AGAINST, facts), _reasons(NOTES, facts)
     if against:
         state = "INVALID"
     elif facts.ok < MINIMUM_OK:
@@ -77,77 +211,8 @@ def judge(facts: Facts) -> Verdict:
     return Verdict(state=state, reasons=against + notes, error_budget=error_budget(facts))
 
 
-def _against(facts: Facts) -> Any:
-    client = facts.client
-    if client.ring_drops or facts.gap_drops:
-        yield Reason(
-            "ring_drops",
-            f"{client.ring_drops} records and {facts.gap_drops} token gaps found their ring full, 0 allowed",
-        )
-    if facts.finished and facts.planned is not None and facts.planned != facts.settled:
-        yield Reason("books_do_not_balance", f"planned {facts.planned} slots, sent + unsent are {facts.settled}")
-    if facts.died:
-        yield Reason("stopped", facts.died)
-    if client.clock_steps or facts.stepped:
-        yield Reason(
-            "clock_steps",
-            f"the wall clock was stepped {client.clock_steps} times, {facts.stepped} requests are not in the latencies",
-        )
-    if client.clock == "mixed":
-        yield Reason("mixed_clocks", "some arrivals are stamped by the kernel and some by this process")
-    lag = client.loop_lag_us.p99
-    if client.clock == "user" and (lag is None or lag > USER_LAG_BOUND_US):
-        told = "unknown" if lag is None else f"{lag:.0f} us"
-        yield Reason(
-            "user_clock",
-            f"no kernel stamps: arrivals are late by the loop lag, p99 {told} > {USER_LAG_BOUND_US:.0f} us",
-        )
-    bound = lateness_bound_ms(facts)
-    if bound is not None and facts.lateness_p99_ms is not None and facts.lateness_p99_ms > bound:
-        yield Reason("lateness", f"requests left late: p99 {facts.lateness_p99_ms:.3f} ms > {bound:.3f} ms")
-    if client.cpu_utilisation is not None and client.cpu_utilisation > CPU_BOUND:
-        yield Reason("cpu", f"the busiest worker used {client.cpu_utilisation:.0%} of its core > {CPU_BOUND:.0%}")
-    if client.steal_share is not None and client.steal_share > STEAL_BOUND:
-        yield Reason("steal", f"the hypervisor took {client.steal_share:.1%} of the CPU time > {STEAL_BOUND:.0%}")
-    if client.restarts:
-        when = f"; affected: {facts.outages}" if facts.outages else ""
-        yield Reason("worker_restarts", f"{client.restarts} workers died and were started again, 0 allowed{when}")
-    if facts.sent and facts.in_flight_at_end / facts.sent > CENSORED_BOUND:
-        running = facts.in_flight_at_end / facts.sent
-        yield Reason(
-            "censored",
-            f"{running:.1%} of the sent were running at the end > {CENSORED_BOUND:.0%}: percentiles are lower bounds",
-        )
-
-
-def _notes(facts: Facts) -> Any:
-    client = facts.client
-    if client.collector_restarts:
-        yield Reason("collector_restarts", f"{client.collector_restarts}: nothing was counted twice or lost by it")
-    if client.itl_coalesced_share is not None and client.itl_coalesced_share > COALESCED_BOUND:
-        yield Reason(
-            "gaps_coalesced",
-            f"{client.itl_coalesced_share:.0%} of the token gaps shared a read > {COALESCED_BOUND:.0%}",
-        )
-    lag = client.loop_lag_us.p99
-    if lag is not None and lag > LAG_BOUND_US and client.clock == "kernel":
-        yield Reason(
-            "loop_lag",
-            f"reads were late by p99 {lag:.0f} us > {LAG_BOUND_US:.0f} us; kernel stamps are not touched by it",
-        )
-    if facts.sent and facts.timeouts / facts.sent > CENSORED_BOUND:
-        share = facts.timeouts / facts.sent
-        yield Reason(
-            "timeouts", f"{share:.1%} of the sent timed out > {CENSORED_BOUND:.0%}: the percentiles are of the others"
-        )
-    if client.clamped:
-        yield Reason("clamped", f"{client.clamped} values above the histogram's range are counted at its end")
-    if client.export_failures:
-        yield Reason("export_failures", f"{client.export_failures} writes into the run directory failed")
-    if client.records_dropped:
-        yield Reason("records_dropped", f"{client.records_dropped} request rows are not in requests.msgpack")
-    if facts.detail_drops:
-        yield Reason("details_dropped", f"{facts.detail_drops} messages of failed requests found their ring full")
+def _reasons(rules: Sequence[Rule], facts: Facts) -> list[Reason]:
+    return [Reason(rule.code, rule.text(facts)) for rule in rules if rule.holds(facts)]
 
 
 def lateness_bound_ms(facts: Facts) -> float | None:

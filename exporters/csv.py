@@ -1,7 +1,7 @@
 """A run as CSV (RFC 4180, UTF-8): requests.csv has a row per request, intervals.csv one per tick, phase and target.
 
 Both are written row by row in constant memory. Absent values are empty fields. Columns of requests.csv are the keys of
-requests.msgpack; those of intervals.csv are `COLUMNS`, then `<metric>_<level>` for each metric of METRICS.
+requests.msgpack; those of intervals.csv are `COLUMNS`, then `<metric>_<level>` for each metric.
 """
 
 from __future__ import annotations
@@ -13,11 +13,12 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from ..collectors.snapshot import METRICS, Distribution, Interval, Snapshot
+from ..collectors.snapshot import Distribution, Interval, Snapshot
 from ..engine.errors import OutputError
+from ..engine.metrics import METRICS, STATISTICS
 from . import rundir
 
-LEVELS: Final = ("count", "mean", "stddev", "min", "max", "p50", "p90", "p95", "p99", "p99_9")
+LEVELS: Final = ("count", *STATISTICS)
 COLUMNS: Final = (
     "tick",
     "wall_time_ns",
@@ -43,11 +44,12 @@ COLUMNS: Final = (
     "itl_coalesced_share",
     "connection_reused_share",
 )
+FORMULA_STARTS: Final = ("=", "+", "-", "@", "\t", "\r")  # what makes a spreadsheet take a cell's text for a formula
 HEADER: Final = (*COLUMNS, *(f"{metric}_{level}" for metric in METRICS for level in LEVELS))
 
 
 def write_requests(run_dir: Path, path: Path) -> int:
-    """Writes requests.csv and gives the number of requests."""
+    """Writes requests.csv and returns the number of requests."""
     rows = rundir.requests(run_dir)
     first = next(rows, None)
     if first is None:
@@ -57,7 +59,7 @@ def write_requests(run_dir: Path, path: Path) -> int:
 
 
 def write_intervals(run_dir: Path, path: Path) -> int:
-    """Writes intervals.csv and gives the number of rows."""
+    """Writes intervals.csv and returns the number of rows."""
     return _write(path, HEADER, interval_rows(rundir.ticks(run_dir)))
 
 
@@ -84,8 +86,13 @@ def _levels(interval: Interval) -> list[Any]:
     return [getattr(interval.metrics.get(metric, none), level) for metric in METRICS for level in LEVELS]
 
 
+def _literal(cell: Any) -> Any:
+    """A cell that no spreadsheet runs: text beginning with one of = + - @ gets an apostrophe in front (OWASP)."""
+    return f"'{cell}" if isinstance(cell, str) and cell.startswith(FORMULA_STARTS) else cell
+
+
 def _write(path: Path, header: Sequence[str], rows: Iterable[Sequence[Any]]) -> int:
-    """Replaces `path` when all rows are written; gives how many there were."""
+    """Replaces `path` when all rows are written; returns how many there were."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     count = 0
     try:
@@ -93,7 +100,7 @@ def _write(path: Path, header: Sequence[str], rows: Iterable[Sequence[Any]]) -> 
             writer = csv.writer(file)
             writer.writerow(header)
             for count, row in enumerate(rows, 1):  # noqa: B007  # counted for the caller
-                writer.writerow(row)
+                writer.writerow([_literal(cell) for cell in row])
         temporary.replace(path)
     except OSError as error:
         temporary.unlink(missing_ok=True)

@@ -7,48 +7,25 @@ from datetime import UTC, datetime
 from typing import Final
 
 from ..collectors.snapshot import Distribution, Requests, Slo, Verdict
+from ..engine.metrics import METRICS
 from ..engine.plan.slo import is_per_request
 
 MISSING: Final = "–"
 TOO_SMALL: Final = "n/a (n too small)"
 BARS: Final = " ▁▂▃▄▅▆▇█"
 
-LABELS: Final = {
-    "ttft_ms": "TTFT",
-    "ttft_scheduled_ms": "TTFT scheduled",
-    "ttfo_ms": "TTFO",
-    "ttfb_ms": "TTFB",
-    "e2e_ms": "E2E",
-    "e2e_scheduled_ms": "E2E scheduled",
-    "tpot_ms": "TPOT",
-    "itl_ms": "ITL",
-    "itl_max_ms": "ITL max",
-    "decode_tps": "decode",
-    "e2e_tps": "E2E rate",
-    "lateness_ms": "lateness",
-    "dns_ms": "DNS",
-    "tcp_ms": "TCP connect",
-    "tls_ms": "TLS handshake",
-    "cost_usd": "cost",
-}
+HEADLINE: Final = ("ttft_ms", "itl_ms", "e2e_ms")  # shown first and in bold
 
 STATES: Final = {
-    "VALID": "the client stayed within its limits; the numbers stand",
+    "VALID": "the client stayed within its limits; the numbers can be used",
     "INVALID": "the client disturbed what it measured; do not use these numbers",
     "INSUFFICIENT": "too little was measured to be sure of the numbers",
 }
 
 
-def unit(metric: str) -> str:
-    """The unit of a metric, from its name."""
-    if metric.endswith("_ms"):
-        return "ms"
-    return "tok/s" if metric.endswith("_tps") else "USD"
-
-
 def label(metric: str) -> str:
     """`TTFT ms`: a metric's name and unit for a row."""
-    return f"{LABELS.get(metric, metric)} {unit(metric)}"
+    return f"{METRICS[metric].label} {METRICS[metric].unit}"
 
 
 def value(number: float | None, metric: str = "x_ms") -> str:
@@ -68,7 +45,7 @@ def value(number: float | None, metric: str = "x_ms") -> str:
 
 
 def objective(slo: Slo) -> str:
-    """What was measured of an objective: one over each request is met by a share of them."""
+    """The measured value of an objective; for an objective on each request, the share of the requests that met it."""
     if slo.value is None:
         return MISSING
     if is_per_request(slo.expression):
@@ -77,7 +54,7 @@ def objective(slo: Slo) -> str:
 
 
 def moment(iso: str) -> str:
-    """`2026-11-23 09:10:12 UTC`: an ISO 8601 time to the second; as it stands if it is none."""
+    """`2026-11-23 09:10:12 UTC`: an ISO 8601 time to the second; any other text unchanged."""
     try:
         return datetime.fromisoformat(iso).astimezone(UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
     except ValueError:
@@ -112,11 +89,11 @@ def share(number: float | None) -> str:
 
 
 def clock(seconds: float) -> str:
-    """A stretch of time: `42 s`, `3:07`, `2:15:00`, `3 d 04:00`."""
-    whole = max(0, round(seconds))
-    if whole < 60:
-        return f"{whole} s"
-    minutes, rest = divmod(whole, 60)
+    """A duration: `42 s`, `3:07`, `2:15:00`, `3 d 04:00`."""
+    rounded = max(0, round(seconds))
+    if rounded < 60:
+        return f"{rounded} s"
+    minutes, rest = divmod(rounded, 60)
     hours, minutes = divmod(minutes, 60)
     days, hours = divmod(hours, 24)
     if days:
@@ -129,6 +106,12 @@ def p99_9(distribution: Distribution, metric: str) -> str:
     if distribution.p99_9 is None:
         return TOO_SMALL if distribution.count else MISSING
     return value(distribution.p99_9, metric)
+
+
+def interval(distribution: Distribution, level: str, metric: str) -> str:
+    """The 95 % interval of a percentile, `48.1 .. 51.0`; empty if there is none."""
+    bounds = (distribution.ci95 or {}).get(level)
+    return f"{value(bounds[0], metric)} .. {value(bounds[1], metric)}" if bounds else ""
 
 
 def failed(requests: Requests) -> int:

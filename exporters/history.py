@@ -1,37 +1,33 @@
-"""The history of a probe: a folder of runs, one after the other. Follows the newest, tells any stretch of the past."""
+"""The history of a probe: a folder of runs, one after the other. Follows the newest, reports any part of the past."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import msgspec
 
 from ..collectors.alerts import Values, Window
-from ..collectors.histogram import Histogram
-from ..collectors.snapshot import (
-    METRICS,
-    SCALES,
-    SNAPSHOT_DECODER,
-    Distribution,
-    Reason,
-    Report,
-    Slice,
-    TargetReport,
-    Verdict,
-)
-from ..collectors.statistics import P99_9_NEEDS
+from ..collectors.rollup import Slice
+from ..collectors.series import Series
+from ..collectors.slos import judge_slos
+from ..collectors.snapshot import SNAPSHOT_DECODER, Reason, Report, Run, TargetReport, Verdict
+from ..collectors.statistics import slice_of
 from ..engine.errors import OutputError
 from ..engine.files import UNDECODABLE
+from ..engine.metrics import METRICS, SHARES
 from ..engine.plan.plan import SECOND
+from ..engine.records.record import Outcome
 from ..engine.runs.rundir import INTERVALS as LOG
 from .hdr.read import Line, Sums, filled, line_of
 from .hdr.write import INTERVALS, tag
-from .rundir import read_report, ticks
+from .rundir import finished, read_report, ticks
 from .spool.parts import view_at
 
+ALL: Final = "\0"  # all targets together; "" is of the slots that had none
+FAILED: Final = "e2e_ms."
 HISTORY: Final = "history"  # folder of the state directory
 
 
@@ -99,130 +95,129 @@ def runs_of(folder: Path) -> list[Path]:
     return runs
 
 
-def told_between(folder: Path, since_ns: int, until_ns: int) -> Report:
-    """All runs of `folder` as one report, of the ticks that end in (since, until], Unix epoch ns.
+class _RunTicks:
+    """The ticks of one run that end in (since, until], added up by target; `""` is of all targets."""
 
-    Exact: counts are sums of ticks, percentiles are of the sum of the ticks' histograms. Raises OutputError.
-    """
-    total, targets = Slice(), dict[str, TargetReport]()
-    sums = Sums()
-    began, ended, seen = until_ns, since_ns, list[Path]()
-    for run_dir in runs_of(folder):
-        models = _models(run_dir)
-        found = False
+    def __init__(self, run_dir: Path, since_ns: int, until_ns: int) -> None:
+        self.run_dir = run_dir
+        self.report = _report_of(run_dir)
+        self.slices: dict[str, Slice] = {}
+        self.began_ns = self.ended_ns = 0
+        self.complete = False  # these are all ticks of a run that has ended
+        self._first_s = self._last_s = 0.0
+        skipped = last = False
         for snapshot in ticks(run_dir):
             if not since_ns < snapshot.wall_time_ns <= until_ns:
+                skipped = True
                 continue
-            found = True
-            began = min(began, snapshot.wall_time_ns - round(snapshot.seconds * SECOND))
-            ended = max(ended, snapshot.wall_time_ns)
+            if not self.ended_ns:
+                self.began_ns = snapshot.wall_time_ns - round(snapshot.seconds * SECOND)
+                self._first_s = snapshot.elapsed_s - snapshot.seconds / 2
+            self.ended_ns = snapshot.wall_time_ns
+            self._last_s = snapshot.elapsed_s + snapshot.seconds / 2
+            last = snapshot.state == "done"
             for interval in snapshot.intervals:
                 if interval.measured:
-                    _count(total, interval)
-                if interval.measured and interval.target:  # what was not sent may have none
-                    provider, model = models.get(interval.target, ("", ""))
-                    plain = TargetReport(name=interval.target, provider=provider, model=model)
-                    _count(targets.setdefault(interval.target, plain), interval)
-        if found:
-            seen.append(run_dir)
-            _sum(run_dir / INTERVALS, since_ns, until_ns, sums)
-    if not seen:
-        raise OutputError(f"{folder} has no ticks in that stretch of time")
-    seconds = (ended - began) / SECOND
-    for part in (total, *targets.values()):
-        name = tag("", part.name)[1:] if isinstance(part, TargetReport) else ""
-        part.metrics = {metric: _distribution(sums.histogram((metric, name)), SCALES[metric]) for metric in METRICS}
-        _rates(part, seconds)
-    last = read_report(seen[-1])
-    run = msgspec.structs.replace(
+                    for name in {ALL, interval.target}:  # a slot that was not sent may have no target
+                        self.slices.setdefault(name, Slice()).add(interval)
+        self.complete = last and not skipped and finished(run_dir)
+
+    def histograms(self, sums: Sums) -> None:
+        """Adds the histograms of these ticks to (name, target) and (name, ALL)."""
+        for text in Lines(self.run_dir / INTERVALS).new():
+            line = line_of(text)
+            if line is not None and self._first_s < line.end_s < self._last_s:
+                name, _, target = line.tag.partition("/")
+                for key in {(name, ALL), (name, target)}:
+                    sums.add(key, line.encoded)
+
+    @property
+    def seconds(self) -> float:
+        """What rates are over: the windows that the run itself used, of a part of it the time of its ticks."""
+        if self.complete and self.report is not None:
+            return sum(phase.window_s for phase in self.report.run.phases if phase.measured)
+        return (self.ended_ns - self.began_ns) / SECOND
+
+
+def report_between(folder: Path, since_ns: int, until_ns: int) -> Report:
+    """All runs of `folder` as one report, of the ticks that end in (since, until], Unix epoch ns.
+
+    Of a complete run it equals summary.json field for field: counts are sums of the ticks, distributions are the sums
+    of the ticks' histograms with their exact moments, and the same code makes both into numbers. Raises OutputError.
+    """
+    parts = [part for run_dir in runs_of(folder) if (part := _RunTicks(run_dir, since_ns, until_ns)).ended_ns]
+    if not parts:
+        raise OutputError(f"{folder} has no ticks in that span of time")
+    sums, slices = Sums(), dict[str, Slice]()
+    known: dict[str, tuple[str, str]] = {}
+    for part in parts:
+        part.histograms(sums)
+        if part.report is not None:
+            known |= {target.name: (target.provider, target.model) for target in part.report.targets}
+        for name, each in part.slices.items():
+            slices.setdefault(name, Slice()).merge(each)
+            if name not in (ALL, ""):
+                known.setdefault(name, ("", ""))
+    seconds = sum(part.seconds for part in parts)
+    last = read_report(parts[-1].run_dir)
+    alone = parts[0] if len(parts) == 1 and parts[0].complete else None
+
+    def fields(target: str, planned: int | None = None) -> dict[str, Any]:
+        each = slices.get(target) or Slice()
+        return slice_of(
+            _series(each, sums, target),
+            seconds,
+            conditions=last.throughput.goodput_per_s is not None,
+            date=last.cost.price_table_date,
+            planned=planned,
+        )
+
+    total = fields(ALL, last.requests.planned if alone else None)
+    report = Report(
+        run=last.run if alone else _run(folder, parts, last),
+        verdict=last.verdict if alone else _verdict([part.run_dir for part in parts]),
+        targets=[
+            TargetReport(name=name, provider=provider, model=model, **fields(name))
+            for name, (provider, model) in known.items()
+        ],
+        client=last.client,
+        errors=last.errors if alone else [],
+        **{name: value for name, value in total.items() if name not in SHARES},
+    )
+    report.slo = judge_slos(tuple(slo.expression for slo in last.slo))(report)
+    return report
+
+
+def _report_of(run_dir: Path) -> Report | None:
+    """The run's own report; None where it was killed before it could write one."""
+    try:
+        return read_report(run_dir)
+    except OutputError:
+        return None
+
+
+def _series(total: Slice, sums: Sums, target: str) -> Series:
+    """The series that the ticks came from, but for its extremes of time."""
+    name = tag("", target)[1:]
+    histograms = {each: sums.histogram((each, name)).with_moments(moments) for each, moments in total.moments.items()}
+    metrics = {each: histogram for each, histogram in histograms.items() if each in METRICS}
+    failures = {
+        Outcome[each.removeprefix(FAILED).upper()]: histogram
+        for each, histogram in histograms.items()
+        if each.startswith(FAILED)
+    }
+    return Series.restored(total.counts, metrics, failures)
+
+
+def _run(folder: Path, parts: list[_RunTicks], last: Report) -> Run:
+    began_ns, ended_ns = parts[0].began_ns, parts[-1].ended_ns
+    return msgspec.structs.replace(
         last.run,
-        id=f"{folder.name}: {len(seen)} runs" if len(seen) > 1 else last.run.id,
-        started_at=datetime.fromtimestamp(began / SECOND, UTC).isoformat(timespec="milliseconds"),
-        duration_s=seconds,
+        id=f"{folder.name}: {len(parts)} runs" if len(parts) > 1 else last.run.id,
+        started_at=datetime.fromtimestamp(began_ns / SECOND, UTC).isoformat(timespec="milliseconds"),
+        duration_s=(ended_ns - began_ns) / SECOND,
         phases=[],
     )
-    return Report(
-        run=run,
-        verdict=_verdict(seen),
-        requests=total.requests,
-        throughput=total.throughput,
-        tokens=total.tokens,
-        cost=total.cost,
-        metrics=total.metrics,
-        targets=list(targets.values()),
-        client=last.client,
-    )
-
-
-def _models(run_dir: Path) -> dict[str, tuple[str, str]]:
-    try:
-        return {target.name: (target.provider, target.model) for target in read_report(run_dir).targets}
-    except OutputError:
-        return {}
-
-
-def _count(total: Slice, part: Slice) -> None:
-    """Adds a tick's counts."""
-    mine, its = total.requests, part.requests
-    for name in ("planned", "sent", "ok", "cancelled", "in_flight_at_end", "attempts"):
-        setattr(mine, name, getattr(mine, name) + getattr(its, name))
-    for counts, added in ((mine.failed, its.failed), (mine.unsent, its.unsent)):
-        for reason, count in added.items():
-            counts[reason] = counts.get(reason, 0) + count
-    for name in ("input", "output", "cached", "reasoning"):
-        value = getattr(part.tokens, name)
-        if value is not None:
-            setattr(total.tokens, name, (getattr(total.tokens, name) or 0) + value)
-    sources = {total.tokens.source, part.tokens.source} - {None}
-    total.tokens.source = "mixed" if len(sources) > 1 else next(iter(sources), None)
-    if part.cost.usd is not None:
-        total.cost.usd = (total.cost.usd or 0.0) + part.cost.usd
-    total.cost.priced_requests += part.cost.priced_requests
-    total.cost.unpriced_requests += part.cost.unpriced_requests
-    total.cost.price_table_date = part.cost.price_table_date or total.cost.price_table_date
-
-
-def _sum(log: Path, since_ns: int, until_ns: int, sums: Sums) -> None:
-    """Adds the intervals of one log that end in (since, until] to (metric, target) and (metric, "")."""
-    base_s = 0.0
-    for text in Lines(log).new():
-        if text.startswith("#[BaseTime: "):
-            base_s = float(text.split()[1])
-        elif (line := line_of(text)) and since_ns < round((base_s + line.end_s) * SECOND) <= until_ns:
-            metric, _, target = line.tag.partition("/")
-            sums.add((metric, target), line.encoded)
-            sums.add((metric, ""), line.encoded)
-
-
-def _distribution(total: Histogram, scale: float) -> Distribution:
-    ranks = {"p50": 50.0, "p90": 90.0, "p95": 95.0, "p99": 99.0} | (
-        {"p99_9": 99.9} if total.count >= P99_9_NEEDS else {}
-    )
-    values = total.percentiles(list(ranks.values()))
-    if values is None or total.mean is None or total.min is None or total.max is None or total.stddev is None:
-        return Distribution()
-    told = Distribution(
-        count=total.count,
-        mean=total.mean / scale,
-        stddev=total.stddev / scale,
-        min=total.min / scale,
-        max=total.max / scale,
-    )
-    for name, value in zip(ranks, values, strict=True):
-        setattr(told, name, value / scale)
-    return told
-
-
-def _rates(part: Slice, seconds: float) -> None:
-    if seconds > 0:
-        tokens = part.tokens
-        part.throughput.requests_per_s = part.requests.ok / seconds
-        if part.cost.usd is not None:
-            part.cost.usd_per_day = part.cost.usd * 86_400 / seconds
-            part.cost.usd_per_1k_requests = part.cost.usd * 1000 / max(1, part.cost.priced_requests)
-        if tokens.output is not None:
-            part.throughput.output_tokens_per_s = tokens.output / seconds
-            part.throughput.total_tokens_per_s = (tokens.output + (tokens.input or 0)) / seconds
 
 
 def _verdict(run_dirs: list[Path]) -> Verdict:

@@ -1,9 +1,9 @@
 """A run's ticks into InfluxDB: 1.8+, 2, 3 and VictoriaMetrics, all through `/api/v2/write`. Names here are stable.
 
-Timestamps are the tick's `wall_time_ns`, so telling a tick twice overwrites it with itself. Every point has the tags
+Timestamps are the tick's `wall_time_ns`, so a tick that is sent twice overwrites itself. Every point has the tags
 `run` (the run's id) and `name` (the plan's name); values that are not known are left out, never written as 0.
 
-    lens_metric    + target, phase, measured, metric (METRICS names)
+    lens_metric    + target, phase, measured, metric (its name in engine.metrics)
                    count:int  mean stddev min max p50 p90 p95 p99 p99_9:float  (in the metric's unit)
                    hdr:string  (with `hdr: true`: the tick's histogram, HdrHistogram V2 compressed, base64, as in
                    intervals.hlog; not with VictoriaMetrics, which has no strings)
@@ -16,7 +16,7 @@ Timestamps are the tick's `wall_time_ns`, so telling a tick twice overwrites it 
                    count:int  e2e_mean_ms e2e_p50_ms e2e_p99_ms:float (failures)
     lens_unsent    + target, phase, measured, reason                          count:int
     lens_client    workers ring_drops clock_steps gc_pauses restarts collector_restarts stale_resends clamped
-                   tcp_retransmits export_failures records_dropped:int
+                   gaps_saturated late_renders tcp_retransmits export_failures records_dropped:int
                    cpu_us_per_event lag_p50_us lag_p99_us lag_max_us cpu_utilisation steal_share rss_mb_max
                    itl_coalesced_share:float
     lens_run       tick in_flight sent_total ok_total failed_total unsent_total planned_total:int
@@ -37,8 +37,9 @@ from urllib.parse import parse_qs, unquote, urlsplit
 
 import msgspec
 
-from ..collectors.snapshot import Interval, Snapshot
+from ..collectors.snapshot import Client, Interval, Server, Snapshot
 from ..engine.errors import PlanError
+from ..engine.metrics import CLIENT, RATES, SERVER, SHARES, STATISTICS, TOKEN_KINDS, Field
 from ..engine.plan.plan import Export, Secret
 from .spool.tail import Destination, Refused, Rejected, Unavailable
 
@@ -46,30 +47,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 TIMEOUT_MS: Final = 10_000
-LEVELS: Final = ("mean", "stddev", "min", "max", "p50", "p90", "p95", "p99", "p99_9")
-THROUGHPUT: Final = (
-    "requests_per_s",
-    "output_tokens_per_s",
-    "total_tokens_per_s",
-    "events_per_s",
-    "goodput_per_s",
-    "goodput_share",
-)
-SHARES: Final = ("itl_coalesced_share", "ttft_coalesced_share", "connection_reused_share")
-CLIENT_COUNTS: Final = (
-    "workers",
-    "ring_drops",
-    "clock_steps",
-    "gc_pauses",
-    "restarts",
-    "collector_restarts",
-    "stale_resends",
-    "clamped",
-    "tcp_retransmits",
-    "export_failures",
-    "records_dropped",
-)
-CLIENT_VALUES: Final = ("cpu_us_per_event", "cpu_utilisation", "steal_share", "rss_mb_max", "itl_coalesced_share")
 TOTALS: Final = ("tick", "in_flight", "sent_total", "ok_total", "failed_total", "unsent_total", "planned_total")
 
 # The spec's escapes for tag keys, tag values and field keys; line breaks would end the point.
@@ -188,16 +165,20 @@ def lines(tick: Snapshot, name: str) -> Iterator[str]:
     for interval in tick.intervals:
         yield from _interval_lines(interval, tick, name)
     client = tick.client
-    fields = [(f, getattr(client, f), "i") for f in CLIENT_COUNTS]
-    fields += [(f, getattr(client, f), "") for f in CLIENT_VALUES]
+    fields = _health(client, CLIENT)
     fields += [(f"lag_{f}_us", getattr(client.loop_lag_us, f), "") for f in ("p50", "p99", "max")]
     yield f"lens_client{own} {_fields(fields)} {at}"
     for target, server in tick.servers.items():
-        told = [(f, getattr(server, f), "i" if f == "scrape_failures" else "") for f in server.__struct_fields__]
-        yield f"lens_server{_tags(run=tick.run, name=name, target=target)} {_fields(told)} {at}"
+        own_tags = _tags(run=tick.run, name=name, target=target)
+        yield f"lens_server{own_tags} {_fields(_health(server, SERVER))} {at}"
     totals: list[tuple[str, Any, str]] = [(f, getattr(tick, f), "i") for f in TOTALS]
     totals += [(f, getattr(tick, f), "") for f in ("elapsed_s", "seconds", "cost_usd_total")]
     yield f"lens_run{own} {_fields(totals)} {at}"
+
+
+def _health(health: Client | Server, catalogue: dict[str, Field]) -> list[tuple[str, Any, str]]:
+    """Its fields; counts as integers."""
+    return [(f, getattr(health, f), "i" if field.counter or f == "workers" else "") for f, field in catalogue.items()]
 
 
 def _interval_lines(interval: Interval, tick: Snapshot, name: str) -> Iterator[str]:
@@ -213,18 +194,15 @@ def _interval_lines(interval: Interval, tick: Snapshot, name: str) -> Iterator[s
         "unsent": sum(q.unsent.values()),
         "attempts": q.attempts,
         "in_flight": interval.in_flight,
-        "input_tokens": t.input,
-        "output_tokens": t.output,
-        "cached_tokens": t.cached,
-        "reasoning_tokens": t.reasoning,
+        **{f"{kind}_tokens": getattr(t, kind) for kind in TOKEN_KINDS},
     }
     fields: list[tuple[str, Any, str]] = [(f, n, "i") for f, n in counts.items()]
-    fields += [(f, getattr(interval.throughput, f), "") for f in THROUGHPUT]
+    fields += [(f, getattr(interval.throughput, f), "") for f in RATES]
     fields += [("cost_usd", interval.cost.usd, ""), *((f, getattr(interval, f), "") for f in SHARES)]
     yield f"lens_requests{tags} {_fields(fields)} {at}"
     for metric, d in interval.metrics.items():
         if d.count:
-            values = [("count", d.count, "i"), *((f, getattr(d, f), "") for f in LEVELS)]
+            values = [("count", d.count, "i"), *((f, getattr(d, f), "") for f in STATISTICS)]
             payload = f',hdr="{interval.hdr[metric]}"' if metric in interval.hdr else ""
             yield f"lens_metric{tags},metric={metric} {_fields(values)}{payload} {at}"
     for outcome, n in {"ok": q.ok, "cancelled": q.cancelled, **q.failed}.items():
@@ -261,8 +239,8 @@ def _message(error: Any) -> str:
     """The server's own words, from JSON (`message`, `error`) or plain text, in one short line."""
     body = error.body if isinstance(error.body, str) else (error.body or b"").decode("utf-8", "replace")
     try:
-        told = msgspec.json.decode(body)
-        body = told.get("message") or told.get("error") or body if isinstance(told, dict) else body
+        answer = msgspec.json.decode(body)
+        body = answer.get("message") or answer.get("error") or body if isinstance(answer, dict) else body
     except msgspec.DecodeError:
         pass
     return " ".join(str(body or error.reason or "").split())[:200]

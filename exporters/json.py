@@ -1,7 +1,7 @@
 """summary.json and intervals.jsonl: the report of a run, and one line per tick. The structs of collectors.snapshot.
 
 intervals.jsonl is also the spool of the network exporters: lines are only added, in the order of their ticks; older ones
-are in compressed parts (exporters.partfile). The one exception is a collector that was killed: its last line may be told again, with the same tick and time.
+are in compressed parts (exporters.spool.parts). The one exception is a collector that was killed: its last line may be written again, with the same tick and time.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ def summary(report: Report) -> bytes:
 
 
 def write_summary(run_dir: Path, report: Report) -> None:
-    """Replaces summary.json at once. Raises OutputError."""
+    """Replaces summary.json in one step. Raises OutputError."""
     try:
         replace(run_dir / SUMMARY, summary(report))
     except OSError as error:

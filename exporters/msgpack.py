@@ -1,6 +1,6 @@
 """requests.msgpack: one map per request, streamed, capped and rotated.
 
-Maps follow one another without a frame (`msgpack.Unpacker` reads them). Keys and their meaning are METRICS'; marks are
+Maps follow one another without a frame (`msgpack.Unpacker` reads them). Metrics have the names of engine.metrics; marks are
 ms after `intended`, absent values nil. The newest part is `requests.msgpack`; an older one has the number of its first
 row in its name (`requests.000000120000.msgpack`), so that names sort in order. When all parts outgrow the cap, the
 oldest goes, and its rows are counted as dropped.
@@ -18,7 +18,9 @@ import numpy.typing as npt
 
 from ..collectors.measures import Column
 from ..collectors.series import Batch, Slab
-from ..collectors.snapshot import METRICS, SCALES, Report, Snapshot
+from ..collectors.snapshot import Report, Snapshot
+from ..engine.metrics import METRICS, SCALES
+from ..engine.records.layout import SLOT_MASK
 from ..engine.records.record import (
     ABORT_PLANNED,
     CLOCK_STEPPED,
@@ -33,7 +35,6 @@ from ..engine.records.record import (
     Outcome,
     Unsent,
 )
-from ..engine.records.ring import SLOT_MASK
 from ..engine.runs.manifest import Manifest
 from ..engine.runs.rundir import REQUESTS
 from .spool.append import AppendFile
@@ -150,8 +151,8 @@ def _metric(name: str, column: Column | None, rows: int) -> list[float | None]:
 def _some(has: npt.NDArray[np.bool_], values: npt.NDArray[Any]) -> list[Any]:
     made: Objects = values.astype(object)
     made[~has] = None
-    told: list[Any] = made.tolist()
-    return told
+    column: list[Any] = made.tolist()
+    return column
 
 
 class RequestLog:
@@ -178,8 +179,8 @@ class RequestLog:
         return self._dropped + self._file.dropped
 
     def rows(self, batch: Batch, manifest: Manifest) -> None:
-        told = rows(batch, manifest)
-        self._file.write(b"".join(map(self._encoder.encode, told)), count=len(told))
+        maps = rows(batch, manifest)
+        self._file.write(b"".join(map(self._encoder.encode, maps)), count=len(maps))
 
     def tick(self, snapshot: Snapshot, report: Report, slab: Slab, manifest: Manifest) -> None:
         if self._file.size >= self.part_bytes and self._file.waiting:
@@ -224,7 +225,7 @@ class RequestLog:
     def rewind(self, position: list[int]) -> None:
         """Also over a rotation: the part that was the newest then becomes it again."""
         self._first, self._rows, size, lost, self._trimmed = position or [0, 0, 0, 0, 0]
-        self._dropped += lost  # they waited in the memory of a life that is gone
+        self._dropped += lost  # they waited in the memory of an incarnation that is gone
         try:
             if self._part(self._first).exists():
                 os.replace(self._part(self._first), self.directory / REQUESTS)

@@ -14,20 +14,12 @@ from collections.abc import Iterator, Mapping
 from typing import Any, Final
 from urllib.parse import urlsplit
 
-from ..collectors.snapshot import BUCKETS, Interval, Snapshot
+from ..collectors.snapshot import Interval, Snapshot
 from ..engine.errors import PlanError
+from ..engine.metrics import BUCKETS, CLIENT, METRICS, SERVER, TOKEN_KINDS
 from ..engine.plan.plan import Export, Secret
 from .spool.tail import Destination, Unavailable
 
-HISTOGRAMS: Final = {
-    "e2e_ms": "gen_ai.client.operation.duration",
-    "ttft_ms": "gen_ai.server.time_to_first_token",
-    "tpot_ms": "gen_ai.server.time_per_output_token",
-    "ttft_scheduled_ms": "lens.ttft_scheduled",
-    "itl_ms": "lens.inter_token_latency",
-    "lateness_ms": "lens.lateness",
-}
-CLIENT: Final = ("cpu_utilisation", "steal_share", "ring_drops", "clock_steps", "gc_pauses", "restarts")
 TIMEOUT_S: Final = 10
 CONNECT_S: Final = 3.0
 
@@ -53,7 +45,7 @@ class Otlp(Destination):
             from opentelemetry.sdk.util.instrumentation import InstrumentationScope
         except ImportError:
             raise PlanError("otlp needs an extra: pip install 'llm-latency-lens[otlp]'") from None
-        logging.getLogger("opentelemetry").setLevel(logging.CRITICAL)  # failures are told by the Pump, once
+        logging.getLogger("opentelemetry").setLevel(logging.CRITICAL)  # failures are reported by the Pump, once
         options = {key: v.value if isinstance(v, Secret) else str(v) for key, v in export.options.items()}
         headers = {key.removeprefix("header."): v for key, v in options.items() if key.startswith("header.")}
         endpoint = endpoint_of(export)
@@ -78,9 +70,9 @@ class Otlp(Destination):
         metrics: dict[str, Any] = {}
         for tick in ticks:
             for metric in self._metrics(tick):
-                told = metrics.setdefault(metric.name, metric)
-                if told is not metric:
-                    told.data.data_points.extend(metric.data.data_points)
+                known = metrics.setdefault(metric.name, metric)
+                if known is not metric:
+                    known.data.data_points.extend(metric.data.data_points)
         scope = ScopeMetrics(self._scope, list(metrics.values()), "")
         result = self._exporter.export(MetricsData([ResourceMetrics(self._resource, [scope], "")]))
         if result is not MetricExportResult.SUCCESS:
@@ -95,10 +87,11 @@ class Otlp(Destination):
 
         delta = AggregationTemporality.DELTA
         span = (tick.wall_time_ns - round(tick.seconds * 1e9), tick.wall_time_ns)
-        for metric, name in HISTOGRAMS.items():
-            points = [p for i in tick.intervals if (p := self._histogram(i, metric, tick.run, span))]
-            if points:
-                yield Metric(name, "", "s", Histogram(points, delta))
+        for metric in METRICS.values():
+            if metric.otel:
+                points = [p for i in tick.intervals if (p := self._histogram(i, metric.name, tick.run, span))]
+                if points:
+                    yield Metric(metric.otel, metric.help, "s", Histogram(points, delta))
         sums: dict[str, tuple[str, list[Any]]] = {"lens.requests": ("{request}", []), "lens.tokens": ("{token}", [])}
         sums["lens.cost"] = ("USD", [])
         flying = []
@@ -106,7 +99,7 @@ class Otlp(Destination):
             at = self._attributes(i, tick.run)
             for outcome, n in {"ok": i.requests.ok, "cancelled": i.requests.cancelled, **i.requests.failed}.items():
                 sums["lens.requests"][1].append(_number(n, {**at, "outcome": outcome}, span))
-            for kind in ("input", "output", "cached", "reasoning"):
+            for kind in TOKEN_KINDS:
                 if (tokens := getattr(i.tokens, kind)) is not None:
                     sums["lens.tokens"][1].append(_number(tokens, {**at, "type": kind}, span))
             if i.cost.usd is not None:
@@ -117,14 +110,14 @@ class Otlp(Destination):
                 yield Metric(name, "", unit, Sum(points, delta, is_monotonic=True))
         if flying:
             yield Metric("lens.requests.in_flight", "", "{request}", Gauge(flying))
-        for field in CLIENT:
-            if (value := getattr(tick.client, field)) is not None:
-                yield Metric(f"lens.client.{field}", "", "1", Gauge([_number(value, {"run": tick.run}, span)]))
+        for name, field in CLIENT.items():
+            if field.otel and (value := getattr(tick.client, name)) is not None:
+                yield Metric(f"lens.client.{name}", field.help, "1", Gauge([_number(value, {"run": tick.run}, span)]))
         for target, server in tick.servers.items():
-            for field in server.__struct_fields__:
-                if (value := getattr(server, field)) is not None:
+            for name, field in SERVER.items():
+                if (value := getattr(server, name)) is not None:
                     at = {"run": tick.run, "target": target}
-                    yield Metric(f"lens.server.{field}", "", "1", Gauge([_number(value, at, span)]))
+                    yield Metric(f"lens.server.{name}", field.help, "1", Gauge([_number(value, at, span)]))
 
     def _histogram(self, i: Interval, metric: str, run: str, span: tuple[int, int]) -> Any:
         from opentelemetry.sdk.metrics.export import HistogramDataPoint

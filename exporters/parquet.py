@@ -16,7 +16,7 @@ FLOATS: Final = ("_ms", "_tps", "_usd", "_s")
 
 
 def write_requests(run_dir: Path, path: Path) -> int:
-    """Writes the file in row groups of ROWS, constant memory; gives the number of requests."""
+    """Writes the file in row groups of ROWS, constant memory; returns the number of requests."""
     try:
         import pyarrow as pa
         import pyarrow.parquet as pq

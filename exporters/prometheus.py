@@ -1,4 +1,4 @@
-"""A run's ticks as a Prometheus page: `/metrics` (text format 0.0.4) and `/healthz`, on loopback unless told otherwise.
+"""A run's ticks as a Prometheus page: `/metrics` (text format 0.0.4) and `/healthz`, on loopback unless the plan says otherwise.
 
 The page is a pure function of the ticks so far; a scrape reads sums in memory and can hold up nothing but itself.
 OpenTelemetry's GenAI names where they exist, base units everywhere, `target` and `phase` on all but the client's:
@@ -16,20 +16,26 @@ OpenTelemetry's GenAI names where they exist, base units everywhere, `target` an
     lens_client_{workers, cpu_utilisation_ratio, cpu_seconds_per_event, steal_ratio, rss_bytes, itl_coalesced_ratio},
     lens_client_loop_lag_seconds{level}                                                   gauges
     lens_client_{ring_drops, clock_steps, gc_pauses, restarts, collector_restarts, stale_resends, clamped,
-    tcp_retransmits, export_failures, records_dropped}_total                                 counters
+    gaps_saturated, late_renders, tcp_retransmits, export_failures, records_dropped}_total                                 counters
 """
 
 from __future__ import annotations
 
 import asyncio
+import itertools
 import threading
-from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Final
 from urllib.parse import urlsplit
 
-from ..collectors.snapshot import BUCKETS, Client, Interval, Snapshot
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
+
+from ..collectors.rollup import Slice
+from ..collectors.snapshot import Client, Snapshot
 from ..engine.errors import OutputError, PlanError
+from ..engine.metrics import CLIENT, METRICS, PERCENTILES, SERVER, TOKEN_KINDS
+from ..engine.metrics import Metric as CatalogueMetric
 from ..engine.plan.plan import Export
 from .spool.tail import Destination
 
@@ -38,234 +44,145 @@ if TYPE_CHECKING:
 
 CONTENT_TYPE: Final = "text/plain; version=0.0.4"
 PORT: Final = 9464
-HISTOGRAMS: Final = {
-    "e2e_ms": ("gen_ai_client_operation_duration_seconds", "End to end duration of successful requests."),
-    "ttft_ms": ("gen_ai_server_time_to_first_token_seconds", "From sending to the first token, by kernel clock."),
-    "tpot_ms": ("gen_ai_server_time_per_output_token_seconds", "Mean time per output token after the first."),
-    "ttft_scheduled_ms": ("lens_ttft_scheduled_seconds", "From the scheduled start to the first token."),
-    "itl_ms": ("lens_inter_token_latency_seconds", "Every gap between consecutive token events."),
-    "lateness_ms": ("lens_lateness_seconds", "How late requests were sent: this client's own error."),
-}
-CLIENT_COUNTERS: Final = (
-    "ring_drops",
-    "clock_steps",
-    "gc_pauses",
-    "restarts",
-    "collector_restarts",
-    "stale_resends",
-    "clamped",
-    "tcp_retransmits",
-    "export_failures",
-    "records_dropped",
-)
-CLIENT_GAUGES: Final = (
-    ("cpu_utilisation", "lens_client_cpu_utilisation_ratio", 1.0),
-    ("cpu_us_per_event", "lens_client_cpu_seconds_per_event", 1e-6),
-    ("steal_share", "lens_client_steal_ratio", 1.0),
-    ("rss_mb_max", "lens_client_rss_bytes", 1e6),
-    ("itl_coalesced_share", "lens_client_itl_coalesced_ratio", 1.0),
-)
-SERVER_GAUGES: Final = {
-    "requests_running": ("lens_server_requests_running", "Requests that the server works on."),
-    "requests_waiting": ("lens_server_requests_waiting", "Requests in the server's queue."),
-    "kv_cache_usage": ("lens_server_kv_cache_usage_ratio", "Share of the server's KV cache in use."),
-    "prompt_tokens_total": ("lens_server_prompt_tokens", "Prompt tokens since the server's start."),
-    "generation_tokens_total": ("lens_server_generation_tokens", "Generated tokens since the server's start."),
-    "gpu_utilisation": ("lens_server_gpu_utilisation_ratio", "Mean load of the server's GPUs."),
-    "gpu_memory_bytes": ("lens_server_gpu_memory_bytes", "Memory in use on the server's GPUs."),
-    "gpu_power_watts": ("lens_server_gpu_power_watts", "Power drawn by the server's GPUs."),
-    "gpu_temperature_c": ("lens_server_gpu_temperature_celsius", "The server's hottest GPU."),
-    "age_s": ("lens_server_age_seconds", "Since the server's pages were read."),
-    "scrape_failures": ("lens_server_scrape_failures", "Reads of the server's pages that failed."),
-}
-QUANTILES: Final = (("p50", "0.5"), ("p90", "0.9"), ("p95", "0.95"), ("p99", "0.99"), ("p99_9", "0.999"))
+LEVELS: Final = tuple((name, f"{percent / 100:g}") for name, percent in PERCENTILES.items())
 
-Labels = tuple[tuple[str, str], ...]
-Families = dict[str, tuple[str, str, list[str]]]  # name -> type, help, sample lines
+Labels = tuple[str, ...]
+_AT: Final = ["target", "phase"]
+_SEMANTIC: Final = ["gen_ai_operation_name", "gen_ai_provider_name", "gen_ai_request_model"]
 
 
-class Distribution:
-    """A cumulative classic histogram."""
+class Page:
+    """All ticks so far: `add` takes one in, `text` renders them. No lock, no clock, no socket.
 
-    __slots__ = ("buckets", "count", "sum")
-
-    def __init__(self, buckets: int) -> None:
-        self.buckets = [0] * buckets
-        self.count = 0
-        self.sum = 0.0
-
-
-class Totals:
-    """The sums of all ticks so far: `add` takes one in, `page` renders them. No lock, no clock, no socket."""
+    A prometheus_client collector: its registry renders what `collect` yields.
+    """
 
     def __init__(self, models: Mapping[str, tuple[str, str]], name: str) -> None:
         self._models = models  # target -> provider, model
         self._name = name
-        self._counters: dict[str, dict[Labels, float]] = defaultdict(lambda: defaultdict(float))
-        self._histograms: dict[str, dict[Labels, Distribution]] = defaultdict(dict)
-        self._last: Snapshot | None = None
+        self._slices: dict[Labels, Slice] = {}  # by target and phase
+        self.last: Snapshot | None = None
+        self._registry = CollectorRegistry(auto_describe=False)
+        self._registry.register(self)
 
     def add(self, tick: Snapshot) -> None:
         for interval in tick.intervals:
-            self._add(interval)
-        self._last = tick
+            self._slices.setdefault((interval.target, interval.phase), Slice()).add(interval)
+        self.last = tick
 
-    def _add(self, interval: Interval) -> None:
-        at: Labels = (("target", interval.target), ("phase", interval.phase))
-        q = interval.requests
-        for outcome, n in {"ok": q.ok, "cancelled": q.cancelled, **q.failed}.items():
-            self._counters["lens_requests_total"][*at, ("outcome", outcome)] += n
-        for reason, n in q.unsent.items():
-            self._counters["lens_requests_unsent_total"][*at, ("reason", reason)] += n
-        self._counters["lens_requests_sent_total"][at] += q.sent
-        if interval.cost.usd is not None:
-            self._counters["lens_cost_usd_total"][at] += interval.cost.usd
-        for kind in ("input", "output", "cached", "reasoning"):
-            n_tokens = getattr(interval.tokens, kind)
-            if n_tokens is not None:
-                self._counters["lens_tokens_total"][*at, ("type", kind)] += n_tokens
-                if kind in ("input", "output"):
-                    self._tokens(at, interval, kind, n_tokens)
-        for metric, (family, _) in HISTOGRAMS.items():
-            self._observe(family, self._semantic(at, interval.target, family), interval, metric)
+    def text(self) -> str:
+        """The page, complete."""
+        return generate_latest(self._registry).decode()
 
-    def _observe(self, family: str, labels: Labels, interval: Interval, metric: str) -> None:
-        d = interval.metrics.get(metric)
-        if d is None or not d.count:
-            return
-        total = self._histograms[family].setdefault(labels, Distribution(len(BUCKETS[metric]) + 1))
-        for i, n in enumerate(interval.buckets.get(metric, ())):
-            total.buckets[i] += n
-        total.count += d.count
-        total.sum += d.count * (d.mean or 0.0) / 1e3
+    def collect(self) -> Iterator[Metric]:
+        """Every family that has a sample, sorted by name."""
+        families = [*self._counters(), self._token_usage(), *self._latencies()]
+        if self.last is not None:
+            families += [*_run_gauges(self.last, self._name), *_client(self.last.client), *_servers(self.last)]
+        return iter(sorted((each for each in families if each.samples), key=lambda family: family.name))
 
-    def _tokens(self, at: Labels, interval: Interval, kind: str, n: int) -> None:
-        labels = (*self._semantic(at, interval.target, "gen_ai_"), ("gen_ai_token_type", kind))
-        total = self._histograms["gen_ai_client_token_usage"].setdefault(labels, Distribution(1))
-        total.count += interval.requests.ok
-        total.buckets[0] += interval.requests.ok
-        total.sum += n
+    def _counters(self) -> Iterator[Metric]:
+        slices = sorted(self._slices.items())
+        outcomes = [((*at, name), n) for at, each in slices for name, n in each.outcomes.items()]
+        yield _counter("lens_requests", "Requests that ended, by outcome.", [*_AT, "outcome"], outcomes)
+        unsent = [((*at, name), n) for at, each in slices for name, n in each.unsent.items()]
+        text = "Slots of the schedule that were not sent, by reason."
+        yield _counter("lens_requests_unsent", text, [*_AT, "reason"], unsent)
+        yield _counter("lens_requests_sent", "Requests that were sent.", _AT, [(at, each.sent) for at, each in slices])
+        text = "Cost of the requests whose price is known, USD."
+        yield _counter("lens_cost_usd", text, _AT, [(at, each.usd) for at, each in slices])
+        tokens = [((*at, kind), each.tokens(kind)) for at, each in slices for kind in TOKEN_KINDS]
+        text = "Tokens of successful requests as the provider counts them, by type."
+        yield _counter("lens_tokens", text, [*_AT, "type"], tokens)
 
-    def _semantic(self, at: Labels, target: str, family: str) -> Labels:
-        if not family.startswith("gen_ai_"):
-            return at
-        provider, model = self._models.get(target, ("", ""))
-        named = (
-            ("gen_ai_operation_name", "chat"),
-            ("gen_ai_provider_name", provider),
-            ("gen_ai_request_model", model),
-        )
-        return (*at, *named)
+    def _token_usage(self) -> Metric:
+        text, labels = "Tokens of successful requests, sum and count.", [*_AT, *_SEMANTIC, "gen_ai_token_type"]
+        family = HistogramMetricFamily("gen_ai_client_token_usage", text, labels=labels)
+        for at, each in self._slices.items():
+            for kind in ("input", "output"):
+                if (tokens := each.tokens(kind)) is not None:
+                    family.add_metric((*at, *self._model(at), kind), [("+Inf", each.count("ok"))], tokens)
+        return family
 
-    def page(self) -> str:
-        """The whole page."""
-        families: Families = {}
-        for name, series in self._counters.items():
-            lines = [_sample(name, labels, value) for labels, value in sorted(series.items())]
-            families[name] = ("counter", HELP.get(name, name), lines)
-        for metric, (name, text) in HISTOGRAMS.items():
-            bounds = [f"{bound / 1e3:.10g}" for bound in BUCKETS[metric]]
-            lines = [
-                line for labels, d in self._histograms[name].items() for line in _histogram(name, labels, d, bounds)
-            ]
-            families[name] = ("histogram", text, lines)
-        usage = self._histograms["gen_ai_client_token_usage"]
-        lines = [line for labels, d in usage.items() for line in _histogram("gen_ai_client_token_usage", labels, d, [])]
-        families["gen_ai_client_token_usage"] = ("histogram", "Tokens of successful requests, sum and count.", lines)
-        if self._last is not None:
-            _add_gauges(families, self._last, self._name)
-        return "".join(_family(name, *family) for name, family in sorted(families.items()) if family[2])
+    def _latencies(self) -> Iterator[Metric]:
+        for metric in METRICS.values():
+            if metric.prometheus:
+                # OpenTelemetry's GenAI conventions want operation, provider and model beside our own labels.
+                semantic = metric.prometheus.startswith("gen_ai_")
+                labels = [*_AT, *_SEMANTIC] if semantic else _AT
+                family = HistogramMetricFamily(metric.prometheus, metric.help, labels=labels)
+                for at, each in self._slices.items():
+                    if metric.name in each.moments:
+                        values = (*at, *self._model(at)) if semantic else at
+                        family.add_metric(values, _buckets(metric, each), _seconds(metric, each))
+                yield family
+
+    def _model(self, at: Labels) -> Labels:
+        return ("chat", *self._models.get(at[0], ("", "")))
 
 
-HELP: Final = {
-    "lens_requests_total": "Requests that ended, by outcome.",
-    "lens_requests_unsent_total": "Slots of the schedule that were not sent, by reason.",
-    "lens_requests_sent_total": "Requests that were sent.",
-    "lens_cost_usd_total": "Cost of the requests whose price is known, USD.",
-    "lens_tokens_total": "Tokens of successful requests as the provider counts them, by type.",
-}
+def _buckets(metric: CatalogueMetric, each: Slice) -> list[tuple[str, float]]:
+    """As prometheus_client takes them: bounds in seconds, and how many values lie at or below each."""
+    bounds = [*(f"{bound / 1e3:.10g}" for bound in metric.buckets), "+Inf"]
+    return list(zip(bounds, itertools.accumulate(each.buckets[metric.name]), strict=True))
 
 
-def _add_gauges(families: Families, tick: Snapshot, name: str) -> None:
-    def gauge(family: str, text: str, lines: list[str]) -> None:
-        families[family] = ("gauge", text, lines)
-
-    run = (("run", tick.run), ("name", name))
-    gauge("lens_run_info", "Which run this is.", [_sample("lens_run_info", run, 1)])
-    gauge("lens_run_tick", "Ticks told so far.", [_sample("lens_run_tick", (), tick.tick)])
-    elapsed = [_sample("lens_run_elapsed_seconds", (), tick.elapsed_s)]
-    gauge("lens_run_elapsed_seconds", "Since the run's start.", elapsed)
-    gauge("lens_run_done", "1 once the run has ended.", [_sample("lens_run_done", (), float(tick.state == "done"))])
-    in_flight: list[str] = []
-    latency: list[str] = []
-    for interval in tick.intervals:
-        at: Labels = (("target", interval.target), ("phase", interval.phase))
-        in_flight.append(_sample("lens_requests_in_flight", at, interval.in_flight))
-        latency += _tick_latency(interval, at)
-    gauge("lens_requests_in_flight", "Requests under way.", in_flight)
-    gauge("lens_tick_latency_seconds", "Percentiles of the last tick, from HDR histograms.", latency)
-    _add_client(families, tick.client)
-    _add_servers(families, tick)
+def _seconds(metric: CatalogueMetric, each: Slice) -> float:
+    return each.moments[metric.name].sum / metric.scale / 1e3
 
 
-def _add_servers(families: Families, tick: Snapshot) -> None:
-    """What the targets' own pages say, as gauges: also their totals, which start anew with the server, not with us."""
-    for field, (name, text) in SERVER_GAUGES.items():
-        told = {target: getattr(server, field) for target, server in tick.servers.items()}
-        lines = [_sample(name, (("target", target),), value) for target, value in told.items() if value is not None]
-        families[name] = ("gauge", text, lines)
+def _counter(name: str, text: str, labels: list[str], samples: Iterable[tuple[Labels, float | None]]) -> Metric:
+    family = CounterMetricFamily(name, text, labels=labels)
+    for values, value in samples:
+        if value is not None:
+            family.add_metric(values, value)
+    return family
 
 
-def _tick_latency(interval: Interval, at: Labels) -> Iterator[str]:
-    for metric, d in interval.metrics.items():
-        if d.count and metric.endswith("_ms"):
-            for field, quantile in QUANTILES:
-                value = getattr(d, field)
-                if value is not None:
-                    labels = (*at, ("metric", metric.removesuffix("_ms")), ("level", quantile))
-                    yield _sample("lens_tick_latency_seconds", labels, value / 1e3)
+def _gauge(name: str, text: str, labels: list[str], samples: Iterable[tuple[Labels, float | None]]) -> Metric:
+    family = GaugeMetricFamily(name, text, labels=labels)
+    for values, value in samples:
+        if value is not None:
+            family.add_metric(values, value)
+    return family
 
 
-def _add_client(families: Families, client: Client) -> None:
-    workers = [_sample("lens_client_workers", (), client.workers)]
-    families["lens_client_workers"] = ("gauge", "Worker processes.", workers)
-    for field, name, scale in CLIENT_GAUGES:
-        value = getattr(client, field)
-        lines = [] if value is None else [_sample(name, (), value * scale)]
-        families[name] = ("gauge", f"Health of the measuring client: {field}.", lines)
-    lag = [(q, getattr(client.loop_lag_us, f)) for f, q in (("p50", "0.5"), ("p99", "0.99"), ("max", "1"))]
-    name = "lens_client_loop_lag_seconds"
-    lines = [_sample(name, (("level", q),), v / 1e6) for q, v in lag if v is not None]
-    families[name] = ("gauge", "Kernel stamp to user read.", lines)
-    for field in CLIENT_COUNTERS:
-        value = getattr(client, field)
-        name = f"lens_client_{field}_total"
-        lines = [] if value is None else [_sample(name, (), value)]
-        families[name] = ("counter", f"Health of the measuring client: {field}.", lines)
+def _run_gauges(tick: Snapshot, name: str) -> Iterator[Metric]:
+    yield _gauge("lens_run_info", "Which run this is.", ["run", "name"], [((tick.run, name), 1)])
+    yield _gauge("lens_run_tick", "The last tick.", [], [((), tick.tick)])
+    yield _gauge("lens_run_elapsed_seconds", "Since the run's start.", [], [((), tick.elapsed_s)])
+    yield _gauge("lens_run_done", "1 once the run has ended.", [], [((), float(tick.state == "done"))])
+    flying = [((i.target, i.phase), i.in_flight) for i in tick.intervals]
+    yield _gauge("lens_requests_in_flight", "Requests under way.", _AT, flying)
+    latency: list[tuple[Labels, float | None]] = [
+        ((i.target, i.phase, metric.removesuffix("_ms"), level), None if value is None else value / 1e3)
+        for i in tick.intervals
+        for metric, d in i.metrics.items()
+        if metric.endswith("_ms")
+        for field, level in LEVELS
+        for value in [getattr(d, field)]
+    ]
+    text = "Percentiles of the last tick, from HDR histograms."
+    yield _gauge("lens_tick_latency_seconds", text, [*_AT, "metric", "level"], latency)
 
 
-def _family(name: str, kind: str, text: str, lines: list[str]) -> str:
-    return f"# HELP {name} {text}\n# TYPE {name} {kind}\n" + "".join(f"{line}\n" for line in lines)
+def _servers(tick: Snapshot) -> Iterator[Metric]:
+    for name, field in SERVER.items():
+        samples = [((target,), getattr(server, name)) for target, server in tick.servers.items()]
+        yield _gauge(field.prometheus, field.help, ["target"], samples)
 
 
-def _histogram(name: str, labels: Labels, d: Distribution, bounds: list[str]) -> Iterator[str]:
-    running = 0
-    for bound, n in zip(bounds, d.buckets, strict=False):
-        running += n
-        yield _sample(f"{name}_bucket", (*labels, ("le", bound)), running)
-    yield _sample(f"{name}_bucket", (*labels, ("le", "+Inf")), d.count)
-    yield _sample(f"{name}_sum", labels, d.sum)
-    yield _sample(f"{name}_count", labels, d.count)
-
-
-def _sample(name: str, labels: Labels, value: float) -> str:
-    told = ",".join(f'{key}="{_escaped(text)}"' for key, text in labels)
-    number = f"{value:d}" if isinstance(value, int) else f"{value:.12g}"
-    return f"{name}{{{told}}} {number}" if told else f"{name} {number}"
-
-
-def _escaped(text: str) -> str:
-    return text.replace("\\", r"\\").replace('"', r"\"").replace("\n", r"\n")
+def _client(client: Client) -> Iterator[Metric]:
+    for name, field in CLIENT.items():
+        value: float | None = getattr(client, name)
+        if field.counter:
+            yield CounterMetricFamily(field.prometheus, field.help, value=value)
+        else:
+            yield _gauge(field.prometheus, field.help, [], [((), None if value is None else value * field.scale)])
+    lag = client.loop_lag_us
+    levels = [(("0.5",), lag.p50), (("0.99",), lag.p99), (("1",), lag.max)]
+    samples = [(level, None if us is None else us / 1e6) for level, us in levels]
+    yield _gauge("lens_client_loop_lag_seconds", "Kernel stamp to user read.", ["level"], samples)
 
 
 def address_of(export: Export) -> tuple[str, int]:
@@ -287,7 +204,7 @@ class Prometheus(Destination):
         self.host, self.port = address_of(export)
         self.name = f"Prometheus page on {self.host}:{self.port}"
         self._models, self._plan_name = models, name
-        self._totals = Totals(models, name)
+        self._page = Page(models, name)
         self._lock = threading.Lock()
         self._loop = asyncio.new_event_loop()
         self._started = threading.Event()
@@ -310,13 +227,13 @@ class Prometheus(Destination):
     def write(self, ticks: list[Snapshot]) -> None:
         with self._lock:
             for tick in ticks:
-                self._totals.add(tick)
+                self._page.add(tick)
             self._fresh = True
             self._scraped.clear()
 
     def restart(self) -> None:
         with self._lock:
-            self._totals = Totals(self._models, self._plan_name)
+            self._page = Page(self._models, self._plan_name)
 
     def linger(self, limit_s: float) -> None:
         """After the last tick: waits until it was scraped, if anybody scrapes at all, at most `limit_s`."""
@@ -357,7 +274,7 @@ class Prometheus(Destination):
         from aiohttp import web
 
         with self._lock:
-            text = self._totals.page()
+            text = self._page.text()
             self._fresh = False
         self.scrapes += 1
         self._scraped.set()
@@ -367,6 +284,6 @@ class Prometheus(Destination):
         from aiohttp import web
 
         with self._lock:
-            last = self._totals._last
-        told = {"status": "ok", "tick": last.tick if last else None, "state": last.state if last else "starting"}
-        return web.json_response(told)
+            last = self._page.last
+        health = {"status": "ok", "tick": last.tick if last else None, "state": last.state if last else "starting"}
+        return web.json_response(health)

@@ -17,8 +17,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from llm_latency_lens.engine.records.layout import PHASE_SHIFT, Counter, Geometry
 from llm_latency_lens.engine.records.record import FIELDS, OUTCOMES, UNKNOWN, Outcome, Unsent
-from llm_latency_lens.engine.records.ring import PHASE_SHIFT, Counter, Geometry, SegmentWriter
+from llm_latency_lens.engine.records.writer import SegmentWriter
 
 WIDTHS = {"Q": 64, "I": 32, "H": 16, "B": 8}
 NAMES = [name for name, _ in FIELDS]

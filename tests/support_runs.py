@@ -3,62 +3,41 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import numpy as np
 
+from llm_latency_lens.collectors.histogram import Histogram
+from llm_latency_lens.collectors.series import Series, Tally
 from llm_latency_lens.collectors.snapshot import (
-    BUCKETS,
     ENCODER,
-    METRICS,
     Client,
-    Cost,
-    Distribution,
     ErrorSample,
     Interval,
     Lag,
     PhaseReport,
     Reason,
     Report,
-    Requests,
     Run,
     Server,
     Slo,
     Snapshot,
     TargetReport,
-    Throughput,
-    Tokens,
     Verdict,
 )
+from llm_latency_lens.collectors.statistics import buckets, slice_of
+from llm_latency_lens.engine.metrics import SCALES, SHARES
 from llm_latency_lens.engine.plan.plan import Load, Phase, Plan, Shape, Target, Workload
+from llm_latency_lens.engine.records.record import Outcome
 from llm_latency_lens.engine.runs.manifest import Manifest, PhaseTimes
 
 START_NS = 1_700_000_000_000_000_000
 SECOND = 1_000_000_000
 RATE = 20
-
-
-def distribution(values: np.ndarray, *, tail: bool = False) -> Distribution:
-    """The numbers of a sample, as the collector would say them."""
-    if not len(values):
-        return Distribution()
-    p50, p90, p95, p99, p99_9 = (float(v) for v in np.percentile(values, [50, 90, 95, 99, 99.9]))
-    return Distribution(
-        count=len(values),
-        mean=float(values.mean()),
-        stddev=float(values.std()),
-        min=float(values.min()),
-        max=float(values.max()),
-        p50=p50,
-        p90=p90,
-        p95=p95,
-        p99=p99,
-        p99_9=p99_9 if tail or len(values) >= 3688 else None,
-        ci95={"p50": (p50 * 0.99, p50 * 1.01), "p99": (p99 * 0.97, p99 * 1.04)},
-    )
+PRICES_OF = "2025-10-01"
 
 
 class FakeRun:
@@ -69,21 +48,20 @@ class FakeRun:
         *,
         ticks: int = 30,
         targets: int = 2,
+        names: Sequence[str] = (),
         seed: int = 7,
         rate: int = RATE,
         name: str = "fake",
         servers: bool = False,
     ) -> None:
         self.ticks = ticks
-        self.names = [f"target-{k}" for k in range(targets)]
+        self.names = [*names] or [f"target-{k}" for k in range(targets)]
         self.rate = rate
         self.name = "fake"
         self.servers = servers  # does every target's own metrics page say something?
         self.id = f"20231114T221320Z-fake-ab{seed:02x}"
         self._seed = seed
-        self._samples: dict[str, dict[str, list[np.ndarray]]] = {t: {m: [] for m in METRICS} for t in self.names}
-        self._totals = {t: Requests() for t in self.names}
-        self._tokens = {t: [0, 0] for t in self.names}
+        self._totals = {t: Series() for t in self.names}
 
     def snapshots(self) -> Iterator[Snapshot]:
         """One a tick; afterwards `report` says what they add up to."""
@@ -140,32 +118,40 @@ class FakeRun:
             "lateness_ms": late,
             "cost_usd": np.full(n, 0.0002),
         }
+        series = Series()
         for metric, sample in values.items():
-            self._samples[name][metric].append(sample)
-        total = self._totals[name]
-        total.ok += n
-        total.sent += self.rate
-        total.planned += self.rate
-        total.attempts += self.rate
-        failed = {"http_rate_limited": bad} if bad else {}
-        for outcome, count in failed.items():
-            total.failed[outcome] = total.failed.get(outcome, 0) + count
-        self._tokens[name][0] += 120 * n
-        self._tokens[name][1] += 31 * n
+            series.metrics[metric] = histogram(metric, sample)
+        if bad:
+            series.failures[Outcome.HTTP_RATE_LIMITED] = histogram("e2e_ms", rng.uniform(3, 9, bad))
+        for place, count in {
+            Outcome.OK: n,
+            Outcome.HTTP_RATE_LIMITED: bad,
+            Tally.ATTEMPTS: self.rate,
+            Tally.INPUT: 120 * n,
+            Tally.OUTPUT: 31 * n,
+            Tally.CACHED: 20 * n,
+            **dict.fromkeys((Tally.INPUT_KNOWN, Tally.OUTPUT_KNOWN, Tally.CACHED_KNOWN, Tally.REASONING_KNOWN), n),
+            Tally.BY_PROVIDER: n,
+            Tally.EVENTS: 33 * n,
+            Tally.GAPS: len(itl) + len(itl) // 80,
+            Tally.GAPS_COALESCED: len(itl) // 80,
+            Tally.STREAMS: n,
+            Tally.REUSED: n - n // 40,
+            Tally.OPENED: n // 40,
+            Tally.PRICED: n,
+            Tally.PICO_USD: 200_000_000 * n,
+        }.items():
+            series.tally[place] = count
+        self._totals[name].add(series)
         return Interval(
             target=name,
             phase="steady",
             measured=True,
             in_flight=int(rng.integers(5, 30)),
-            requests=Requests(planned=self.rate, sent=self.rate, ok=n, failed=failed, attempts=self.rate),
-            throughput=Throughput(requests_per_s=float(n), output_tokens_per_s=31.0 * n, total_tokens_per_s=151.0 * n),
-            tokens=Tokens(input=120 * n, output=31 * n, cached=20 * n, reasoning=0, source="provider"),
-            cost=Cost(usd=0.0002 * n, priced_requests=n),
-            metrics={m: distribution(values.get(m, np.empty(0))) for m in METRICS},
-            failure_e2e_ms={"http_rate_limited": distribution(rng.uniform(3, 9, bad))} if bad else {},
-            itl_coalesced_share=0.012,
-            connection_reused_share=0.98,
-            buckets={m: _bucketed(values[m], bounds) for m, bounds in BUCKETS.items()},
+            counts=series.counts(),
+            moments=series.moments(),
+            buckets=buckets(series),
+            **slice_of(series, 1.0, conditions=False, date=PRICES_OF),
         )
 
     def _client(self, lag: float) -> Client:
@@ -183,10 +169,11 @@ class FakeRun:
     def report(self) -> Report:
         """The summary of the ticks told so far."""
         targets = [self._target(name) for name in self.names]
-        pooled = {m: np.concatenate([_joined(self._samples[t][m]) for t in self.names]) for m in METRICS}
-        total = _sum(t.requests for t in targets)
-        rates = [t.throughput for t in targets]
+        total = Series()
+        for each in self._totals.values():
+            total.add(each)
         seconds = float(self.ticks)
+        numbers = slice_of(total, seconds, conditions=False, date=PRICES_OF)
         report = Report(
             run=Run(
                 id=self.id,
@@ -210,24 +197,7 @@ class FakeRun:
                 reasons=[Reason("few_ticks", "p99.9 needs 3,688 independent requests, there are fewer")],
                 error_budget={"arrival_us_p99": 14.0, "steal_share": 0.001, "clock_us": 0.15, "coalesced_share": 0.012},
             ),
-            requests=total,
-            throughput=Throughput(
-                requests_per_s=sum(r.requests_per_s or 0 for r in rates),
-                output_tokens_per_s=sum(r.output_tokens_per_s or 0 for r in rates),
-                total_tokens_per_s=sum(r.total_tokens_per_s or 0 for r in rates),
-                events_per_s=sum(r.events_per_s or 0 for r in rates),
-                goodput_per_s=sum(r.requests_per_s or 0 for r in rates) * 0.93,
-                goodput_share=0.93,
-            ),
-            tokens=Tokens(
-                input=sum(t[0] for t in self._tokens.values()),
-                output=sum(t[1] for t in self._tokens.values()),
-                cached=1234,
-                reasoning=0,
-                source="provider",
-            ),
-            cost=Cost(usd=total.ok * 0.0002, priced_requests=total.ok, price_table_date="2025-10-01"),
-            metrics={m: distribution(pooled[m]) for m in METRICS},
+            **{name: value for name, value in numbers.items() if name not in SHARES},
             targets=targets,
             slo=[
                 Slo("ttft_ms.p99 <= 500", 97.3, "PASS"),
@@ -248,27 +218,21 @@ class FakeRun:
             ],
         )
         report.run.phases = [
-            PhaseReport(name="steady", load="open", measured=True, start_s=0.0, duration_s=seconds, requests=total)
+            PhaseReport(
+                name="steady",
+                load="open",
+                measured=True,
+                start_s=0.0,
+                duration_s=seconds,
+                window_s=seconds,
+                **numbers,
+            )
         ]
         return report
 
     def _target(self, name: str) -> TargetReport:
-        requests, (tokens_in, tokens_out) = self._totals[name], self._tokens[name]
-        return TargetReport(
-            name=name,
-            provider="openai",
-            model="llama-3.1-8b-instruct",
-            requests=requests,
-            throughput=Throughput(
-                requests_per_s=requests.ok / self.ticks,
-                output_tokens_per_s=tokens_out / self.ticks,
-                total_tokens_per_s=(tokens_in + tokens_out) / self.ticks,
-                events_per_s=tokens_out / self.ticks,
-            ),
-            tokens=Tokens(input=tokens_in, output=tokens_out, source="provider"),
-            cost=Cost(usd=requests.ok * 0.0002, priced_requests=requests.ok),
-            metrics={m: distribution(_joined(s)) for m, s in self._samples[name].items()},
-        )
+        numbers = slice_of(self._totals[name], float(self.ticks), conditions=False, date=PRICES_OF)
+        return TargetReport(name=name, provider="openai", model="llama-3.1-8b-instruct", **numbers)
 
     def records(self, count: int) -> Iterator[dict[str, Any]]:
         """Request maps in the form of requests.msgpack."""
@@ -328,21 +292,8 @@ class FakeRun:
         (folder / "report.json").write_bytes(ENCODER.encode(self.report()))
 
 
-def _joined(samples: list[np.ndarray]) -> np.ndarray:
-    return np.concatenate(samples) if samples else np.empty(0)
-
-
-def _bucketed(values: np.ndarray, bounds: tuple[float, ...]) -> list[int]:
-    return [int(n) for n in np.bincount(np.searchsorted(bounds, values), minlength=len(bounds) + 1)]
-
-
-def _sum(requests: Any) -> Requests:
-    total = Requests()
-    for r in requests:
-        total.planned += r.planned
-        total.sent += r.sent
-        total.ok += r.ok
-        total.attempts += r.attempts
-        for outcome, n in r.failed.items():
-            total.failed[outcome] = total.failed.get(outcome, 0) + n
-    return total
+def histogram(metric: str, values: np.ndarray) -> Histogram:
+    """A sample in the metric's unit as the collector keeps it."""
+    made = Histogram()
+    made.record(np.rint(values * SCALES[metric]).astype(np.int64))
+    return made

@@ -6,8 +6,8 @@ import json
 
 import pytest
 
-from llm_latency_lens.collectors.alerts import AlertBook, Values, Window, statistic, told
-from llm_latency_lens.collectors.snapshot import Cost, Interval, Requests, Snapshot, Tokens
+from llm_latency_lens.collectors.alerts import AlertBook, Values, Window, notification, statistic
+from llm_latency_lens.collectors.snapshot import Interval, Snapshot
 from llm_latency_lens.engine.plan.plan import SECOND, Alert, Secret
 
 
@@ -16,9 +16,18 @@ def tick(second: int, ok: int = 0, failed: int = 0, target: str = "a", usd: floa
         target=target,
         phase="probe",
         measured=True,
-        requests=Requests(sent=ok + failed, ok=ok, failed={"http_server": failed} if failed else {}),
-        tokens=Tokens(output=10 * ok),
-        cost=Cost(usd=usd),
+        counts={
+            name: n
+            for name, n in {
+                "ok": int(ok),
+                "http_server": int(failed),
+                "output": 10 * ok,
+                "by_provider": int(ok),
+                "priced": int(usd is not None),
+                "pico_usd": round((usd or 0) * 1e12),
+            }.items()
+            if n
+        },
     )
     return Snapshot(
         run="r", tick=second, wall_time_ns=second * SECOND, elapsed_s=second, seconds=1, state="running", phase="probe",
@@ -102,7 +111,7 @@ def test_the_message_holds_what_people_need_and_not_the_url() -> None:
     window.tick(tick(1, failed=1, usd=0.5))
     rule = Alert(name="dear", when="cost_total_usd > 0.1", webhook=Secret("http://127.0.0.1/T0K3N"))
     (change,) = AlertBook([rule]).judge(window.value, SECOND)
-    message = told(change, "2026-01-01T00:00:00Z", "nightly")
+    message = notification(change, "2026-01-01T00:00:00Z", "nightly")
     assert message["alert"] == "dear"
     assert message["state"] == "firing"
     assert message["value"] == 0.5

@@ -20,7 +20,7 @@ from time import monotonic, sleep
 import psutil
 import pytest
 
-from llm_latency_lens.collectors.report import RANGES_TOLD, ticks_told
+from llm_latency_lens.collectors.report import RANGES_SHOWN, tick_ranges
 from llm_latency_lens.engine.runs.manifest import OUTAGES_KEPT, Manifest
 from tests.chaos import KILLS_A_TURN, RATE, REPLIES, WORKERS, everything, load, pids_of, reconcile, rows_of, storm
 from tests.support_collector import SECOND
@@ -308,7 +308,7 @@ OUTAGES = [
     ([(9.0, 9.1), (3.2, 3.4)], "ticks 3, 9"),  # of two workers, in no order
     ([(-1.0, 0.5)], "ticks 0"),  # dead before the first slot
     (
-        [(n * 2.0, n * 2.0) for n in range(RANGES_TOLD + 5)],
+        [(n * 2.0, n * 2.0) for n in range(RANGES_SHOWN + 5)],
         "ticks 0, 2, 4, 6, 8, 10, 12, 14, 16, 18, ... 4 more ..., 28",
     ),
 ]
@@ -318,7 +318,7 @@ OUTAGES = [
 def test_outages_are_told_as_ticks(spans: list[tuple[float, float]], told: str) -> None:
     start = 100 * SECOND
     moments = [(start + int(a * SECOND), start + int(b * SECOND)) for a, b in spans]
-    assert ticks_told(moments, start, SECOND) == told
+    assert tick_ranges(moments, start, SECOND) == told
 
 
 def test_outages_that_touch_are_one_and_their_number_is_bounded() -> None:

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llm_latency_lens.collectors import checkpoint as c
-from llm_latency_lens.collectors.checkpoint import Checkpoint, SegmentState, State
+from llm_latency_lens.collectors.checkpoint import Checkpoint, Progress, SegmentState
 from llm_latency_lens.collectors.series import Slab
 from llm_latency_lens.engine.records.record import Outcome
 from tests.support_collector import MS, START, fields, slab
@@ -19,8 +19,8 @@ def ticks(count: int) -> list[Slab]:
     return [slab(*(fields(end_ns=START + (100 + i + j) * MS) for j in range(3))) for i in range(count)]
 
 
-def state(tick: int) -> State:
-    return State(
+def state(tick: int) -> Progress:
+    return Progress(
         next_tick=tick,
         segments={"worker-0.1.ring": SegmentState(cursors=(tick, 2 * tick, 0), drops=[(0, 1, tick)])},
         counters={0: [tick] * 4},

@@ -24,8 +24,10 @@ from llm_latency_lens.cli.processes.collect import collector_of
 from llm_latency_lens.collectors.collector import GRACE_NS, Collector
 from llm_latency_lens.collectors.snapshot import REPORT_DECODER, SNAPSHOT_DECODER, Report, Requests, Snapshot
 from llm_latency_lens.engine.plan.plan import Plan
+from llm_latency_lens.engine.records.layout import Counter, Geometry
 from llm_latency_lens.engine.records.record import FAILURES, GAP_COALESCED, Outcome, Unsent
-from llm_latency_lens.engine.records.ring import Counter, Geometry, SegmentWriter, mark_dead
+from llm_latency_lens.engine.records.resume import mark_dead
+from llm_latency_lens.engine.records.writer import SegmentWriter
 from llm_latency_lens.engine.runs.manifest import Manifest, PhaseTimes
 from tests.support_collector import MS, SECOND, START, fields, manifest, plan, unsent, values
 from tests.test_exporter_json import rows_of

@@ -15,8 +15,8 @@ from click.testing import CliRunner
 from llm_latency_lens.cli.report import report
 from llm_latency_lens.engine.errors import LensError, OutputError
 from llm_latency_lens.exporters import csv as lens_csv
+from tests.support_hdr import write_hlog
 from tests.support_runs import FakeRun
-from tests.test_html import write_hlog
 
 
 @pytest.fixture(scope="module")
@@ -50,6 +50,14 @@ def test_rotated_parts_come_in_order(run_dir: Path, tmp_path: Path) -> None:
         (tmp_path / name).write_bytes(b"".join(msgspec.msgpack.encode({"request": first + k}) for k in range(2)))
     lens_csv.write_requests(tmp_path, tmp_path / "r.csv")
     assert [row["request"] for row in read(tmp_path / "r.csv")] == list("012345")
+
+
+def test_text_that_a_spreadsheet_would_run_gets_an_apostrophe(tmp_path: Path) -> None:
+    """A server's error message such as `=HYPERLINK(...)` must not be a formula when the file is opened."""
+    cells = {"a": "=1+1", "b": "+1", "c": "-x", "d": "@SUM(A1)", "e": "\tx", "f": -1.5, "g": "a=b", "h": ""}
+    (tmp_path / "requests.msgpack").write_bytes(msgspec.msgpack.encode(cells))
+    lens_csv.write_requests(tmp_path, tmp_path / "r.csv")
+    assert [*read(tmp_path / "r.csv")[0].values()] == ["'=1+1", "'+1", "'-x", "'@SUM(A1)", "'\tx", "-1.5", "a=b", ""]
 
 
 def test_a_torn_last_record_is_left_out(run_dir: Path, tmp_path: Path) -> None:

@@ -1,3 +1,5 @@
+"""The dashboards of systemd/grafana against real databases that hold what the exporters write."""
+
 from __future__ import annotations
 
 import json
@@ -13,7 +15,7 @@ import pytest
 
 from llm_latency_lens.engine.plan.plan import Export, Secret
 from llm_latency_lens.exporters.influxdb import InfluxDB
-from llm_latency_lens.exporters.prometheus import Totals
+from llm_latency_lens.exporters.prometheus import Page
 from tests.support_databases import Influx, VictoriaMetrics
 from tests.support_runs import START_NS, FakeRun
 
@@ -29,6 +31,7 @@ def panels(name: str) -> Iterator[tuple[str, dict[str, Any]]]:
 
 @pytest.mark.parametrize("name", ["influxdb", "prometheus"])
 def test_a_dashboard_asks_for_its_data_source_and_has_panels_that_do_not_overlap(name: str) -> None:
+    """A dashboard is imported into a Grafana whose data source has another name."""
     board = json.loads((FOLDER / f"{name}.json").read_text())
     assert board["templating"]["list"][0]["query"] == name
     taken: set[tuple[int, int]] = set()
@@ -41,7 +44,9 @@ def test_a_dashboard_asks_for_its_data_source_and_has_panels_that_do_not_overlap
     assert len({panel["id"] for panel in board["panels"]}) == len(board["panels"])
 
 
+@pytest.mark.slow
 def test_every_query_of_the_influxdb_dashboard_finds_what_the_exporter_writes(tmp_path: Path) -> None:
+    """A renamed field would leave an empty panel that nobody connects with the rename."""
     run = FakeRun(ticks=30, targets=2, servers=True)
     with Influx(tmp_path) as database:
         options = {"org": database.org, "bucket": database.bucket, "token": Secret(database.token)}
@@ -60,13 +65,15 @@ def test_every_query_of_the_influxdb_dashboard_finds_what_the_exporter_writes(tm
         assert [row["value"] for row in database.query(runs["query"])] == [run.id]
 
 
+@pytest.mark.slow
 def test_every_query_of_the_prometheus_dashboard_finds_what_the_page_shows(tmp_path: Path) -> None:
-    totals, now = Totals({}, "fake"), time.time() - 120  # it hides the newest half minute from queries
+    """A renamed series would leave an empty panel that nobody connects with the rename."""
+    totals, now = Page({}, "fake"), time.time() - 120  # it hides the newest half minute from queries
     with VictoriaMetrics(tmp_path) as database:
         for tick in FakeRun(ticks=20, targets=2, servers=True).snapshots():
             totals.add(tick)
             at = int((now - (20 - tick.tick)) * 1000)
-            body = re.sub(r"(?m)^([^#\n].*)$", rf"\1 {at}", totals.page())
+            body = re.sub(r"(?m)^([^#\n].*)$", rf"\1 {at}", totals.text())
             url = f"{database.url}/api/v1/import/prometheus"
             with urllib.request.urlopen(urllib.request.Request(url, data=body.encode()), timeout=10):
                 pass

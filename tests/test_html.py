@@ -1,3 +1,5 @@
+"""The HTML report: offline, exact where it says so, small for a day of ticks, and drawn by a real browser."""
+
 from __future__ import annotations
 
 import json
@@ -7,16 +9,19 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hdrh.histogram import HdrHistogram
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llm_latency_lens.collectors.histogram import Histogram
-from llm_latency_lens.collectors.snapshot import ENCODER, SCALES
+from llm_latency_lens.collectors.snapshot import SNAPSHOT_DECODER, Distribution
 from llm_latency_lens.engine.errors import OutputError
+from llm_latency_lens.engine.metrics import SCALES
 from llm_latency_lens.exporters.hdr import read as hdrread
-from llm_latency_lens.exporters.html import page as report
+from llm_latency_lens.exporters.html.page import page_of, report_html, write_html
+from llm_latency_lens.exporters.html.run import read_run
+from llm_latency_lens.exporters.html.timeline import POINTS, Timeline
 from tests.support_browser import opened
+from tests.support_hdr import write_hlog
 from tests.support_runs import FakeRun
 
 DAY = 86_400
@@ -29,29 +34,12 @@ def payload_of(page: str) -> dict[str, Any]:
     return told
 
 
-def write_hlog(folder: Path, values: dict[str, list[list[int]]]) -> dict[str, Any]:
-    """An interval log of the given ns values per tag and tick, and the library's own sum per tag."""
-    sums: dict[str, Any] = {}
-    with (folder / "intervals.hlog").open("w") as file:
-        file.write(
-            '#[Histogram log format version 1.3]\n"StartTimestamp","Interval_Length","Interval_Max","Histogram"\n'
-        )
-        for tag, ticks in values.items():
-            sums[tag] = HdrHistogram(hdrread.LOWEST, hdrread.HIGHEST, 3)
-            for tick, numbers in enumerate(ticks):
-                h = HdrHistogram(hdrread.LOWEST, hdrread.HIGHEST, 3)
-                for number in numbers:
-                    h.record_value(number)
-                    sums[tag].record_value(number)
-                file.write(f"Tag={tag},{tick}.000,1.000,0.0,{h.encode().decode()}\n")
-    return sums
-
-
 @given(st.lists(st.lists(st.integers(1_000, 3_600_000_000_000), max_size=20), min_size=1, max_size=4))
 @settings(max_examples=30, deadline=None)
 def test_the_intervals_of_a_log_add_up_to_what_was_recorded(
     tmp_path_factory: pytest.TempPathFactory, ticks: list[list[int]]
 ) -> None:
+    """The report's distributions are sums of interval logs, which other tools must be able to check."""
     folder = tmp_path_factory.mktemp("hlog")
     expected = write_hlog(folder, {"ttft_ms/a": ticks})["ttft_ms/a"]
     total = hdrread.sums(folder / "intervals.hlog").get("ttft_ms/a", Histogram())
@@ -62,6 +50,7 @@ def test_the_intervals_of_a_log_add_up_to_what_was_recorded(
 
 
 def test_a_torn_or_foreign_line_in_the_log_is_passed_over(tmp_path: Path) -> None:
+    """A log that was cut by a full disk or a SIGKILL still has all its other lines."""
     write_hlog(tmp_path, {"ttft_ms/a": [[50_000_000] * 3], "other": [[1_000_000]]})
     with (tmp_path / "intervals.hlog").open("a") as file:
         file.write("Tag=ttft_ms/a,1.0,1.0,0.0,HISTFAAnot!base64\nTag=ttft_ms/a,2.0,1.0,0.0,HIST")
@@ -77,14 +66,16 @@ def run_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_the_page_needs_nothing_from_outside_itself(run_dir: Path) -> None:
-    page = report.report_html([run_dir])
+    """Reports are mailed and archived; they must open without a network, and call nobody."""
+    page = report_html([run_dir])
     assert not re.search(r'(src|href)\s*=\s*["\']?(https?:|//)', page)
     assert "{{" not in page.split("<script", 1)[0]
     assert "default-src 'none'" in page
 
 
 def test_the_page_says_the_verdict_the_numbers_and_what_went_wrong(run_dir: Path) -> None:
-    page = report.report_html([run_dir])
+    """A reader without JavaScript sees these tables and nothing else."""
+    page = report_html([run_dir])
     told = json.loads((run_dir / "summary.json").read_bytes())
     for word in ("VALID", "TTFT scheduled ms", "ttft_ms.p99 &lt;= 500", "http_rate_limited", "AMD EPYC", "Plan"):
         assert word in page
@@ -92,69 +83,80 @@ def test_the_page_says_the_verdict_the_numbers_and_what_went_wrong(run_dir: Path
     assert all(target["name"] in page for target in told["targets"])
 
 
+def test_the_page_shows_late_bodies_and_saturated_gaps_if_there_were_any(run_dir: Path, tmp_path: Path) -> None:
+    """They are counted so that people see them."""
+    told = json.loads((run_dir / "summary.json").read_bytes())
+    assert "late renders" not in report_html([run_dir])
+    told["client"] |= {"late_renders": 12, "gaps_saturated": 3}
+    (tmp_path / "summary.json").write_text(json.dumps(told))
+    assert "3 saturated gaps, 12 late renders" in report_html([tmp_path])
+
+
 def test_the_charts_carry_every_tick_of_a_short_run(run_dir: Path) -> None:
-    charts = payload_of(report.report_html([run_dir]))
+    """Merging is for long runs; a short one is shown as it was measured."""
+    charts = payload_of(report_html([run_dir]))
     ticks = [json.loads(line) for line in (run_dir / "intervals.jsonl").read_text().splitlines()]
-    assert charts["x"][0] == [tick["elapsed_s"] for tick in ticks]
-    first = charts["series"][1]
+    assert charts["times"][0] == [tick["elapsed_s"] for tick in ticks]
+    first = charts["series"][1]["lines"]
     assert first["ok"] == [tick["intervals"][1]["requests"]["ok"] for tick in ticks]
-    assert first["ttft_p99"] == pytest.approx([t["intervals"][1]["metrics"]["ttft_ms"]["p99"] for t in ticks], rel=1e-3)
+    assert first["ttft_ms_p99"] == pytest.approx(
+        [t["intervals"][1]["metrics"]["ttft_ms"]["p99"] for t in ticks], rel=1e-3
+    )
 
 
 def test_a_servers_text_cannot_become_markup_or_script(tmp_path: Path) -> None:
-    run = FakeRun(ticks=3, targets=2)
-    run.names[0] = "</script><script>alert(1)</script>"
-    run._samples = {name: dict(s) for name, s in zip(run.names, run._samples.values(), strict=True)}
-    run._totals = dict(zip(run.names, run._totals.values(), strict=True))
-    run._tokens = dict(zip(run.names, run._tokens.values(), strict=True))
-    run.write(tmp_path)
+    """Names and messages come from plans and servers; the page is opened with the reader's rights."""
+    name = "</script><script>alert(1)</script>"
+    FakeRun(ticks=3, names=(name, "other")).write(tmp_path)
     told = json.loads((tmp_path / "summary.json").read_bytes())
     told["errors"] = [{"target": "t", "outcome": "http_server", "count": 1, "message": "<img src=x onerror=alert(1)>"}]
     (tmp_path / "summary.json").write_text(json.dumps(told))
-    page = report.report_html([tmp_path])
+    page = report_html([tmp_path])
     assert "<script>alert(1)" not in page
     assert "<img" not in page
-    assert payload_of(page)["series"][0]["name"] == run.names[0]
+    assert payload_of(page)["series"][0]["name"] == name
 
 
 def test_distributions_are_exact_where_the_run_has_its_histograms(run_dir: Path, tmp_path: Path) -> None:
+    """The tail that people argue about must not come from coarse buckets."""
     for name in ("summary.json", "intervals.jsonl", "plan.json"):
         (tmp_path / name).write_bytes((run_dir / name).read_bytes())
     values = [int(v) for v in np.random.default_rng(3).lognormal(17.7, 0.3, 4000)]
     expected = write_hlog(tmp_path, {"ttft_ms/target-0": [values[:1500], values[1500:]]})["ttft_ms/target-0"]
-    page = report.report_html([tmp_path])
+    page = report_html([tmp_path])
     assert "from the HDR histograms of the run" in page
-    curve = payload_of(page)["distributions"][0]["curves"][0]
+    curve = payload_of(page)["distributions"][0]["curves"][0]["curve"]
     for p, v in zip(curve["p"], curve["v"], strict=True):
         if p > 0:
             exact = expected.get_value_at_percentile(100 * p) / SCALES["ttft_ms"]
             assert v == pytest.approx(exact, rel=0.002)
 
 
-def test_a_days_run_of_five_targets_stays_small_and_keeps_its_peaks(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.mark.slow
+def test_a_days_run_of_five_targets_stays_small_and_keeps_its_peaks(tmp_path: Path) -> None:
+    """A soak of days must not end in a page that no browser opens, nor lose its one bad second on the way."""
     run = FakeRun(ticks=1, targets=5)
-    tick = report._TICKS.decode(ENCODER.encode(next(iter(run.snapshots()))))
-    quiet, loud = tick.intervals, [*tick.intervals]
-    high = report._Percentiles(count=1, p50=9_000.0, p99=9_999.0)
-    loud[2] = report._Interval(target="target-2", phase="steady", metrics=report._Metrics(ttft_ms=high))
-    course = report.Course()
-    for i in range(DAY):
-        course.take(report._Tick(tick=i, elapsed_s=i + 1.0, seconds=1.0, intervals=loud if i == 54_321 else quiet))
-    assert len(course.spans) <= report.POINTS
     run.write(tmp_path)
-    monkeypatch.setattr(report, "_course", lambda *_: course)
-    page = report.report_html([tmp_path])
+    quiet = SNAPSHOT_DECODER.decode((tmp_path / "intervals.jsonl").read_bytes())
+    loud = SNAPSHOT_DECODER.decode((tmp_path / "intervals.jsonl").read_bytes())
+    loud.intervals[2].metrics["ttft_ms"] = Distribution(count=1, p50=9_000.0, p99=9_999.0)
+    timeline = Timeline()
+    for i in range(DAY):
+        tick = loud if i == 54_321 else quiet
+        tick.elapsed_s = i + 1.0
+        timeline.add(tick)
+    assert len(timeline.spans) <= POINTS
+    page = page_of([read_run(tmp_path)._replace(timeline=timeline)])
     assert len(page) < 15_000_000
-    charts = payload_of(page)
-    assert max(v for v in charts["series"][2]["ttft_p99"] if v is not None) == 9_999
-    total = sum(ok * span.seconds for ok, span in zip(charts["series"][0]["ok"], course.spans, strict=True))
-    assert total == pytest.approx(DAY * tick.intervals[0].requests.ok, rel=1e-3)
-    assert f"86,400 ticks, each point stands for {course.width}" in page
+    series = payload_of(page)["series"]
+    assert max(v for v in series[2]["lines"]["ttft_ms_p99"] if v is not None) == 9_999
+    total = sum(ok * span.seconds for ok, span in zip(series[0]["lines"]["ok"], timeline.spans, strict=True))
+    assert total == pytest.approx(DAY * quiet.intervals[0].counts["ok"], rel=1e-3)
+    assert f"86,400 ticks, {timeline.ticks_per_span} in each point" in page
 
 
 def test_unhealthy_intervals_are_marked(tmp_path: Path) -> None:
+    """A slow second of this client must not be read as one of the server."""
     run = FakeRun(ticks=10, targets=1)
     run.write(tmp_path)
     lines = (tmp_path / "intervals.jsonl").read_text().splitlines()
@@ -163,36 +165,39 @@ def test_unhealthy_intervals_are_marked(tmp_path: Path) -> None:
         told["client"]["ring_drops"] = 3  # counted once, at the tick where it appears
         lines[k] = json.dumps(told)
     (tmp_path / "intervals.jsonl").write_text("\n".join(lines) + "\n")
-    assert payload_of(report.report_html([tmp_path]))["unhealthy"] == [[5, 6]]
+    assert payload_of(report_html([tmp_path]))["unhealthy"] == [[5, 6]]
 
 
-def test_the_servers_own_load_stands_beside_the_latencies(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(report, "POINTS", 50)
-    run = FakeRun(ticks=2 * report.POINTS, targets=2, servers=True)
-    run.write(tmp_path)
-    report.write_html([tmp_path], tmp_path / "report.html")
-    first = payload_of((tmp_path / "report.html").read_text())["series"][0]
+def test_the_servers_own_load_stands_beside_the_latencies(tmp_path: Path) -> None:
+    """A queue that grows at the server explains a TTFT that grows."""
+    points = 50
+    FakeRun(ticks=2 * points, targets=2, servers=True).write(tmp_path)
+    page = tmp_path / "report.html"
+    page.write_text(report_html([tmp_path], points=points))
+    first = payload_of(page.read_text())["series"][0]["lines"]
     assert set(first["requests_running"]) == {8}
-    merged = [max(tick % 7, (tick + 1) % 7) for tick in range(0, 2 * report.POINTS, 2)]
+    merged = [max(tick % 7, (tick + 1) % 7) for tick in range(0, 2 * points, 2)]
     assert first["requests_waiting"] == merged
     assert first["kv_cache_usage"] == pytest.approx([10 * waiting for waiting in merged])
     assert first["gpu_utilisation"][0] == 90
-    dom, console = opened(tmp_path / "report.html", tmp_path, width=1280)
+    dom, console = opened(page, tmp_path, width=1280)
     assert console == []
     assert "Load of the server" in dom
 
 
 def test_a_directory_without_a_summary_says_what_to_do(tmp_path: Path) -> None:
+    """A killed run can be recovered, and its user may not know."""
     with pytest.raises(OutputError, match="lens recover"):
-        report.report_html([tmp_path])
+        report_html([tmp_path])
 
 
 @pytest.mark.parametrize(("width", "dark"), [(1280, False), (1280, True), (400, False)])
 def test_a_real_browser_draws_every_chart_and_complains_about_nothing(
     run_dir: Path, tmp_path: Path, width: int, dark: bool
 ) -> None:
+    """Only a browser can say whether the page works, in both colour schemes and on a phone."""
     page = tmp_path / "report.html"
-    report.write_html([run_dir], page)
+    write_html([run_dir], page)
     probe = "<script>const e = document.documentElement; e.dataset.overflow = e.scrollWidth - e.clientWidth;</script>"
     page.write_text(page.read_text().replace("</body>", f"{probe}</body>"))
     dom, console = opened(page, tmp_path, width=width, dark=dark)
@@ -204,16 +209,18 @@ def test_a_real_browser_draws_every_chart_and_complains_about_nothing(
 
 
 def test_several_runs_stand_side_by_side(run_dir: Path, tmp_path: Path) -> None:
+    """Comparing two runs is what reports are opened for most."""
     FakeRun(ticks=20, targets=1, seed=9).write(tmp_path / "second")
-    report.write_html([run_dir, tmp_path / "second"], tmp_path / "both.html")
+    write_html([run_dir, tmp_path / "second"], tmp_path / "both.html")
     charts = payload_of((tmp_path / "both.html").read_text())
     assert [s["run"] for s in charts["series"]] == [0, 0, 0, 1]
-    assert [len(x) for x in charts["x"]] == [60, 20]
+    assert [len(times) for times in charts["times"]] == [60, 20]
     _, console = opened(tmp_path / "both.html", tmp_path, width=1280)
     assert console == []
 
 
 def test_what_a_run_does_not_know_takes_no_room(run_dir: Path, tmp_path: Path) -> None:
+    """Rows of dashes hide the rows that say something."""
     told = json.loads((run_dir / "summary.json").read_bytes())
     told["cost"] = {"usd": None}
     told["run"]["host"] = {"governor": None}
@@ -221,8 +228,8 @@ def test_what_a_run_does_not_know_takes_no_room(run_dir: Path, tmp_path: Path) -
         distribution["ci95"] = None
     told["slo"] = [{"expression": "request: ttft_ms <= 800", "value": 0.985, "state": "PASS"}]
     (tmp_path / "summary.json").write_text(json.dumps(told))
-    page = report.report_html([tmp_path])
-    assert "a day at this rate" not in page
+    page = report_html([tmp_path])
+    assert "per day at this rate" not in page
     assert "95 % CI" not in page
     assert "<td>98.5 %</td>" in page
     assert "null</td>" not in page
@@ -230,10 +237,11 @@ def test_what_a_run_does_not_know_takes_no_room(run_dir: Path, tmp_path: Path) -
 
 
 def test_the_totals_of_a_run_spare_reading_its_intervals(run_dir: Path, tmp_path: Path) -> None:
+    """The interval log of a week takes minutes to add up; totals.hlog holds the sums already."""
     for name in ("summary.json", "intervals.jsonl"):
         (tmp_path / name).write_bytes((run_dir / name).read_bytes())
     write_hlog(tmp_path, {"ttft_ms/target-0": [[50_000_000] * 9]})
     (tmp_path / "intervals.hlog").rename(tmp_path / "totals.hlog")
     (tmp_path / "intervals.hlog").mkdir()  # nobody can read it
-    curves = payload_of(report.report_html([tmp_path]))["distributions"]
-    assert {round(value) for value in curves[0]["curves"][0]["v"]} == {50}
+    curves = payload_of(report_html([tmp_path]))["distributions"]
+    assert {round(value) for value in curves[0]["curves"][0]["curve"]["v"]} == {50}

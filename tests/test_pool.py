@@ -10,8 +10,8 @@ import pytest
 from llm_latency_lens.engine.clock import StampClock
 from llm_latency_lens.engine.dialects.openai import ChatReply, OpenAIChat
 from llm_latency_lens.engine.plan.plan import Target
+from llm_latency_lens.engine.records.lag import LAG_BUCKETS
 from llm_latency_lens.engine.records.record import Outcome
-from llm_latency_lens.engine.records.ring import LAG_BUCKETS
 from llm_latency_lens.engine.wire.endpoint import Endpoint
 from llm_latency_lens.engine.wire.exchange import Exchange
 from llm_latency_lens.engine.wire.pool import Pool

@@ -11,7 +11,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from llm_latency_lens.engine.errors import OutputError, PlanError
 from llm_latency_lens.engine.plan.plan import ENCODER, Export, Secret
-from llm_latency_lens.exporters.prometheus import Prometheus, Totals, address_of
+from llm_latency_lens.exporters.prometheus import Page, Prometheus, address_of
 from tests.support_databases import answers, free_port, unpacked
 from tests.support_runs import FakeRun
 
@@ -23,10 +23,10 @@ def export_of(url: str) -> Export:
 
 
 def page_of(run: FakeRun) -> str:
-    totals = Totals(MODELS, "fake")
+    totals = Page(MODELS, "fake")
     for tick in run.snapshots():
         totals.add(tick)
-    return totals.page()
+    return totals.text()
 
 
 def get(url: str) -> tuple[str, str]:
@@ -98,8 +98,8 @@ def test_metrics_and_health_are_served_and_the_port_is_free_afterwards() -> None
     page.write(list(run.snapshots()))
     text, kind = get(f"{url}/metrics")
     assert kind.startswith("text/plain; version=0.0.4")
-    assert "lens_run_tick 3\n" in text
-    assert "lens_run_done 1\n" in text
+    assert "lens_run_tick 3.0\n" in text
+    assert "lens_run_done 1.0\n" in text
     assert '"tick": 3' in get(f"{url}/healthz")[0]
     page.restart()
     assert "lens_run_tick" not in get(f"{url}/metrics")[0]

@@ -144,7 +144,7 @@ def test_flags_are_single_bits_that_fit_their_field() -> None:
 def test_what_a_worker_imports_brings_no_numpy() -> None:
     """numpy costs memory and start-up time that a worker does not have."""
     program = (
-        "import sys; from llm_latency_lens.engine import clock; from llm_latency_lens.engine.records import record, ring;"
+        "import sys; from llm_latency_lens.engine import clock; from llm_latency_lens.engine.records import layout, record, resume, writer;"
         "print(sorted({'numpy', 'aiohttp', 'rich', 'click', 'msgspec', 'asyncio'} & set(sys.modules)))"
     )
     told = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)

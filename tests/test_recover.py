@@ -21,7 +21,7 @@ from llm_latency_lens.cli import run as run_command
 from llm_latency_lens.cli.recover import recover_run
 from llm_latency_lens.collectors.snapshot import REPORT_DECODER
 from llm_latency_lens.engine.errors import LensError
-from llm_latency_lens.engine.records.ring import Counter
+from llm_latency_lens.engine.records.layout import Counter
 from llm_latency_lens.engine.runs import rundir
 from llm_latency_lens.engine.runs.manifest import PhaseTimes
 from tests.support_collector import MS, SECOND, START, plan, values

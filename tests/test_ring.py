@@ -19,10 +19,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llm_latency_lens.engine.errors import SegmentError
-from llm_latency_lens.engine.records.record import FIELDS, NO_TARGET, OUTCOMES, SLOT_BYTES, Outcome, record_dtype
-from llm_latency_lens.engine.records.ring import (
+from llm_latency_lens.engine.records.lag import LAG_BUCKETS, lag_bucket, lag_value
+from llm_latency_lens.engine.records.layout import (
     DETAIL_MAX,
-    LAG_BUCKETS,
     NUMBER_MASK,
     PAGE,
     PHASE_SHIFT,
@@ -31,15 +30,12 @@ from llm_latency_lens.engine.records.ring import (
     Counter,
     Geometry,
     Layout,
-    Leftover,
-    SegmentReader,
-    SegmentWriter,
     State,
-    lag_bucket,
-    lag_value,
-    mark_dead,
-    resume_point,
 )
+from llm_latency_lens.engine.records.reader import Leftover, SegmentReader
+from llm_latency_lens.engine.records.record import FIELDS, NO_TARGET, OUTCOMES, SLOT_BYTES, Outcome, record_dtype
+from llm_latency_lens.engine.records.resume import mark_dead, resume_point
+from llm_latency_lens.engine.records.writer import SegmentWriter
 from tests.support_ring import (
     HAMMERED,
     NAMES,
@@ -400,7 +396,7 @@ def test_a_reader_goes_on_from_a_checkpoint_and_reads_again_what_was_not_in_it(p
 
 def test_the_file_is_what_the_layout_says(pair: Pair) -> None:
     """Byte for byte, by nothing but the docstring of Layout."""
-    pair.writer.counters[Counter.SENT] = 77
+    pair.writer.counters[Counter.EVENTS] = 77
     pair.writer.lag[5] = 88
     pair.writer.begin(1, 41, 1000, 1, 2)
     pair.writer.sent(1, 2000)
@@ -410,7 +406,7 @@ def test_the_file_is_what_the_layout_says(pair: Pair) -> None:
     u64 = struct.Struct("=Q").unpack_from
     assert struct.unpack_from("<8sIIII6Q", raw) == (b"LENSRING", 1, 0, 0, os.getpid(), 4, 64, 4, 4, 2, 3)
     assert u64(raw, 128)[0] == State.LIVE
-    assert u64(raw, 4096 + 8 * Counter.SENT)[0] == 77
+    assert u64(raw, 4096 + 8 * Counter.EVENTS)[0] == 77
     assert u64(raw, 4096 + 8 * (64 + 5))[0] == 88
     table = 4096 + 8 * (64 + LAG_BUCKETS)
     assert struct.unpack_from("=4Q", raw, table + 32) == (42 << 1 | 1, 1000, 2000, 1 << 16 | 2)
@@ -507,7 +503,8 @@ def test_any_other_refusal_is_told_as_it_is(directory: Path, monkeypatch: pytest
 def test_a_limit_of_the_file_size_is_met_at_the_start_and_not_by_a_signal_later(directory: Path) -> None:
     """RLIMIT_FSIZE stands for a tmpfs that is too small: both refuse posix_fallocate."""
     program = (
-        "import resource, sys; from pathlib import Path; from llm_latency_lens.engine.records.ring import *;"
+        "import resource, sys; from pathlib import Path; from llm_latency_lens.engine.records.layout import Geometry;"
+        "from llm_latency_lens.engine.records.writer import SegmentWriter;"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, 1 << 20));"
         "SegmentWriter.create(Path(sys.argv[1]), Geometry(1 << 16, 16, 16, 16, 1, 1), worker=0)"
     )

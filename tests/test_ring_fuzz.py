@@ -11,11 +11,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llm_latency_lens.collectors.checkpoint import State
+from llm_latency_lens.collectors.checkpoint import Progress
 from llm_latency_lens.collectors.intake import Drained, Intake
 from llm_latency_lens.engine.errors import SegmentError
-from llm_latency_lens.engine.records import ring
-from llm_latency_lens.engine.records.ring import Counter, Layout, SegmentWriter
+from llm_latency_lens.engine.records.layout import MAGIC, PAGE, VERSION, Counter, Layout
+from llm_latency_lens.engine.records.reader import SegmentReader
+from llm_latency_lens.engine.records.resume import budget_left, mark_dead, resume_point
+from llm_latency_lens.engine.records.writer import SegmentWriter
 from tests.support_ring import KILLED, detail_of, gaps_of, values_of
 
 LAYOUT = Layout(KILLED)
@@ -24,7 +26,7 @@ DETAILS = [detail_of(1), detail_of(2)]
 NAME = "worker-0.0.ring"
 PLACES = st.one_of(
     st.integers(0, 256 + 24),  # head, state, journal, tails
-    st.integers(ring.PAGE, ring.PAGE + 200),  # counters
+    st.integers(PAGE, PAGE + 200),  # counters
     st.integers(LAYOUT.inflight_word * 8, LAYOUT.requests),  # requests in flight, drops
     st.integers(LAYOUT.requests, LAYOUT.size - 1),  # the lanes
 )
@@ -53,16 +55,16 @@ def drained(content: bytes, *, dead: bool = True) -> tuple[list[Drained], list[D
         path = Path(directory) / NAME
         path.write_bytes(content)
         if dead and reads(path):
-            ring.mark_dead(path)
-            ring.resume_point(path)
-            ring.budget_left(path)
-        intake = Intake(Path(directory), State())
+            mark_dead(path)
+            resume_point(path)
+            budget_left(path)
+        intake = Intake(Path(directory), Progress())
         intake.scan()
         found = list(intake.drain(finished=True))
         left = [found.pop()] if found and intake.done else []
         intake.in_flight()
         intake.lag()
-        state = State()
+        state = Progress()
         intake.save(state)
         intake.release()
         assert intake.done or not dead
@@ -71,7 +73,7 @@ def drained(content: bytes, *, dead: bool = True) -> tuple[list[Drained], list[D
 
 def reads(path: Path) -> bool:
     try:
-        ring.SegmentReader.open(path).close()
+        SegmentReader.open(path).close()
     except SegmentError:
         return False
     return True
@@ -106,12 +108,12 @@ def test_random_bytes_anywhere_crash_nothing_and_invent_no_record(
 SIZES = st.tuples(*[st.one_of(st.sampled_from([0, 1, 2, 64, 1 << 20, 1 << 63]), st.integers(0, (1 << 64) - 1))] * 6)
 
 
-@given(sizes=SIZES, rest=st.binary(max_size=2 * ring.PAGE))
+@given(sizes=SIZES, rest=st.binary(max_size=2 * PAGE))
 def test_a_file_whose_head_lies_is_refused(sizes: tuple[int, ...], rest: bytes) -> None:
-    assert drained(struct.pack("<8sIIII6Q", ring.MAGIC, ring.VERSION, 0, 0, 0, *sizes) + rest) == ([], [])
+    assert drained(struct.pack("<8sIIII6Q", MAGIC, VERSION, 0, 0, 0, *sizes) + rest) == ([], [])
 
 
-@given(content=st.binary(max_size=2 * ring.PAGE))
+@given(content=st.binary(max_size=2 * PAGE))
 def test_random_files_are_refused(content: bytes) -> None:
     assert drained(content) == ([], [])
 

@@ -17,17 +17,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from llm_latency_lens.engine.records import ring
+from llm_latency_lens.engine.records import writer
+from llm_latency_lens.engine.records.layout import PHASE_SHIFT, SLOT_MASK, Counter, Geometry
+from llm_latency_lens.engine.records.reader import SegmentReader
 from llm_latency_lens.engine.records.record import Outcome
-from llm_latency_lens.engine.records.ring import (
-    PHASE_SHIFT,
-    SLOT_MASK,
-    Counter,
-    Geometry,
-    SegmentReader,
-    SegmentWriter,
-    resume_point,
-)
+from llm_latency_lens.engine.records.resume import resume_point
+from llm_latency_lens.engine.records.writer import SegmentWriter
 from tests.support_ring import (
     BEGUN,
     NAMES,
@@ -213,7 +208,7 @@ def at_every_moment(live: Callable[[], object], look: Callable[[], None]) -> int
         nonlocal moments
         if event == "call":
             code = frame.f_code
-            if code.co_filename != ring.__file__ or not code.co_qualname.startswith("SegmentWriter."):
+            if code.co_filename != writer.__file__ or not code.co_qualname.startswith("SegmentWriter."):
                 return None
             frame.f_trace_opcodes = True
         elif event == "opcode":

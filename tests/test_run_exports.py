@@ -19,7 +19,7 @@ import psutil
 import pytest
 from hdrh.histogram import HdrHistogram
 
-from llm_latency_lens.collectors.snapshot import SCALES
+from llm_latency_lens.engine.metrics import SCALES
 from llm_latency_lens.exporters.hdr import read as hdrread
 from tests.support_databases import Influx, VictoriaMetrics, free_port
 from tests.support_lens import LENS, accounts, environment, finish, lens, manifest_of, running

@@ -16,7 +16,7 @@ import pytest
 from llm_latency_lens.collectors.server import read_page
 from llm_latency_lens.collectors.snapshot import Server, Snapshot
 from llm_latency_lens.exporters.influxdb import lines
-from llm_latency_lens.exporters.prometheus import Totals
+from llm_latency_lens.exporters.prometheus import Page
 from tests.support_lens import lens, measured
 from tests.support_llama import llama_server
 from tests.support_simulator import FAST, simulator
@@ -208,10 +208,10 @@ def test_exporters_carry_them() -> None:
         r"lens_server,name=n,run=r,target=a\ b requests_waiting=3.0,gpu_utilisation=0.5,scrape_failures=0i"
         " 1000000000000000000"
     )
-    totals = Totals({}, "n")
+    totals = Page({}, "n")
     totals.add(tick)
-    assert 'lens_server_requests_waiting{target="a b"} 3' in totals.page()
-    assert "lens_server_requests_running{" not in totals.page()
+    assert 'lens_server_requests_waiting{target="a b"} 3' in totals.text()
+    assert "lens_server_requests_running{" not in totals.text()
 
 
 def test_a_metrics_url_with_credentials_is_refused(tmp_path: Path) -> None:

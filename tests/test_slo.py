@@ -7,11 +7,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llm_latency_lens.engine.errors import PlanError
+from llm_latency_lens.engine.metrics import METRICS, STATISTICS
 from llm_latency_lens.engine.plan.slo import (
-    DISTRIBUTIONS,
     OPERATORS,
     PER_REQUEST,
-    STATISTICS,
     TOTALS,
     Objective,
     check_slo,
@@ -94,7 +93,7 @@ def test_goodput_asks_for_all_conditions_of_all_expressions() -> None:
 
 
 def test_every_metric_and_statistic_can_be_asked_for() -> None:
-    for metric in DISTRIBUTIONS:
+    for metric in METRICS:
         for statistic in STATISTICS:
             assert objective_of(f"{metric}.{statistic} <= 1")[1:3] == (metric, statistic)
     for total in TOTALS:

@@ -10,7 +10,7 @@ from pathlib import Path
 from time import time_ns
 from typing import Final
 
-from ...collectors.alerts import AlertBook, Change, Window, told
+from ...collectors.alerts import AlertBook, Change, Window, notification
 from ...engine.files import replace
 from ...engine.plan.plan import SECOND, Plan
 from ...engine.plan.slo import objective_of
@@ -87,4 +87,4 @@ class AlertWatch:
         )
         if alert.webhook is not None:
             moment = datetime.datetime.now(datetime.UTC).isoformat(timespec="milliseconds")
-            self._webhooks.send(alert.webhook, told(change, moment, plan.name))
+            self._webhooks.send(alert.webhook, notification(change, moment, plan.name))

@@ -18,7 +18,8 @@ from ...engine.errors import LensError
 from ...engine.files import UNDECODABLE
 from ...engine.frames import frame
 from ...engine.plan.plan import SECOND, Load, Phase, Plan, Shape
-from ...engine.records.ring import Counter, SegmentReader, State
+from ...engine.records.layout import Counter, State
+from ...engine.records.reader import SegmentReader
 from ...engine.runs.manifest import SEGMENTS, read_manifest
 from ...engine.runs.rundir import INTERVALS, SNAPSHOT, SUMMARY
 from ...exporters.history import Follower

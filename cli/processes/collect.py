@@ -70,7 +70,7 @@ def collect(segment_dir: Path) -> Report:
         report = collector.run()
         manifest = read_manifest(segment_dir)
         run_dir = Path(manifest.run_dir)
-        write_totals(run_dir, collector.books.totals, manifest, report.run.duration_s)
+        write_totals(run_dir, collector.totals.run, manifest, report.run.duration_s)
         write_summary(run_dir, report)
         return report
 

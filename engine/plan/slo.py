@@ -10,37 +10,10 @@ from collections.abc import Callable
 from typing import Final, NamedTuple
 
 from ..errors import PlanError
+from ..metrics import METRICS, PERCENTILES, RATES, STATISTICS
 
-DISTRIBUTIONS: Final = (
-    "ttft_ms",
-    "ttft_scheduled_ms",
-    "ttfo_ms",
-    "ttfb_ms",
-    "e2e_ms",
-    "e2e_scheduled_ms",
-    "tpot_ms",
-    "itl_ms",
-    "itl_max_ms",
-    "decode_tps",
-    "e2e_tps",
-    "lateness_ms",
-    "dns_ms",
-    "tcp_ms",
-    "tls_ms",
-    "cost_usd",
-)
-STATISTICS: Final = ("p50", "p90", "p95", "p99", "p99_9", "mean", "min", "max", "stddev")
-TOTALS: Final = (
-    "error_rate",
-    "requests_per_s",
-    "output_tokens_per_s",
-    "total_tokens_per_s",
-    "events_per_s",
-    "goodput_per_s",
-    "goodput_share",
-    "cost_total_usd",
-)
-PER_REQUEST: Final = tuple(name for name in DISTRIBUTIONS if name != "itl_ms")
+TOTALS: Final = ("error_rate", *RATES, "cost_total_usd")
+PER_REQUEST: Final = tuple(name for name, metric in METRICS.items() if metric.per_request)
 OPERATORS: Final[dict[str, Callable[[float, float], bool]]] = {
     "<=": operator.le,
     "<": operator.lt,
@@ -76,13 +49,13 @@ def objective_of(expression: str) -> Objective:
     metric, _, statistic = name.partition(".")
     if metric in TOTALS and not statistic:
         return Objective(expression, metric, None, comparison, bound)
-    _known(expression, metric, (*DISTRIBUTIONS, *TOTALS))
+    _known(expression, metric, (*METRICS, *TOTALS))
     if metric in TOTALS:
         raise PlanError(f"SLO {expression!r}: {metric} is one number, write it without .{statistic}")
     statistic = statistic.replace("p99.9", "p99_9")
     if not statistic:
         raise PlanError(f"SLO {expression!r}: {metric} is a distribution, say which: {metric}.p99")
-    _known(expression, statistic, STATISTICS)
+    _known(expression, statistic, tuple(dict.fromkeys((*PERCENTILES, *STATISTICS))))
     return Objective(expression, metric, statistic, comparison, bound)
 
 

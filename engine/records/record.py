@@ -1,6 +1,6 @@
 """The fixed layouts that cross process borders: the request record and the one-word gap. No other file defines them.
 
-Request record, 248 bytes of payload behind an 8-byte commit word (SegmentWriter) in a 256-byte slot. All times are
+Request record, 248 bytes of payload behind an 8-byte commit word (records.layout) in a 256-byte slot. All times are
 CLOCK_MONOTONIC ns, 0 when the mark was never reached; token counts are `UNKNOWN` when the provider did not say.
 `RECORD` (struct) and `record_dtype()` (numpy) are generated from the one table `FIELDS`.
 

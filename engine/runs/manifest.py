@@ -39,7 +39,6 @@ class Manifest(msgspec.Struct, kw_only=True):
     started_at: str  # ISO 8601, UTC
     anchor_mono_ns: int = 0  # one moment on both clocks, for wall times in files
     anchor_wall_ns: int = 0
-    boot_id: str = ""  # monotonic times mean nothing after a reboot
     state: str = "starting"  # starting | running | draining | finished
     interrupted: bool = False
     # Why it ended before its plan did: budget_usd, max_error_rate, slo, interrupted, handed_over, died: ..., failed: ...

@@ -14,7 +14,7 @@ import psutil
 from ..errors import PlanError, SegmentError
 from ..load.limits import most_workers
 from ..plan.plan import Load, Phase, Plan
-from ..records.ring import Geometry
+from ..records.layout import Geometry
 from .manifest import SEGMENTS
 
 DESCRIPTORS_SPARE: Final = 64

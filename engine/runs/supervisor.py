@@ -21,7 +21,8 @@ import psutil
 from ..errors import LensError, PlanError
 from ..plan.plan import Plan, secrets
 from ..process import environ_without_keys
-from ..records.ring import Geometry, budget_left, mark_dead, resume_point
+from ..records.layout import Geometry
+from ..records.resume import budget_left, mark_dead, resume_point
 from .child import Child, WorkerChild, ended
 from .control import Order, Share
 from .interrupts import Interrupts

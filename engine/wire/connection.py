@@ -28,8 +28,8 @@ from ..dialects.outcomes import kept_headers, refusal
 from ..dialects.table import framing_for
 from ..errors import ProtocolError
 from ..records import record
+from ..records.lag import lag_bucket
 from ..records.record import Outcome
-from ..records.ring import lag_bucket
 from .exchange import Exchange
 from .framing import Framing, framing_of
 from .http1 import ResponseParser, described
@@ -257,7 +257,6 @@ class Connection:
                     stamp, kernel = self.context.suspect(stamp, now)
                 reactor.lag[lag_bucket(now - stamp)] += 1
         if not kernel:
-            reactor.user_stamps += 1
             exchange.flags |= record.USER_CLOCK
         exchange.received_bytes += size
         self.reply_bytes += size

@@ -73,7 +73,6 @@ class Pool:
         self.stale_in_a_row = 0
         self.reuse_works = False  # it did at least once
         self.stale_resends = 0
-        self.opened = 0
         self._max_age_ns = target.max_connection_age_ns or 1 << 62
 
     def send(self, exchange: Exchange) -> None:
@@ -164,7 +163,6 @@ class Pool:
         self._open(exchange)
 
     def _open(self, exchange: Exchange) -> None:
-        self.opened += 1
         exchange.connect_start_ns = monotonic_ns()
         exchange.dns_done_ns = exchange.tcp_done_ns = exchange.tls_done_ns = 0
         if self.endpoint.fresh:

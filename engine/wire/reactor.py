@@ -29,7 +29,7 @@ Owner = Callable[[int], None]
 class Reactor:
     """What all connections of a worker share. `owners` maps a file descriptor to the call that takes its events."""
 
-    __slots__ = ("buffers", "clock", "epoll", "lag", "owners", "timer", "user_stamps", "view")
+    __slots__ = ("buffers", "clock", "epoll", "lag", "owners", "timer", "view")
 
     def __init__(self, clock: StampClock, lag: memoryview) -> None:
         self.clock = clock
@@ -40,7 +40,6 @@ class Reactor:
         buffer = bytearray(BUFFER_BYTES)
         self.view = memoryview(buffer)
         self.buffers = [buffer]
-        self.user_stamps = 0
 
     def watch(self, fd: int, mask: int, owner: Owner) -> None:
         """Registers a descriptor; raises OSError (ENOSPC) at the system's limit of watches."""

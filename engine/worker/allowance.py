@@ -6,8 +6,8 @@ from time import monotonic_ns
 
 from ..load.budget import PICO_PER_USD, Budget
 from ..load.limits import buckets_of
+from ..records.layout import Counter
 from ..records.record import UNKNOWN, Outcome
-from ..records.ring import Counter
 from ..runs.control import Share
 from ..wire.exchange import Exchange
 

@@ -14,10 +14,9 @@ from typing import Final
 
 from ..clock import StampClock
 from ..load.phase_run import PhaseRun
+from ..records.layout import Counter
 from ..records.record import CLOCK_STEPPED
-from ..records.ring import Counter
 from ..wire.pool import Pool
-from ..wire.reactor import Reactor
 from .ledger import Ledger
 
 CLOCK_CHECK_NS: Final = 1_000_000_000
@@ -28,11 +27,8 @@ IDLE_GAP_NS: Final = 20_000_000  # a point is idle if nothing is due for this lo
 class Health:
     """One worker's own measurements. `runs` and `pools` are the worker's, looked at when something is published."""
 
-    def __init__(
-        self, clock: StampClock, reactor: Reactor, ledger: Ledger, pools: Sequence[Pool], runs: Sequence[PhaseRun]
-    ) -> None:
+    def __init__(self, clock: StampClock, ledger: Ledger, pools: Sequence[Pool], runs: Sequence[PhaseRun]) -> None:
         self._clock = clock
-        self._reactor = reactor
         self._ledger = ledger
         self._counters = ledger.segment.counters
         self._pools = pools
@@ -40,13 +36,12 @@ class Health:
         self._measured_ns = self._measured_cpu_ns = self._measured_events = 0
         self._mark_ns, self._mark_cpu_ns, self._mark_events = monotonic_ns(), 0, 0
         self._checked_ns = 0
-        self._gc_started_ns = 0
         self._collected_ns = 0
 
-    def beat(self, in_flight: int, now_ns: int) -> None:
+    def beat(self, now_ns: int) -> None:
         """A heartbeat: measures, publishes and checks the clock mapping about once a second."""
         self.measure()
-        self.publish(in_flight)
+        self.publish()
         if now_ns - self._checked_ns >= CLOCK_CHECK_NS:
             self._checked_ns = now_ns
             self.check_clock()
@@ -72,10 +67,7 @@ class Health:
     def on_gc(self, phase: str, _details: dict[str, int]) -> None:
         """The garbage collector's hook (gc.callbacks): every pause is counted."""
         if phase == "start":
-            self._gc_started_ns = monotonic_ns()
-        else:
             self._counters[int(Counter.GC_PAUSES)] += 1
-            self._counters[int(Counter.GC_PAUSE_NS)] += monotonic_ns() - self._gc_started_ns
 
     def collect_if_idle(self, now_ns: int, next_slot_ns: Callable[[], int]) -> None:
         """Collects garbage if no slot is due soon. To be called when nothing is in flight."""
@@ -92,18 +84,11 @@ class Health:
             self._measured_events += events - self._mark_events
         self._mark_ns, self._mark_cpu_ns, self._mark_events = now, cpu, events
 
-    def publish(self, in_flight: int) -> None:
-        """Writes the counters, the heartbeat last. `in_flight` also counts the sessions that are thinking."""
-        ledger, reactor = self._ledger, self._reactor
+    def publish(self) -> None:
+        """Writes the counters, the heartbeat last."""
+        ledger = self._ledger
         values = {
-            Counter.SENT: ledger.sent,
-            Counter.IN_FLIGHT: in_flight,
             Counter.EVENTS: ledger.events_now(),
-            Counter.BYTES_IN: ledger.bytes_in,
-            Counter.BYTES_OUT: ledger.bytes_out,
-            Counter.READS: sum(reactor.lag) + reactor.user_stamps,
-            Counter.USER_STAMPS: reactor.user_stamps,
-            Counter.CONNECTIONS: sum(pool.opened for pool in self._pools),
             Counter.STALE_RESENDS: sum(pool.stale_resends for pool in self._pools),
             Counter.CPU_NS: process_time_ns(),
             Counter.CPU_MEASURED_NS: self._measured_cpu_ns,

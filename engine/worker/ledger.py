@@ -19,8 +19,9 @@ from ..dialects.outcomes import masked_text
 from ..load.phase_run import PhaseRun
 from ..plan.plan import Plan
 from ..records.detail import Detail
+from ..records.layout import DETAIL_MAX, PHASE_SHIFT, TURN_SHIFT, Counter
 from ..records.record import NO_TARGET, STALE_RESENT, UNKNOWN, Unsent, unsent_values
-from ..records.ring import DETAIL_MAX, PHASE_SHIFT, TURN_SHIFT, Counter, SegmentWriter
+from ..records.writer import SegmentWriter
 from ..wire.exchange import Exchange
 
 TEXT_PIECE_CHARS: Final = 108  # of at most 4 bytes each: they fit a detail
@@ -47,7 +48,7 @@ class Ledger:
     ) -> None:
         self.segment = segment
         self.active: dict[Exchange, PhaseRun] = {}
-        self.sent = self.events = self.bytes_in = self.bytes_out = 0
+        self.events = 0
         self._secrets = secrets  # of each target: what must not stand in a message
         self._free = list(range(segment.geometry.inflight - 1, -1, -1))  # entries of the in-flight table
         self._worker = worker
@@ -73,16 +74,11 @@ class Ledger:
     def sending(self, exchange: Exchange, now_ns: int) -> bool:
         """Before send(), so that a request which may have left is never taken for one that did not. True the first time."""
         self.segment.sent(exchange.inflight_slot, now_ns)
-        if exchange.attempts == 1 and not exchange.flags & STALE_RESENT:
-            self.sent += 1
-            return True
-        return False
+        return exchange.attempts == 1 and not exchange.flags & STALE_RESENT
 
     def attempt_ended(self, exchange: Exchange) -> None:
         """Adds an attempt to the totals; its exchange begins the next one, or is recorded."""
         self.events += exchange.events
-        self.bytes_in += exchange.received_bytes
-        self.bytes_out += exchange.sent_bytes
 
     def record(self, run: PhaseRun, exchange: Exchange) -> None:
         """Writes one request: its details, then the record that commits it; then its entry is free."""

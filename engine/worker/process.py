@@ -18,8 +18,9 @@ from ..clock import keep_stamps_on
 from ..errors import LensError
 from ..frames import Frames, frame, read_frame
 from ..process import die_with_parent, raise_descriptor_limit, raise_priority
+from ..records.layout import Geometry, State
 from ..records.record import Outcome, Unsent
-from ..records.ring import Geometry, SegmentWriter, State
+from ..records.writer import SegmentWriter
 from ..runs.control import Order, Share, Word
 from .worker import Worker
 

@@ -29,8 +29,9 @@ from ..load.retry import CONNECT, retry_delay_ns
 from ..load.schedule import Closed, schedule_of
 from ..load.timetable import Timetables
 from ..plan.plan import secrets
+from ..records.layout import SLOT_MASK, TURN_SHIFT
 from ..records.record import ABORT_PLANNED, Outcome, Unsent
-from ..records.ring import SLOT_MASK, TURN_SHIFT, Counter, SegmentWriter
+from ..records.writer import SegmentWriter
 from ..runs.control import Share, Word
 from ..wire.endpoint import Endpoint
 from ..wire.exchange import Exchange
@@ -67,7 +68,7 @@ class Worker:
         self.deadlines = Deadlines(plan.limits, plan.seed, [endpoint.tls_context is not None for endpoint in endpoints])
         hidden = [tuple(secrets(target)) for target in plan.targets]
         self.ledger = Ledger(segment, plan, hidden, worker=share.worker, workers=share.workers)
-        self.health = Health(clock, self.reactor, self.ledger, self.pools, self.runs)
+        self.health = Health(clock, self.ledger, self.pools, self.runs)
         for target, endpoint in zip(plan.targets, endpoints, strict=True):
             self.pools.append(
                 Pool(
@@ -155,7 +156,7 @@ class Worker:
 
     def _heartbeat(self) -> None:
         now = monotonic_ns()
-        self.health.beat(self.in_flight, now)
+        self.health.beat(now)
         self.timers.at(now + HEARTBEAT_NS, self._heartbeat)
         if not self.in_flight:
             self.health.collect_if_idle(now, lambda: min((run.next_due_ns(self) for run in self.runs), default=NEVER))
@@ -186,7 +187,6 @@ class Worker:
             run = OpenRun(index, phase, feed, start_ns, cap, plan.limits.drain_ns)
         self.health.measure()
         self.runs.append(run)
-        self.ledger.segment.counters[int(Counter.PHASE)] = index
         feed.fill()
         if self.stopping is not None:
             run.stop(self, monotonic_ns(), self.stopping)
@@ -202,7 +202,7 @@ class Worker:
         for run in [run for run in self.runs if run.issued and not run.in_flight]:
             self.health.measure()
             self.runs.remove(run)
-            self.health.publish(self.in_flight)
+            self.health.publish()
             self.say(Word(say="phase_done", phase=run.index))
 
     def stop(self, reason: Unsent) -> None:
@@ -224,7 +224,7 @@ class Worker:
 
     def close(self) -> None:
         """Publishes the last counters and closes the sockets."""
-        self.health.publish(self.in_flight)
+        self.health.publish()
         for pool in self.pools:
             pool.close()
         self.reactor.close()

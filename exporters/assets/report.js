@@ -1,5 +1,5 @@
 "use strict";
-// Draws the charts of a report from the JSON in #data. Numbers in tables are in the page already, without script.
+// Draws the charts of a report from the JSON in #data (exporters/html/charts.py describes it). Tables need no script.
 (function () {
   const data = JSON.parse(document.getElementById("data").textContent);
   const shown = new Set(data.series.map((_, i) => i));
@@ -49,10 +49,9 @@
   }
 
   function shade(u) {
-    const spans = data.unhealthy;
     u.ctx.save();
     u.ctx.fillStyle = css("--shade");
-    for (const [from, to] of spans) {
+    for (const [from, to] of data.unhealthy) {
       const left = Math.max(u.valToPos(from, "x", true), u.bbox.left);
       const right = Math.min(u.valToPos(to, "x", true), u.bbox.left + u.bbox.width);
       if (right > left) u.ctx.fillRect(left, u.bbox.top, Math.max(right - left, 2), u.bbox.height);
@@ -100,8 +99,8 @@
 
   function overTime(title, note, unit, fields, options) {
     const lines = [];
-    data.series.forEach((s, i) => fields.forEach(([field, label, dash], k) => s[field] && lines.push({
-      target: i, color: many ? undefined : k, label: named(s, label), x: data.x[s.run], y: s[field], dash,
+    data.series.forEach((s, i) => fields.forEach(([field, label, dash], k) => s.lines[field] && lines.push({
+      target: i, color: many ? undefined : k, label: named(s, label), x: data.times[s.run], y: s.lines[field], dash,
     })));
     if (!lines.length) return;
     plot(card("time", title, note), lines, Object.assign({ time: true, unit: " " + unit }, options));
@@ -110,25 +109,24 @@
   function drawTime() {
     overTime("Requests per second", "", "/s", [["ok", "ok"], ["failed", "failed", [4, 3]]]);
     overTime("Output tokens per second", "", "tok/s", [["tokens", ""]]);
-    overTime("TTFT", "ms, p50 and p99 of each interval", "ms", [["ttft_p50", "p50"], ["ttft_p99", "p99", [4, 3]]]);
-    overTime("TTFT from the scheduled start", "ms: what a user who came on time felt", "ms", [["scheduled_p50", "p50"], ["scheduled_p99", "p99", [4, 3]]]);
-    overTime("Inter-token latency", "ms, p50 and p99 of each interval", "ms", [["itl_p50", "p50"], ["itl_p99", "p99", [4, 3]]]);
-    overTime("End to end", "ms, p50 and p99 of each interval", "ms", [["e2e_p50", "p50"], ["e2e_p99", "p99", [4, 3]]]);
+    for (const m of data.latencies) {
+      overTime(m.label, m.unit + ", p50 and p99 of each interval. " + m.help, m.unit, [[m.name + "_p50", "p50"], [m.name + "_p99", "p99", [4, 3]]]);
+    }
     overTime("In flight", "", "", [["in_flight", ""]]);
-    overTime("Load of the server", "requests, by its own metrics page", "", [["requests_running", "running"], ["requests_waiting", "waiting", [4, 3]]]);
-    overTime("KV cache and GPU of the server", "by its own metrics page", "%", [["kv_cache_usage", "KV cache"], ["gpu_utilisation", "GPU", [4, 3]]]);
+    overTime("Load of the server", "requests, from its own metrics page", "", [["requests_running", "running"], ["requests_waiting", "waiting", [4, 3]]]);
+    overTime("KV cache and GPU of the server", "from its own metrics page", "%", [["kv_cache_usage", "KV cache"], ["gpu_utilisation", "GPU", [4, 3]]]);
     const health = [];
-    data.clients.forEach((c, run) => {
-      const where = data.clients.length > 1 ? " " + data.runs[run] : "";
-      health.push({ color: 0, label: "loop lag p99 (left, us)" + where, x: data.x[run], y: c.lag });
-      health.push({ color: 1, scale: "right", label: "CPU of the busiest worker (right)" + where, x: data.x[run], y: c.cpu });
-      health.push({ color: 3, scale: "right", label: "steal (right)" + where, x: data.x[run], y: c.steal, dash: [4, 3] });
+    data.health.forEach((c, run) => {
+      const where = data.health.length > 1 ? " " + data.runs[run] : "", x = data.times[run];
+      health.push({ color: 0, label: "loop lag p99 (left, us)" + where, x, y: c.lag_us });
+      health.push({ color: 1, scale: "right", label: "CPU of the busiest worker (right)" + where, x, y: c.cpu_percent });
+      health.push({ color: 3, scale: "right", label: "steal (right)" + where, x, y: c.steal_percent, dash: [4, 3] });
     });
     plot(card("time", "Health of this client", ""), health, { time: true, right: true });
   }
 
   const NINES = [0.5, 0.9, 0.99, 0.999, 0.9999, 0.99999, 0.999999];
-  // Only labels that do not run into the one before, the highest percentile first in line.
+  // Only labels that do not overlap the one before; the highest percentiles have precedence.
   function apart(u, all) {
     let last = Infinity;
     return all.slice().reverse().map((v) => {
@@ -142,10 +140,10 @@
   function drawDistributions() {
     for (const d of data.distributions) {
       const lines = d.curves.map((c) => ({
-        target: c.target, color: many ? undefined : c.dash ? 1 : 0, label: named(data.series[c.target], c.what),
-        x: c.p.map((p) => 1 / (1 - p)), y: c.v, dash: c.dash ? [4, 3] : undefined,
+        target: c.target, color: many ? undefined : c.scheduled ? 1 : 0, label: named(data.series[c.target], c.scheduled ? "from schedule" : ""),
+        x: c.curve.p.map((p) => 1 / (1 - p)), y: c.curve.v, dash: c.scheduled ? [4, 3] : undefined,
       }));
-      plot(card("distributions", d.title + " by percentile", d.unit + ", the axis is logarithmic in 1/(1 - percentile)"), lines, {
+      plot(card("distributions", d.label + " by percentile", d.unit + ", the axis is logarithmic in 1/(1 - percentile)"), lines, {
         x: { distr: 3, log: 10 }, unit: " " + d.unit, xLabel: "percentile",
         xValue: (_, v) => (v == null ? "–" : +(100 * (1 - 1 / v)).toPrecision(6) + " %"),
         xAxis: {
@@ -154,10 +152,13 @@
           values: (u, all) => apart(u, all).map((v) => (v == null ? "" : +(100 * (1 - 1 / v)).toPrecision(7) + " %")),
         },
       });
-      const cdf = d.curves.filter((c) => !c.dash).map((c) => ({ target: c.target, label: named(data.series[c.target], ""), x: c.v.filter((v, k) => k === 0 || v > c.v[k - 1]), y: c.p.filter((_, k) => k === 0 || c.v[k] > c.v[k - 1]).map((p) => 100 * p) }));
+      const cdf = d.curves.filter((c) => !c.scheduled).map(({ target, curve }) => {
+        const rising = (_, k) => k === 0 || curve.v[k] > curve.v[k - 1]; // an x axis may not repeat a value
+        return { target, label: named(data.series[target], ""), x: curve.v.filter(rising), y: curve.p.filter(rising).map((p) => 100 * p) };
+      });
       const low = Math.min(...cdf.map((c) => c.x[0])), high = Math.max(...cdf.map((c) => c.x[c.x.length - 1]));
       const wide = high > 10 * low, pad = Math.max((high - low) * 0.05, low * 0.001);
-      plot(card("distributions", d.title + ", share of all below", "%"), cdf, {
+      plot(card("distributions", d.label + ", cumulative distribution", "%"), cdf, {
         x: wide ? { distr: 3, log: 10 } : { range: [low - pad, high + pad] },
         unit: " %", xLabel: d.unit, xValue: (_, v) => (v == null ? "–" : short(v) + " " + d.unit),
         xAxis: { values: (_, all) => all.map((v) => (v == null ? "" : short(v))), filter: (u, all) => all.map((v) => (!wide || /^[125]/.test(v.toExponential()) ? v : null)) },
@@ -172,10 +173,11 @@
     return "rgb(" + x.map((v, i) => Math.round(v + (y[i] - v) * t)).join() + ")";
   }
 
+  const HINT = "Point at a cell to see its numbers.";
   const maps = [];
   function drawHeat() {
     for (const h of data.heat) {
-      const box = card("heat", h.title, "ms from bottom to top, their number per interval from light to strong");
+      const box = card("heat", h.title, "ms from bottom to top; the darker, the more values in the interval");
       const canvas = document.createElement("canvas");
       canvas.className = "heat";
       canvas.setAttribute("role", "img");
@@ -183,19 +185,19 @@
       box.append(canvas);
       const tip = document.createElement("p");
       tip.className = "small soft";
-      tip.textContent = "Point at a cell to read it.";
+      tip.textContent = HINT;
       box.append(tip);
       maps.push({ h, canvas });
       canvas.addEventListener("pointermove", (e) => {
-        const at = place(h, canvas, e.offsetX, e.offsetY);
-        tip.textContent = at ? clock(at.from) + " to " + clock(at.to) + ": " + at.n.toLocaleString("en") + " of " + at.low + " to " + at.high + " ms" : "Point at a cell to read it.";
+        const at = cellAt(h, canvas, e.offsetX, e.offsetY);
+        tip.textContent = at ? clock(at.from) + " to " + clock(at.to) + ": " + at.n.toLocaleString("en") + " of " + at.low + " to " + at.high + " ms" : HINT;
       });
       paint(h, canvas);
     }
   }
 
   const LEFT = 52, BOTTOM = 22;
-  function place(h, canvas, px, py) {
+  function cellAt(h, canvas, px, py) {
     const w = canvas.clientWidth - LEFT, t = canvas.clientHeight - BOTTOM;
     const i = Math.floor((px - LEFT) / w * h.cells.length), k = Math.floor((t - py) / t * h.rows.length);
     if (i < 0 || k < 0 || i >= h.cells.length || k >= h.rows.length) return null;

@@ -18,8 +18,8 @@ import numpy as np
 import numpy.typing as npt
 
 from ...collectors.histogram import CELLS, DIGITS, HIGHEST, LOWEST, Histogram
-from ...collectors.snapshot import SCALES
 from ...engine.errors import OutputError
+from ...engine.metrics import SCALES
 from ..spool.parts import lines_of
 from .write import INTERVALS, TOTALS
 
@@ -48,7 +48,7 @@ class Line(NamedTuple):
 
 
 def line_of(text: str) -> Line | None:
-    """An interval line with a tag; None for any other line, and for one that is not whole."""
+    """An interval line with a tag; None for any other line, and for one that is not complete."""
     if not text.startswith("Tag=") or not text.endswith("\n"):
         return None
     parts = text[4:-1].split(",")
@@ -122,14 +122,14 @@ def values_and_counts(total: Histogram) -> tuple[npt.NDArray[np.float64], Ints]:
 
 
 def write_distributions(run_dir: Path, folder: Path) -> Iterator[tuple[Path, int]]:
-    """Writes `<metric>-<target>.hgrm` for each tag, in the metric's unit; gives each path and its count of values."""
+    """Writes `<metric>-<target>.hgrm` for each tag, in the metric's unit; yields each path and its count of values."""
     log = next((run_dir / each for each in (TOTALS, INTERVALS) if (run_dir / each).exists()), None)
     if log is None:
         raise OutputError(f"{run_dir} has no {INTERVALS}")
     for tag, total in sums(log).items():
         path = folder / (re.sub(r"[^\w.-]", "-", tag) + ".hgrm")
         with path.open("wb") as file:
-            total.hdr().output_percentile_distribution(file, SCALES.get(tag.partition("/")[0], 1.0))
+            total.hdr().output_percentile_distribution(file, SCALES.get(re.split("[./]", tag)[0], 1.0))
         yield path, total.count
 
 
@@ -157,8 +157,8 @@ def _cells(parts: list[bytes]) -> tuple[Ints, Ints]:
     lengths = ends - starts + 1
     if lengths.max() > _VARINT_MAX:
         raise OutputError("a histogram of the log holds a count beyond 2**55")
-    places = np.arange(len(data)) - np.repeat(starts, lengths)
-    zigzag = np.add.reduceat((data & 0x7F).astype(np.int64) << (7 * places), starts)
+    positions = np.arange(len(data)) - np.repeat(starts, lengths)
+    zigzag = np.add.reduceat((data & 0x7F).astype(np.int64) << (7 * positions), starts)
     numbers = (zigzag >> 1) ^ -(zigzag & 1)
     steps = np.where(numbers < 0, -numbers, 1)
     reached = np.cumsum(steps) - steps

@@ -1,6 +1,7 @@
 """intervals.hlog and totals.hlog: HdrHistogram logs, version 1.3, as the standard Java and Python readers take them.
 
-One line per tick, metric and target of the measured phases, `Tag=<metric>/<target>`. Values are histogram units
+One line per tick, metric and target of the measured phases, `Tag=<metric>/<target>`; the duration of failed requests
+is `Tag=e2e_ms.<outcome>/<target>`. Values are histogram units
 (ns; micro-tokens/s; 10 pico-USD), the max column is in the metric's own unit. Times are relative to BaseTime. The sum
 of a tag's intervals is the run's total, count for count: that is its one line in totals.hlog, for who would wait long
 for the intervals of days.
@@ -10,12 +11,15 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
 from ...collectors.series import NOBODY, Batch, Key, Slab
-from ...collectors.snapshot import METRICS, SCALES, Report, Snapshot
+from ...collectors.snapshot import Report, Snapshot
+from ...engine.files import replace
+from ...engine.metrics import METRICS, SCALES
 from ...engine.runs.manifest import Manifest
 from ..spool.parts import PartFile
 
@@ -66,11 +70,11 @@ def header(manifest: Manifest) -> str:
     """Comment lines with the start of the run, Unix epoch, and the legend."""
     start_ns = manifest.phases[0].start_ns + manifest.anchor_wall_ns - manifest.anchor_mono_ns
     start = f"{start_ns // 10**9}.{start_ns % 10**9 // 10**6:03d}"
-    told = datetime.fromtimestamp(start_ns / 1e9, UTC).strftime("%a %b %d %H:%M:%S UTC %Y")
+    readable = datetime.fromtimestamp(start_ns / 1e9, UTC).strftime("%a %b %d %H:%M:%S UTC %Y")
     return (
         f"#[llm-latency-lens {manifest.version}, run {manifest.run_id}]\n"
         "#[Histogram log format version 1.3]\n"
-        f"#[StartTime: {start} (seconds since epoch), {told}]\n"
+        f"#[StartTime: {start} (seconds since epoch), {readable}]\n"
         f"#[BaseTime: {start} (seconds since epoch)]\n"
         f"{_LEGEND}"
     )
@@ -80,24 +84,20 @@ def write_totals(run_dir: Path, totals: Slab, manifest: Manifest, seconds: float
     """totals.hlog of a run of so many seconds. A disk that refuses it costs readers time, and nothing else."""
     if not manifest.phases:
         return  # it never began
-    told = header(manifest) + "".join(lines(totals, manifest, 0.0, seconds))
-    temporary = run_dir / f".{TOTALS}.new"
-    try:
-        temporary.write_text(told)
-        temporary.replace(run_dir / TOTALS)
-    except OSError:
-        temporary.unlink(missing_ok=True)
+    text = header(manifest) + "".join(lines(totals, manifest, 0.0, seconds))
+    with suppress(OSError):
+        replace(run_dir / TOTALS, text.encode())
 
 
 def lines(slab: Slab, manifest: Manifest, start_s: float, seconds: float) -> Iterator[str]:
-    """The interval lines of a stretch of time, one for each metric and target."""
+    """The interval lines of a span of time, one for each metric and target."""
     for target, name in [*enumerate(each.name for each in manifest.plan.targets), (NOBODY, "")]:
         series = slab.only(lambda key, target=target: _counts(manifest, key, target))  # type: ignore[misc]  # default
-        for metric in METRICS:
-            if metric in series.metrics:
-                histogram = series.metrics[metric]
-                top = (histogram.max or 0) / SCALES[metric]
-                yield f"Tag={tag(metric, name)},{start_s:.3f},{seconds:.3f},{top:.3f},{histogram.hdr().encode().decode()}\n"
+        named = {metric: series.metrics[metric] for metric in METRICS if metric in series.metrics}
+        named |= {f"e2e_ms.{outcome.name.lower()}": each for outcome, each in sorted(series.failures.items())}
+        for metric, histogram in named.items():
+            top = (histogram.max or 0) / SCALES[metric.partition(".")[0]]
+            yield f"Tag={tag(metric, name)},{start_s:.3f},{seconds:.3f},{top:.3f},{histogram.hdr().encode().decode()}\n"
 
 
 def tag(metric: str, target: str) -> str:

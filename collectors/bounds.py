@@ -1,0 +1,17 @@
+"""The bounds of the verdict's rules, for the verdict and for whoever shows the same numbers. Imports nothing heavy."""
+
+from __future__ import annotations
+
+from typing import Final
+
+MINIMUM_OK: Final = 30
+CPU_BOUND: Final = 0.9
+STEAL_BOUND: Final = 0.05
+CPU_NOTICE: Final = 0.8  # from here on the console draws attention to it: the next step of load may invalidate
+STEAL_NOTICE: Final = 0.02
+LATENESS_FLOOR_MS: Final = 1.0
+LATENESS_SHARE: Final = 0.05
+CENSORED_BOUND: Final = 0.01
+USER_LAG_BOUND_US: Final = 1_000.0
+LAG_BOUND_US: Final = 5_000.0
+COALESCED_BOUND: Final = 0.5

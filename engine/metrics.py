@@ -1,0 +1,261 @@
+"""The catalogue: every metric, outcome and health field once, with its label, unit, help and exporter names.
+
+Statistics, SLO expressions, exporters, console, HTML report and REFERENCE.md derive their lists from here: a new metric
+is one entry. Imports nothing, so that a worker and `lens --help` can load it.
+"""
+
+from __future__ import annotations
+
+from typing import Final, NamedTuple
+
+# Of every distribution, in the order of exporters' columns, and the percentiles among them.
+STATISTICS: Final = ("mean", "stddev", "min", "max", "p50", "p90", "p95", "p99", "p99_9")
+PERCENTILES: Final = {"p50": 50.0, "p90": 90.0, "p95": 95.0, "p99": 99.0, "p99_9": 99.9}
+TOKEN_KINDS: Final = ("input", "output", "cached", "reasoning")
+RATES: Final = (
+    "requests_per_s",
+    "output_tokens_per_s",
+    "total_tokens_per_s",
+    "events_per_s",
+    "goodput_per_s",
+    "goodput_share",
+)
+SHARES: Final = ("itl_coalesced_share", "ttft_coalesced_share", "connection_reused_share")
+
+# Histogram units per unit of the metric. Every metric is counted in the same integer HDR histogram (1e3 .. 3.6e12), so
+# latencies are ns, rates micro-tokens/s and costs 10 pico-USD: 3 digits from 1 token/s and from 5 micro-USD on.
+_SCALE_OF_UNIT: Final = {"ms": 1e6, "tok/s": 1e6, "USD": 1e11}
+
+# Upper bounds ("less than or equal", in the metric's unit) of the classic histograms that time-series databases keep.
+# Short enough for low cardinality; TTFT and TPOT hold the bounds that OpenTelemetry's GenAI conventions advise.
+_FINE: Final = (1, 2, 5, 10, 15, 20, 25, 30, 40, 50, 60, 75, 80, 100, 150, 200, 250, 300, 400, 500)
+_TOKEN_MS: Final = (*_FINE, 750, 1_000, 2_500, 5_000, 7_500)
+_TTFT_MS: Final = (*_TOKEN_MS, 10_000, 30_000, 60_000)
+_E2E_MS: Final = tuple(10 * 2**k for k in range(15))
+_LATENESS_MS: Final = (0.1, 0.2, 0.5, 1, 2, 5, 10, 50, 100, 1_000)
+
+
+class Metric(NamedTuple):
+    """A distribution. `start` and `end` are the marks of a request it lies between; empty where it is computed."""
+
+    name: str
+    label: str
+    help: str
+    start: str = ""
+    end: str = ""
+    buckets: tuple[float, ...] = ()
+    per_request: bool = True  # one value a request at most: may stand in a `request:` objective
+    needs_gap: bool = False  # a reply of one token, or whose tokens came together, cannot have it
+    otel: str = ""
+    prometheus: str = ""
+
+    @property
+    def unit(self) -> str:
+        return "ms" if self.name.endswith("_ms") else "USD" if self.name.endswith("_usd") else "tok/s"
+
+    @property
+    def scale(self) -> float:
+        """Histogram units per unit."""
+        return _SCALE_OF_UNIT[self.unit]
+
+
+def _by_name(*metrics: Metric) -> dict[str, Metric]:
+    return {metric.name: metric for metric in metrics}
+
+
+# In the order people read them.
+METRICS: Final = _by_name(
+    Metric(
+        "ttft_ms",
+        "TTFT",
+        "From sending to the first token, by kernel clock.",
+        "send",
+        "first_token",
+        _TTFT_MS,
+        otel="gen_ai.server.time_to_first_token",
+        prometheus="gen_ai_server_time_to_first_token_seconds",
+    ),
+    Metric(
+        "ttft_scheduled_ms",
+        "TTFT scheduled",
+        "From the scheduled start to the first token.",
+        "intended",
+        "first_token",
+        _TTFT_MS,
+        otel="lens.ttft_scheduled",
+        prometheus="lens_ttft_scheduled_seconds",
+    ),
+    Metric("ttfo_ms", "TTFO", "From sending to the first visible (not reasoning) output.", "send", "first_output"),
+    Metric("ttfb_ms", "TTFB", "From sending to the head of the reply.", "send", "headers"),
+    Metric(
+        "e2e_ms",
+        "E2E",
+        "End to end duration of successful requests.",
+        "send",
+        "end",
+        _E2E_MS,
+        otel="gen_ai.client.operation.duration",
+        prometheus="gen_ai_client_operation_duration_seconds",
+    ),
+    Metric("e2e_scheduled_ms", "E2E scheduled", "From the scheduled start to the end.", "intended", "end"),
+    Metric(
+        "tpot_ms",
+        "TPOT",
+        "Mean time per output token after the first.",
+        buckets=_TOKEN_MS,
+        needs_gap=True,
+        otel="gen_ai.server.time_per_output_token",
+        prometheus="gen_ai_server_time_per_output_token_seconds",
+    ),
+    Metric(
+        "itl_ms",
+        "ITL",
+        "Every gap between consecutive token events.",
+        buckets=_TOKEN_MS,
+        per_request=False,
+        otel="lens.inter_token_latency",
+        prometheus="lens_inter_token_latency_seconds",
+    ),
+    Metric("itl_max_ms", "ITL max", "The longest gap of each request.", needs_gap=True),
+    Metric("decode_tps", "decode", "Output tokens after the first per second, first to last token.", needs_gap=True),
+    Metric("e2e_tps", "E2E rate", "Output tokens per second, from sending to the end."),
+    Metric(
+        "lateness_ms",
+        "lateness",
+        "How late requests were sent: this client's own error.",
+        "intended",
+        "send",
+        _LATENESS_MS,
+        otel="lens.lateness",
+        prometheus="lens_lateness_seconds",
+    ),
+    Metric("dns_ms", "DNS", "Name lookup of a new connection.", "connect_start", "dns_done"),
+    Metric("tcp_ms", "TCP connect", "TCP handshake of a new connection.", "dns_done", "tcp_done"),
+    Metric("tls_ms", "TLS handshake", "TLS handshake of a new connection.", "tcp_done", "tls_done"),
+    Metric("cost_usd", "cost", "Usage by the provider times the dated price."),
+)
+SCALES: Final = {name: metric.scale for name, metric in METRICS.items()}
+BUCKETS: Final = {name: metric.buckets for name, metric in METRICS.items() if metric.buckets}
+
+
+class Field(NamedTuple):
+    """A number about the client or the server. A counter only grows within a run (within a server's life)."""
+
+    label: str
+    help: str
+    prometheus: str
+    counter: bool = False
+    scale: float = 1.0  # from our unit to Prometheus' base unit
+    otel: bool = True
+
+
+def _counter(label: str, help_: str, name: str, *, otel: bool = False) -> Field:
+    return Field(label, help_, f"lens_client_{name}", counter=True, otel=otel)
+
+
+# Fields of summary.json's `client` that are numbers. `loop_lag_us` has three and is exported beside them.
+CLIENT: Final = {
+    "workers": Field("workers", "Worker processes.", "lens_client_workers", otel=False),
+    "cpu_us_per_event": Field(
+        "CPU per event, us",
+        "CPU time of the workers per stream event they parsed.",
+        "lens_client_cpu_seconds_per_event",
+        scale=1e-6,
+        otel=False,
+    ),
+    "cpu_utilisation": Field(
+        "CPU of the busiest worker",
+        "CPU time of the busiest worker as a share of one core.",
+        "lens_client_cpu_utilisation_ratio",
+    ),
+    "steal_share": Field(
+        "steal", "Share of the machine's CPU time that its hypervisor took.", "lens_client_steal_ratio"
+    ),
+    "rss_mb_max": Field("RSS, MB", "Memory of the largest process.", "lens_client_rss_bytes", scale=1e6, otel=False),
+    "itl_coalesced_share": Field(
+        "coalesced gaps", "Share of the token gaps that shared a read.", "lens_client_itl_coalesced_ratio", otel=False
+    ),
+    "ring_drops": _counter("ring drops", "Records lost to a full ring.", "ring_drops", otel=True),
+    "clock_steps": _counter("clock steps", "Steps of the wall clock.", "clock_steps", otel=True),
+    "gc_pauses": _counter("GC pauses", "Garbage collections of the workers.", "gc_pauses", otel=True),
+    "restarts": _counter("worker restarts", "Workers that died and were started again.", "restarts", otel=True),
+    "collector_restarts": _counter("collector restarts", "Restarts of the collector.", "collector_restarts"),
+    "exporter_restarts": _counter("exporter restarts", "Restarts of the exporter.", "exporter_restarts"),
+    "stale_resends": _counter(
+        "stale resends", "Requests sent again because their pooled connection was dead.", "stale_resends"
+    ),
+    "clamped": _counter("clamped values", "Values above the histogram's range.", "clamped"),
+    "gaps_saturated": _counter("saturated gaps", "Token gaps longer than a gap word holds.", "gaps_saturated"),
+    "late_renders": _counter(
+        "late renders", "Requests whose body was not rendered when their time came.", "late_renders"
+    ),
+    "tcp_retransmits": _counter("TCP retransmits", "Segments this host sent again.", "tcp_retransmits"),
+    "export_failures": _counter("failed writes", "Writes into the run directory that failed.", "export_failures"),
+    "records_dropped": _counter("dropped rows", "Request rows that could not be written.", "records_dropped"),
+}
+CLIENT_COUNTERS: Final = tuple(name for name, field in CLIENT.items() if field.counter)
+
+# What a target's own metrics pages say. All gauges for us: a server's totals start anew with the server.
+SERVER: Final = {
+    "requests_running": Field("requests running", "Requests that the server works on.", "lens_server_requests_running"),
+    "requests_waiting": Field("requests waiting", "Requests in the server's queue.", "lens_server_requests_waiting"),
+    "kv_cache_usage": Field("KV cache", "Share of the server's KV cache in use.", "lens_server_kv_cache_usage_ratio"),
+    "prompt_tokens_total": Field(
+        "prompt tokens", "Prompt tokens since the server's start.", "lens_server_prompt_tokens"
+    ),
+    "generation_tokens_total": Field(
+        "generated tokens", "Generated tokens since the server's start.", "lens_server_generation_tokens"
+    ),
+    "gpu_utilisation": Field("GPU load", "Mean load of the server's GPUs.", "lens_server_gpu_utilisation_ratio"),
+    "gpu_memory_bytes": Field("GPU memory", "Memory in use on the server's GPUs.", "lens_server_gpu_memory_bytes"),
+    "gpu_power_watts": Field("GPU power", "Power drawn by the server's GPUs.", "lens_server_gpu_power_watts"),
+    "gpu_temperature_c": Field("GPU temperature", "The server's hottest GPU.", "lens_server_gpu_temperature_celsius"),
+    "age_s": Field("age", "Since the server's pages were read.", "lens_server_age_seconds"),
+    "scrape_failures": Field(
+        "scrape failures",
+        "Reads of the server's pages that failed.",
+        "lens_server_scrape_failures",
+        counter=True,
+    ),
+}
+
+# Outcomes of a sent request by their group; a test holds them against engine.records.Outcome.
+OUTCOMES: Final[dict[str, dict[str, str]]] = {
+    "success": {"ok": "The reply is complete."},
+    "connect": {
+        "connect_dns": "The name was not found.",
+        "connect_refused": "Nobody listens there, or a firewall refused.",
+        "connect_timeout": "No connection within the limit.",
+        "connect_tls": "The TLS handshake failed.",
+        "connect_reset": "The connection broke before a reply began.",
+    },
+    "timeout": {
+        "timeout_first_token": "No token within `limits.first_token_timeout`.",
+        "timeout_total": "Not complete within `limits.timeout`.",
+    },
+    "http": {
+        "http_auth": "401 or 403.",
+        "http_rate_limited": "429.",
+        "http_invalid": "400, 404, 413 or 422: the request itself was refused.",
+        "http_overloaded": "503 or 529.",
+        "http_server": "Another 5xx.",
+        "http_other": "Another status that is no success.",
+    },
+    "stream": {
+        "stream_error": "An error event inside a stream that began with 200.",
+        "stream_truncated": "The body ended before the API's terminal marker.",
+        "stream_malformed": "Bad HTTP, SSE or JSON.",
+        "content_filtered": "The provider stopped the reply for its content.",
+    },
+    "ended": {
+        "cancelled": "Cancelled by the plan or because the run was stopped.",
+        "lost": "The worker that had sent it died.",
+        "in_flight": "Still running when the run's drain limit passed.",
+    },
+}
+UNSENT: Final = {
+    "no_capacity": "`max_in_flight` was reached.",
+    "budget": "The budget, rpm or tpm of the plan left no room.",
+    "stopped": "The run was stopped.",
+    "worker_down": "The worker whose slot it was had died.",
+}

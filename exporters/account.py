@@ -1,0 +1,91 @@
+"""The account of a run in words: what became of every request, token and cent, and the state of the client itself.
+
+The console and the HTML report print these lines. Pure, no layout, imports nothing heavy.
+"""
+
+from __future__ import annotations
+
+from ..collectors.snapshot import Client, Cost, Report, Requests, Throughput, Tokens
+from ..engine.metrics import CLIENT, CLIENT_COUNTERS
+from . import figures
+
+
+def account_lines(report: Report) -> list[tuple[str, str]]:
+    """The totals of a run as (name, text); the name is empty where a line continues the one before it."""
+    t = report.throughput
+    lines = [
+        ("requests", _planned(report.requests)),
+        ("", _sent(report.requests)),
+        ("throughput", _rates(t)),
+    ]
+    if t.goodput_share is not None:
+        goodput = f"{figures.share(t.goodput_share)} met every request SLO, {figures.rate(t.goodput_per_s)}/s"
+        lines.append(("goodput", goodput))
+    lines += [("tokens", _tokens(report.tokens)), ("cost", _cost(report.cost))]
+    return lines + [("" if i else "client", line) for i, line in enumerate(_client(report.client))]
+
+
+def _planned(q: Requests) -> str:
+    unsent = sum(q.unsent.values())
+    reasons = f" ({figures.parts(q.unsent)})" if unsent else ""
+    return f"{q.planned:,} planned = {q.sent:,} sent + {unsent:,} not sent{reasons}"
+
+
+def _sent(q: Requests) -> str:
+    failed = figures.failed(q)
+    outcomes = f" ({figures.parts(q.failed)})" if failed else ""
+    line = f"{q.sent:,} sent = {q.ok:,} ok + {failed:,} failed{outcomes} + {q.cancelled:,} cancelled"
+    line += f" + {q.in_flight_at_end:,} in flight at the end"
+    return line + (f"; {q.attempts:,} attempts" if q.attempts > q.sent else "")
+
+
+def _rates(t: Throughput) -> str:
+    rates = [
+        f"{figures.rate(t.requests_per_s)} requests/s",
+        f"{figures.rate(t.output_tokens_per_s)} output tokens/s",
+        f"{figures.rate(t.total_tokens_per_s)} total tokens/s",
+    ]
+    return ", ".join(rates)
+
+
+def _tokens(t: Tokens) -> str:
+    if t.output is None and t.input is None:
+        return "not reported by the provider"
+    line = f"{figures.count(t.input)} in, {figures.count(t.output)} out"
+    if t.cached:
+        line += f", {t.cached:,} of the input cached"
+    if t.reasoning:
+        line += f", {t.reasoning:,} of the output reasoning"
+    return line + (f" (counted by: {t.source})" if t.source else "")
+
+
+def _cost(c: Cost) -> str:
+    if c.usd is None:
+        return f"unknown: no price for {c.unpriced_requests:,} requests" if c.unpriced_requests else "unknown"
+    line = f"{figures.money(c.usd)}, {figures.money(c.usd_per_1k_requests)} per 1k requests"
+    if c.usd_per_day is not None:
+        line += f", {figures.money(c.usd_per_day)} per day at this rate"
+    if c.unpriced_requests:
+        line += f" for {c.priced_requests:,} requests, {c.unpriced_requests:,} more have no known price"
+    return line + (f" (prices of {c.price_table_date})" if c.price_table_date else "")
+
+
+def _client(c: Client) -> list[str]:
+    lag = c.loop_lag_us
+    stamps = f"{c.workers} worker{'s' * (c.workers != 1)}, {c.clock} clock"
+    if lag.p50 is not None:
+        stamps += (
+            f", loop lag p50 {figures.value(lag.p50)} p99 {figures.value(lag.p99)} max {figures.value(lag.max)} us"
+        )
+    stamps += f", {c.ring_drops:,} ring drops"
+    load = [f"CPU {figures.share(c.cpu_utilisation)} of the busiest core"]
+    if c.cpu_us_per_event is not None:
+        load.append(f"{c.cpu_us_per_event:.1f} us per event")
+    load.append(f"steal {figures.share(c.steal_share)}")
+    if c.rss_mb_max is not None:
+        load.append(f"{c.rss_mb_max:.0f} MB")
+    if c.itl_coalesced_share is not None:
+        load.append(f"{figures.share(c.itl_coalesced_share)} of gaps coalesced")
+    others = [(CLIENT[name].label, getattr(c, name)) for name in CLIENT_COUNTERS if name != "ring_drops"]
+    incidents = ", ".join(f"{n:,} {label}" for label, n in others if n)  # 0 in an undisturbed run
+    return [stamps, ", ".join(load), *([incidents] if incidents else [])]

@@ -1,0 +1,186 @@
+"""What report.js draws, as one JSON document. Times in seconds since the start of the run, values in their units."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from typing import Final
+
+import msgspec
+import numpy as np
+
+from ...collectors.rollup import Slice
+from ...engine.metrics import BUCKETS, METRICS
+from .curves import Curve
+from .run import Run
+from .timeline import HEATED, LATENCIES, SERVER_LOAD, Span, Timeline
+
+HEAT_COLUMNS: Final = 240
+# Distribution charts: the metric and, dashed in the same chart, the same from the scheduled start.
+DISTRIBUTIONS: Final[dict[str, str | None]] = {"ttft_ms": "ttft_scheduled_ms", "itl_ms": None, "e2e_ms": None}
+PERCENT: Final = {"kv_cache_usage", "gpu_utilisation"}  # of SERVER_LOAD: shares, drawn in %
+
+Values = list[float | None]  # one per span, None where nothing is known
+
+
+class Latency(msgspec.Struct):
+    """A metric shown over time: its lines are `<name>_p50` and `<name>_p99` of each Series."""
+
+    name: str
+    label: str
+    unit: str
+    help: str
+
+
+class Series(msgspec.Struct):
+    """One target of one run. `lines` by name: ok, failed and tokens per second, in_flight, latencies, server load."""
+
+    name: str
+    run: int
+    lines: dict[str, Values]
+
+
+class Health(msgspec.Struct):
+    lag_us: Values
+    cpu_percent: Values
+    steal_percent: Values
+
+
+class TargetCurve(msgspec.Struct):
+    target: int  # position in Charts.series
+    curve: Curve
+    scheduled: bool
+
+
+class DistributionChart(msgspec.Struct):
+    label: str
+    unit: str
+    curves: list[TargetCurve]
+
+
+class HeatMap(msgspec.Struct):
+    """Counts per column of time and row of values, over all targets of a run."""
+
+    title: str
+    times: Values  # edges of the columns
+    rows: list[tuple[float, float | None]]  # bounds of each row from the lowest on; the last may have none above
+    cells: list[list[int]]
+
+
+class Charts(msgspec.Struct):
+    runs: list[str]
+    times: list[Values]  # of each run: the ends of its spans
+    latencies: list[Latency]
+    series: list[Series]
+    health: list[Health]
+    unhealthy: list[tuple[float | None, float | None]]
+    distributions: list[DistributionChart]
+    heat: list[HeatMap]
+
+
+def charts_of(runs: Sequence[Run]) -> Charts:
+    spans = [span for run in runs for span in run.timeline.spans]
+    return Charts(
+        runs=[run.report.run.id for run in runs],
+        times=[[rounded(span.end_s) for span in run.timeline.spans] for run in runs],
+        latencies=[Latency(m.name, m.label, m.unit, m.help) for m in map(METRICS.__getitem__, LATENCIES)],
+        series=[
+            Series(" ".join(filter(None, (_title(runs, run), target))), index, _lines(run.timeline, target))
+            for index, run in enumerate(runs)
+            for target in run.targets
+        ],
+        health=[_health(run.timeline) for run in runs],
+        unhealthy=[(rounded(span.start_s), rounded(span.end_s)) for span in spans if span.unhealthy],
+        distributions=list(_distributions(runs)),
+        heat=[h for run in runs for metric in HEATED if (h := _heat_map(run.timeline, metric, _title(runs, run)))],
+    )
+
+
+def _title(runs: Sequence[Run], run: Run) -> str:
+    """Distinguishes a run from the others on the page; empty if it is the only one."""
+    return f"{run.report.run.name} {run.report.run.id[-4:]}" if len(runs) > 1 else ""
+
+
+def _lines(timeline: Timeline, target: str) -> dict[str, Values]:
+    points = [_point(span, target) for span in timeline.spans]
+    names = dict.fromkeys(name for point in points for name in point)
+    return {name: [rounded(point.get(name)) for point in points] for name in names}
+
+
+def _point(span: Span, target: str) -> dict[str, float | None]:
+    """The values of one target's lines in one span; without those of which nothing is known."""
+    total = span.targets.get(target)
+    point = _rates(total, span.seconds) if total else {}
+    for field in SERVER_LOAD:
+        value = span.servers.get((target, field))
+        if value is not None:
+            point[field] = value * 100 if field in PERCENT else value
+    return point
+
+
+def _rates(total: Slice, seconds: float) -> dict[str, float | None]:
+    point: dict[str, float | None] = {
+        "ok": total.count("ok") / seconds,
+        "failed": total.failed / seconds,
+        "tokens": (total.tokens("output") or 0) / seconds,
+        "in_flight": total.in_flight,
+    }
+    for metric in LATENCIES:
+        point[f"{metric}_p50"], point[f"{metric}_p99"] = total.p50(metric), total.p99(metric)
+    return point
+
+
+def _health(timeline: Timeline) -> Health:
+    return Health(
+        lag_us=[rounded(span.lag_us) for span in timeline.spans],
+        cpu_percent=[rounded(span.cpu, 100) for span in timeline.spans],
+        steal_percent=[rounded(span.steal, 100) for span in timeline.spans],
+    )
+
+
+def _distributions(runs: Sequence[Run]) -> Iterator[DistributionChart]:
+    """A chart per metric with the curves of every target of every run, where there are any."""
+    targets = [(run, target) for run in runs for target in run.targets]  # as Charts.series
+    for metric, scheduled in DISTRIBUTIONS.items():
+        curves = []
+        for position, (run, target) in enumerate(targets):
+            if curve := run.curves.get((target, metric)):
+                curves.append(TargetCurve(position, curve, scheduled=False))
+            if scheduled and (curve := run.curves.get((target, scheduled))):
+                curves.append(TargetCurve(position, curve, scheduled=True))
+        if curves:
+            yield DistributionChart(METRICS[metric].label, METRICS[metric].unit, curves)
+
+
+def _heat_map(timeline: Timeline, metric: str, title: str) -> HeatMap | None:
+    """Without most of the empty rows above and below; None if there is nothing to show."""
+    spans = timeline.spans
+    per_column = max(1, math.ceil(len(spans) / HEAT_COLUMNS))
+    groups = [spans[start : start + per_column] for start in range(0, len(spans), per_column)]
+    cells = np.array([_bucket_sum(group, metric) for group in groups])
+    filled = np.flatnonzero(cells.sum(axis=0)) if len(cells) else np.empty(0, int)
+    if not len(filled):
+        return None
+    bounds = [0, *BUCKETS[metric], None]
+    low, high = max(0, int(filled[0]) - 1), min(len(bounds) - 1, int(filled[-1]) + 2)  # one empty row on each side
+    label = METRICS[metric].label
+    return HeatMap(
+        title=f"{label} heat map of {title}" if title else f"{label} heat map",
+        times=[*(rounded(group[0].start_s) for group in groups), rounded(spans[-1].end_s)],
+        rows=[(bounds[k] or 0, bounds[k + 1]) for k in range(low, high)],
+        cells=cells[:, low:high].tolist(),
+    )
+
+
+def _bucket_sum(spans: Sequence[Span], metric: str) -> list[int]:
+    counts = [total.buckets[metric] for span in spans for total in span.targets.values() if metric in total.buckets]
+    return [sum(bucket) for bucket in zip(*counts, strict=True)] or [0] * (len(BUCKETS[metric]) + 1)
+
+
+def rounded(value: float | None, factor: float = 1) -> float | None:
+    """`value` times `factor` with four significant digits, as an int if it is one; None if it is unknown or not finite."""
+    if value is None or not math.isfinite(value):
+        return None
+    value *= factor
+    short = float(f"{value:.4g}") if abs(value) < 1e4 else round(value, 1)
+    return int(short) if short == int(short) else short

@@ -1,0 +1,51 @@
+"""HTML from values. Every value is escaped when it enters an element, unless it is `Markup` already."""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Iterable
+
+
+class Markup(str):
+    """Text that is HTML already. Only this file makes it from other text."""
+
+    __slots__ = ()
+
+
+NOTHING = Markup()
+
+
+def escaped(value: object) -> Markup:
+    return value if isinstance(value, Markup) else Markup(html.escape(str(value)))
+
+
+def joined(parts: Iterable[object]) -> Markup:
+    return Markup("".join(escaped(part) for part in parts))
+
+
+def element(name: str, *children: object, classes: str = "", style: str = "") -> Markup:
+    """`<name class=classes style=style>children</name>`."""
+    attributes = "".join(f' {key}="{escaped(value)}"' for key, value in (("class", classes), ("style", style)) if value)
+    return Markup(f"<{name}{attributes}>{joined(children)}</{name}>")
+
+
+def text_cell(value: object) -> Markup:
+    """A cell of left-aligned text that may wrap; other cells are numbers."""
+    return element("td", value, classes="wrap")
+
+
+def row(cells: Iterable[object], classes: str = "") -> Markup:
+    """A table row; a cell that is no `<td>` yet becomes one."""
+    made = (c if isinstance(c, Markup) and c.startswith("<td") else element("td", c) for c in cells)
+    return element("tr", *made, classes=classes)
+
+
+def table(head: Iterable[object], rows: Iterable[Iterable[object]]) -> Markup:
+    """A table with a head of `<th>`, unless `head` is empty. A row is a sequence of cells or made by `row`."""
+    heads = [element("th", each) for each in head]
+    body = (each if isinstance(each, Markup) else row(each) for each in rows)
+    return element("table", *([element("tr", *heads)] if heads else ()), *body)
+
+
+def card(*children: object, classes: str = "scroll") -> Markup:
+    return element("div", *children, classes=f"card {classes}".strip())

@@ -1,0 +1,44 @@
+"""All that a report needs of one run directory."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import NamedTuple
+
+from ...collectors.snapshot import Report
+from ..rundir import read_report
+from .curves import Curves, exact_curves, rough_curves
+from .timeline import HEATED, LATENCIES, POINTS, Timeline, read_timeline
+
+
+class Run(NamedTuple):
+    """`exact`: the curves come from histograms and not from bucket counts."""
+
+    report: Report
+    plan: str
+    timeline: Timeline
+    curves: Curves
+    exact: bool
+
+    @property
+    def targets(self) -> list[str]:
+        return [target.name for target in self.report.targets]
+
+
+def read_run(run_dir: Path, *, points: int = POINTS) -> Run:
+    """Raises OutputError for a directory that holds no finished run."""
+    report = read_report(run_dir)
+    targets = [target.name for target in report.targets]
+    curves = exact_curves(run_dir, targets)
+    exact = bool(curves)
+    timeline = Timeline(HEATED if exact else LATENCIES, points=points)
+    read_timeline(run_dir / "intervals.jsonl", timeline)
+    return Run(report, _plan(run_dir / "plan.json"), timeline, curves or rough_curves(timeline, targets), exact)
+
+
+def _plan(path: Path) -> str:
+    try:
+        return json.dumps(json.loads(path.read_bytes()), indent=2, ensure_ascii=False)
+    except (OSError, ValueError):  # missing or damaged: the report shows everything else
+        return ""
