@@ -283,7 +283,7 @@ def everything(minutes: float, seed: int, directory: Path, *, plans: bool = True
     with simulator(**REPLIES) as server:
         target = ("--base-url", f"{server.base_url}/v1", "--model", "m", "--rate", "20", "--duration", "24h")
         killed = killed_run(server, directory / "killed")
-        while monotonic() < end and any(done[kind] < most for kind, most in ENOUGH.items()):
+        while not done or (monotonic() < end and any(done[kind] < most for kind, most in ENOUGH.items())):
             turn = directory / f"turn-{done.total()}"
             turn.mkdir()
             done["kills"] += sum(storm(KILLS_A_TURN, dice.randrange(1 << 32), turn).values())

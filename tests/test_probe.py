@@ -15,7 +15,8 @@ import psutil
 import pytest
 
 from llm_latency_lens.cli.probe.probe_run import Progress
-from llm_latency_lens.engine.records.ring import Counter, Geometry, SegmentWriter
+from llm_latency_lens.engine.records.layout import Counter, Geometry
+from llm_latency_lens.engine.records.writer import SegmentWriter
 from llm_latency_lens.engine.runs.notify import Notifier
 from tests.support_collector import SECOND, manifest
 from tests.support_collector import plan as small_plan
@@ -75,7 +76,7 @@ def test_it_is_ready_after_the_first_success_reloads_and_stops_with_nothing_lost
     merged = max(report["metrics"]["ttft_ms"]["max"] for report in reports)
     assert history["metrics"]["ttft_ms"]["max"] == pytest.approx(merged, rel=0.002)
     moment = reports[0]["run"]["started_at"]
-    assert "no ticks in that stretch" in lens("report", str(manager.state), "--until", moment, cwd=tmp_path).stderr
+    assert "no ticks in that span of time" in lens("report", str(manager.state), "--until", moment, cwd=tmp_path).stderr
 
 
 def test_a_target_that_is_down_delays_readiness_and_nothing_else(tmp_path: Path) -> None:
