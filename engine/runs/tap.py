@@ -1,4 +1,4 @@
-"""The tap's process as its run sees it: started before the workers, told the servers' addresses, ended with the run."""
+"""The tap's process as its run sees it: started before the workers, given the servers' addresses, ended with the run."""
 
 from __future__ import annotations
 
@@ -48,8 +48,9 @@ class TapProcess:
     def pid(self) -> int:
         return self.process.pid
 
-    def alive(self) -> bool:
-        return self.process.poll() is None
+    def ended(self) -> bool:
+        """Whether it has died. Reaps it."""
+        return self.process.poll() is not None
 
     def hold(self, servers: Iterable[Server]) -> None:
         """Holds these servers' segments, too."""
@@ -73,12 +74,13 @@ class TapProcess:
             self.process.wait()
 
 
-def start_tap(segment_dir: Path, servers: Iterable[Server]) -> TapProcess | str:
+def start_tap(segment_dir: Path, servers: Iterable[Server], environ: Mapping[str, str]) -> TapProcess | str:
     """A tap that holds the servers' segments; or why there can be none here, and what would grant it."""
     process = subprocess.Popen(
         [sys.executable, "-m", "llm_latency_lens.engine.wire.tap", "--segment-dir", str(segment_dir)],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
+        env=environ,
         start_new_session=True,  # the terminal's Ctrl-C is the supervisor's to pass on
     )
     tap = TapProcess(process)

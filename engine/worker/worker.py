@@ -15,7 +15,7 @@ from __future__ import annotations
 import asyncio
 import os
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from time import monotonic_ns, time_ns
 from typing import Final
@@ -35,7 +35,7 @@ from ..records.record import ABORT_PLANNED, Outcome, Unsent
 from ..records.tap_status import TapWatch
 from ..records.writer import SegmentWriter
 from ..runs.control import Share, Word
-from ..wire.endpoint import Endpoint
+from ..wire.endpoint import Address, Endpoint
 from ..wire.exchange import Exchange
 from ..wire.pool import Pool
 from ..wire.reactor import Reactor
@@ -83,6 +83,7 @@ class Worker:
                     done=self.done,
                     suspect=self.health.suspect,
                     exact=share.stamps == "segment",
+                    resolved=self._resolved,
                 )
             )
         self.allowance = Allowance(share, segment.counters)
@@ -195,6 +196,12 @@ class Worker:
         if self.stopping is not None:
             run.stop(self, monotonic_ns(), self.stopping)
         self.work()
+
+    def _resolved(self, addresses: Sequence[Address]) -> None:
+        """Reports where a name leads now: the tap holds the segments of these addresses."""
+        if self.share.stamps == "segment":
+            servers = [(int(a.family), str(a.sockaddr[0]).partition("%")[0], int(a.sockaddr[1])) for a in addresses]
+            self.say(Word(say="resolved", servers=servers))
 
     def render(self, target: int, prompt: Prompt) -> bytes:
         """One request as it goes on the wire, head and body together."""
@@ -380,7 +387,7 @@ class Worker:
         )
         exchange.session = session
         exchange.estimate_tokens = session.estimate_tokens
-        reason = self.stopping or run.stopped
+        reason = self.stopping if self.stopping is not None else run.stopped
         if reason is None:
             output = prompt.max_tokens or min(OUTPUT_ESTIMATE, session.estimate_tokens)
             reserved = self.allowance.reserve(last.target, session.estimate_tokens - output, output)
