@@ -47,13 +47,13 @@ class Moment:
 def observe(health: Health, before: Moment | None, now: Moment) -> None:
     """Adds what the host went through since the last moment to the run's sums."""
     health.rss_mb_max = max(health.rss_mb_max, now.sample.rss_mb_max or 0.0)
-    if before is None:
-        return
     if segment_stamps(before, now):
         health.segment_ticks += 1
     else:
         health.read_ticks += 1
-        _note_span(health.read_spans, before.now_ns, now.now_ns)
+        _note_span(health.read_spans, before.now_ns if before else now.now_ns, now.now_ns)
+    if before is None:
+        return
     if None not in (before.sample.steal, before.sample.total, now.sample.steal, now.sample.total):
         health.steal += max(0, (now.sample.steal or 0) - (before.sample.steal or 0))
         health.total += max(0, (now.sample.total or 0) - (before.sample.total or 0))

@@ -32,8 +32,8 @@ def local_servers(servers: Iterable[Server]) -> list[LocalServer]:
     listening: dict[int, int] = {}
     with suppress(psutil.AccessDenied, PermissionError):
         for connection in psutil.net_connections(kind="tcp"):
-            if connection.status == psutil.CONN_LISTEN and connection.pid:
-                listening.setdefault(connection.laddr.port, connection.pid)
+            if connection.status == psutil.CONN_LISTEN and connection.pid and connection.laddr:
+                listening.setdefault(connection.laddr[1], connection.pid)
     return [_described(server, listening.get(server.port, 0)) for server in here]
 
 
