@@ -180,8 +180,9 @@ class Collector:
         self.totals.enter(drained, batch, now_ns=now)
         self._note_errors(batch)
         if len(drained.records):
+            complete = batch._replace(gaps=drained.gaps, owners=drained.owners)
             for sink in self.sinks:
-                sink.rows(batch, self.manifest)
+                sink.rows(complete, self.manifest)
 
     def _detail(self, worker: int, blob: bytes) -> None:
         try:
