@@ -171,11 +171,11 @@ def test_a_killed_main_process_is_started_again_and_its_run_recovered(box: Machi
 
 def test_a_rotation_reports_no_standstill(box: Machine, provider: Simulator, port: int) -> None:
     """Each rotation closes one run and begins the next; the watchdog is fed through it."""
-    box.write("/etc/latency-lens/hosted.yaml", plan(f"{provider.base_url}/v1", port, rotate="5s"))
+    box.write("/etc/latency-lens/hosted.yaml", plan(f"{provider.base_url}/v1", port, rotate="10s"))
     stalls = box.journal(PROBE).count("no progress")
     known = len(reports(box))
     box.run(f"systemctl reload {PROBE}", check=True)
-    box.until(lambda: len(reports(box)) >= known + 4, 90, "three rotations")
+    box.until(lambda: len(reports(box)) >= known + 3, 90, "three rotations")
     assert box.journal(PROBE).count("no progress") == stalls
 
 
@@ -184,7 +184,7 @@ def test_the_history_adds_up_and_the_service_stops_cleanly(box: Machine) -> None
     box.run(f"systemctl stop {PROBE}", check=True)
     assert box.run(f"systemctl show -p Result --value {PROBE}").stdout.strip() == "success"
     found = reports(box)
-    assert len(found) >= 6
+    assert len(found) >= 5
     for report in found:
         requests = report["requests"]
         assert isinstance(requests, dict)
