@@ -33,6 +33,8 @@ def measures(records: Records) -> dict[str, Column]:
             has, value = _between(_begun(records, metric.start), records[f"{metric.end}_ns"])
             columns[metric.name] = (has & opened if metric.start in _CONNECTION_MARKS else has, value)
     columns |= _pace(records)
+    has, late = columns["lateness_ms"]
+    columns["client_lateness_ms"] = (has, np.maximum(late - _signed(records["waited_ns"]), 0))
     columns["itl_max_ms"] = (records["itl_max_ns"] > 0, _signed(records["itl_max_ns"]))
     return columns
 

@@ -201,7 +201,7 @@ class ReportBuilder:
         slots = {i: by_phase[i].sent + by_phase[i].unsent for i in by_phase}
         counted = [i for i in by_phase if manifest.phases[i].planned is not None and manifest.phases[i].start_ns]
         interval = mean_interval_ns(measured, windows, slots)
-        lateness = _open_lateness(plan.phases, by_phase)
+        lateness = _client_lateness(plan.phases, by_phase)
         return Facts(
             client=report.client,
             ok=report.requests.ok,
@@ -217,7 +217,7 @@ class ReportBuilder:
             detail_drops=losses.detail_drops,
             open_loop=lateness is not None,
             mean_interval_ms=None if interval is None else interval / SCALES["lateness_ms"],
-            lateness_p99_ms=lateness,
+            client_lateness_p99_ms=lateness,
             ttft_coalesced_share=share(tally[Tally.STREAMS_COALESCED], tally[Tally.STREAMS]),
             clock_bracket_ns=losses.clock_bracket_ns,
             outages=tick_ranges(manifest.outages, manifest.phases[0].start_ns, plan.output.tick_ns),
@@ -245,15 +245,15 @@ def _in_phase(phase: int, key: Key) -> bool:
     return key[0] == phase
 
 
-def _open_lateness(phases: Sequence[Phase], by_phase: Mapping[int, Series]) -> float | None:
-    """p99 of the lateness over the measured phases whose slots are fixed in time."""
+def _client_lateness(phases: Sequence[Phase], by_phase: Mapping[int, Series]) -> float | None:
+    """p99 of the client's own lateness over the measured phases whose slots are fixed in time."""
     total = Series()
     for index, series in by_phase.items():
         phase = phases[index]
         if phase.measure and model_of(phase.load).all_timed:
             total.add(series)
-    values = total.metrics["lateness_ms"].percentiles([99.0]) if "lateness_ms" in total.metrics else None
-    return None if values is None else values[0] / SCALES["lateness_ms"]
+    values = total.metrics["client_lateness_ms"].percentiles([99.0]) if "client_lateness_ms" in total.metrics else None
+    return None if values is None else values[0] / SCALES["client_lateness_ms"]
 
 
 def phase_at(manifest: Manifest, moment_ns: int) -> int:

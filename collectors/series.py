@@ -1,7 +1,7 @@
 """The numbers of a span of time: per (phase, target) the distributions, tallies and extremes. All of it adds up.
 
 A `Slab` is a tick's, or the whole run's: `total.add(tick)` is the only way numbers reach the totals, so intervals and
-totals cannot disagree. Only `ok` requests whose run saw no clock step enter the latency distributions; `lateness_ms` is
+totals cannot disagree. Only `ok` requests whose run saw no clock step enter the latency distributions; both latenesses are
 of all that were sent; failures have their own e2e by outcome.
 """
 
@@ -41,7 +41,8 @@ from .snapshot import Moments
 
 NOBODY: Final = -1  # target of a slot that ended unsent before it had one, in a plan of several targets
 
-_LATENCIES: Final = tuple(name for name in METRICS if name not in ("itl_ms", "lateness_ms"))
+_LATENESS: Final = ("lateness_ms", "client_lateness_ms")
+_LATENCIES: Final = tuple(name for name in METRICS if name not in ("itl_ms", *_LATENESS))
 _TOKENS: Final = ("input_tokens", "output_tokens", "cached_tokens", "reasoning_tokens")
 
 Key = tuple[int, int]  # phase, target
@@ -175,8 +176,9 @@ class Series:
             if name in columns:
                 has, value = columns[name]
                 self._record(name, value[has & (ok if name == "cost_usd" else believed)])
-        has, value = columns["lateness_ms"]
-        self._record("lateness_ms", value[has & sent])
+        for name in _LATENESS:
+            has, value = columns[name]
+            self._record(name, value[has & sent])
         self._failures(outcome, ~stepped, columns["e2e_ms"])
         self._counts(records, sent, ok, stepped)
         self._tokens(records[ok])

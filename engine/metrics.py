@@ -122,12 +122,21 @@ METRICS: Final = _by_name(
     Metric(
         "lateness_ms",
         "lateness",
-        "How late requests were sent: this client's own error.",
+        "How late requests were sent, whatever the cause.",
         "intended",
         "send",
         _LATENESS_MS,
         otel="lens.lateness",
         prometheus="lens_lateness_seconds",
+    ),
+    Metric(
+        "client_lateness_ms",
+        "client lateness",
+        "The lateness that is this client's fault: without waiting for a connection to open, max_in_flight, rpm, tpm "
+        "or the budget.",
+        buckets=_LATENESS_MS,
+        otel="lens.client_lateness",
+        prometheus="lens_client_lateness_seconds",
     ),
     Metric("dns_ms", "DNS", "Name lookup of a new connection.", "connect_start", "dns_done"),
     Metric("tcp_ms", "TCP connect", "TCP handshake of a new connection.", "dns_done", "tcp_done"),

@@ -53,6 +53,7 @@ USUAL = [
     ("decode_tps", 100.0),
     ("e2e_tps", 11 / 0.130),
     ("lateness_ms", 1.0),
+    ("client_lateness_ms", 1.0),
 ]
 
 # why, the fields that differ, the metrics that then have no sample
@@ -85,6 +86,12 @@ def test_each_metric_is_the_interval_that_metrics_defines(metric: str, expected:
 def test_a_mark_that_was_not_reached_gives_no_sample(why: str, given_fields: dict[str, Any], absent: set[str]) -> None:
     assert {name for name, _ in USUAL} - set(values(fields(**given_fields))) == absent
     assert not {"dns_ms", "tcp_ms", "tls_ms"} & set(values(fields(**given_fields)))
+
+
+def test_what_a_request_waited_for_is_no_lateness_of_the_client() -> None:
+    """`waited_ns` is the connection's, the cap's or the limits' part of the lateness."""
+    late = values(fields(send_ns=START + 9 * MS, waited_ns=7 * MS))
+    assert (late["lateness_ms"], late["client_lateness_ms"]) == (9.0, 2.0)
 
 
 def test_connection_phases_are_of_the_request_that_opened_it() -> None:

@@ -45,6 +45,7 @@ FIELDS: Final = (
     ("end_ns", "Q"),
     ("itl_max_ns", "Q"),
     ("gaps_end", "Q"),
+    ("waited_ns", "Q"),  # of send - intended: for a connection to open, max_in_flight, rpm, tpm or the budget
     ("slots", "Q"),  # schedule slots this record stands for: 1, or more for a run of unsent ones
     ("sent_bytes", "I"),
     ("received_bytes", "I"),

@@ -68,6 +68,7 @@ class Exchange:
         "target",
         "tcp_done_ns",
         "tls_done_ns",
+        "waited_ns",
         "wire",
     )
 
@@ -83,6 +84,7 @@ class Exchange:
         self.reserved = 0  # pico-USD of the budget
         self.inflight_slot = 0
         self.dequeued_ns = 0
+        self.waited_ns = 0  # before the first send, for what is not this client's fault (records.record)
         self.send_ns = 0
         self.deadline_ns = 0
         self.first_token_ns = 0  # looked at before the first attempt, while a limit holds the request back
@@ -213,6 +215,7 @@ class Exchange:
             self.end_ns,
             self.itl_max_ns,
             0,
+            self.waited_ns,
             1,
             self.sent_bytes if self.sent_bytes < UNKNOWN else UNKNOWN,
             self.received_bytes if self.received_bytes < UNKNOWN else UNKNOWN,

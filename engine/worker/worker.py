@@ -243,7 +243,7 @@ class Worker:
                 each.stop(self, self.last_now, Unsent.BUDGET)
         return False
 
-    def dispatch(self, run: PhaseRun, prepared: Prepared, intended_ns: int) -> None:
+    def dispatch(self, run: PhaseRun, prepared: Prepared, intended_ns: int, waited_ns: int = 0) -> None:
         """Starts the request of one slot, at once or when its rate limits permit it."""
         exchange = Exchange(
             prepared.slot,
@@ -253,6 +253,7 @@ class Worker:
             self.plan.series(run.index, prepared.target),
             prepared.wire,
         )
+        exchange.waited_ns = waited_ns
         exchange.session = prepared.session
         exchange.estimate_tokens = prepared.estimate_tokens
         exchange.reserved = self.reserved
@@ -275,6 +276,8 @@ class Worker:
         now = monotonic_ns()
         wait = self.allowance.wait_ns(exchange.target, tokens, now)
         if wait:
+            if not exchange.send_ns:
+                exchange.waited_ns += wait
             self.timers.at(now + wait, self._begin_admitted, exchange)
         else:
             self._begin(exchange, now)
@@ -311,6 +314,8 @@ class Worker:
             )
             if delay is not None and self.stopping is None:
                 exchange.deadline_ns = NEVER
+                if not exchange.send_ns:  # it never reached the server: what follows is no lateness of the client
+                    exchange.waited_ns += exchange.end_ns - exchange.connect_start_ns + delay
                 self.timers.at(monotonic_ns() + delay, self._admit, exchange, 0)  # its tokens are still charged
                 return
         self.ledger.record(run, exchange)
@@ -318,11 +323,13 @@ class Worker:
             self.allowance.settle(exchange)
         if exchange.session is None or not self._think(run, exchange, exchange.session):
             run.freed(monotonic_ns(), failed_connect=exchange.outcome in CONNECT)
-        self._leave(run)
+        self._leave(run, exchange.end_ns)
 
-    def _leave(self, run: PhaseRun) -> None:
+    def _leave(self, run: PhaseRun, ended_ns: int) -> None:
         run.in_flight -= 1
         self.in_flight -= 1
+        for each in self.runs:
+            each.left(ended_ns)
 
     def unsent(self, run: PhaseRun, slot: int, slots: int, intended_ns: int, reason: Unsent) -> None:
         """Records that `slots` slots from `slot` on were not sent."""
@@ -331,7 +338,7 @@ class Worker:
     def _withdraw(self, run: PhaseRun, exchange: Exchange, reason: Unsent) -> None:
         """Takes a slot back that waited for its rate limit and was never sent."""
         self.ledger.withdraw(run, exchange, reason)
-        self._leave(run)
+        self._leave(run, monotonic_ns())
 
     def _abandon(self, exchange: Exchange, outcome: Outcome, message: str) -> None:
         run = self.ledger.active[exchange]
@@ -339,7 +346,7 @@ class Worker:
             self._withdraw(run, exchange, Unsent.STOPPED)
         elif not self.pools[exchange.target].abandon(exchange, outcome, message):  # between two attempts
             self.ledger.record(run, exchange)
-            self._leave(run)
+            self._leave(run, monotonic_ns())
 
     def _cancel_planned(self, exchange: Exchange) -> None:
         if exchange in self.ledger.active:
@@ -364,7 +371,7 @@ class Worker:
 
     def _next_turn(self, run: PhaseRun, session: Session, last: Exchange, prompt: Prompt, intended_ns: int) -> None:
         """The think time of a session is over."""
-        self._leave(run)
+        self._leave(run, intended_ns)
         exchange = Exchange(
             last.request & SLOT_MASK | session.turn << TURN_SHIFT,
             intended_ns,
