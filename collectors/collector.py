@@ -22,7 +22,6 @@ import numpy as np
 import numpy.typing as npt
 
 from ..engine.files import replace
-from ..engine.plan.slo import Condition
 from ..engine.records.detail import Detail
 from ..engine.records.layout import Counter
 from ..engine.records.record import LOCAL_TOKENS, UNKNOWN, Outcome
@@ -37,6 +36,7 @@ from .intake import Drained, Intake
 from .report import Losses, ReportBuilder, RunView, Slos
 from .rollup import PICO_PER_USD
 from .series import NOBODY, Batch, Key, Reader, Series, Slab, Tally
+from .slos import lines_of
 from .snapshot import ENCODER, Client, Report, Server, Snapshot
 from .totals import Totals
 
@@ -82,7 +82,6 @@ class Collector:
         *,
         sinks: Sequence[Sink] = (),
         prices: Prices | None = None,
-        conditions: Sequence[Condition] | None = None,
         slos: Slos | None = None,
         servers: Callable[[], dict[str, Server]] = dict,
         count_tokens: Callable[[str], int] | None = None,
@@ -99,15 +98,13 @@ class Collector:
         self.checkpoint = Checkpoint(segment_dir / CHECKPOINT)
         saved = self.checkpoint.load()
         self.state = saved.state if saved else Progress()
-        self.reader = Reader(len(self.manifest.plan.targets), prices=prices, conditions=conditions)
+        self.reader = Reader(len(self.manifest.plan.targets), prices=prices, lines=lines_of(self.manifest.plan))
         self.totals = Totals(self.reader, start_ns=0, tick_ns=self.manifest.plan.output.tick_ns)
         self.totals.next_tick = self.state.next_tick
         if saved is not None:
             self.totals.run, self.totals.open = saved.totals, saved.open
         self.intake = Intake(segment_dir, self.state)
-        self.builder = ReportBuilder(
-            self.manifest.plan, conditions=conditions is not None, price_date=prices.date if prices else None, slos=slos
-        )
+        self.builder = ReportBuilder(self.manifest.plan, price_date=prices.date if prices else None, slos=slos)
         self.errors = {(t, o): (message, status) for t, o, message, status in self.state.errors}
         self.details: dict[tuple[int, int, int], Detail] = {}
         for worker, blob in self.state.details:

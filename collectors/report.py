@@ -11,15 +11,16 @@ from ..engine.metrics import SCALES, SHARES
 from ..engine.plan.plan import SECOND, InfluxExport, Phase, Plan
 from ..engine.records.record import Outcome
 from ..engine.runs.manifest import Manifest
-from .series import NOBODY, Key, Series, Slab, Tally
-from .snapshot import Client, ErrorSample, Interval, PhaseReport, Report, Run, Slo, Snapshot, TargetReport
+from .series import NOBODY, Key, Line, Series, Slab, Tally
+from .slos import Evidence, lines_of
+from .snapshot import Client, ErrorSample, Interval, PhaseReport, Report, Run, Slice, Slo, Snapshot, TargetReport
 from .statistics import buckets, cost, mean_interval_ns, share, slice_of, window_ns
 from .totals import Totals
 from .verdict import Facts, judge
 
 RANGES_SHOWN: Final = 10
 
-Slos = Callable[[Report], list[Slo]]
+Slos = Callable[[Evidence], list[Slo]]
 Errors = Mapping[tuple[int, int], tuple[str, int | None]]  # (target, outcome) -> latest message, HTTP status
 
 
@@ -44,12 +45,10 @@ class RunView(NamedTuple):
 class ReportBuilder:
     """A plan's options, and the numbers made of its totals at any moment."""
 
-    def __init__(
-        self, plan: Plan, *, conditions: bool = False, price_date: str | None = None, slos: Slos | None = None
-    ) -> None:
+    def __init__(self, plan: Plan, *, price_date: str | None = None, slos: Slos | None = None) -> None:
         self.plan = plan
         self.hdr = any(isinstance(export, InfluxExport) and export.hdr for export in plan.export)
-        self.conditions = conditions
+        self.lines = lines_of(plan)
         self.price_date = price_date
         self.slos = slos
 
@@ -57,7 +56,7 @@ class ReportBuilder:
         return self.plan.phases[key[0]].measure
 
     def _slice(self, series: Series, seconds: float, planned: int | None = None) -> dict[str, Any]:
-        return slice_of(series, seconds, conditions=self.conditions, date=self.price_date, planned=planned)
+        return slice_of(series, seconds, conditions=bool(self.lines), date=self.price_date, planned=planned)
 
     # --- a tick ---------------------------------------------------------------------------------------------------
 
@@ -129,8 +128,26 @@ class ReportBuilder:
         )
         report.verdict = judge(self._facts(view.manifest, report, by_phase, windows, series, finished, losses))
         if self.slos is not None:
-            report.slo = self.slos(report)
+            report.slo = self.slos(self._evidence(report, totals, windows))
         return report
+
+    def _evidence(self, report: Report, totals: Slab, windows: Mapping[int, int]) -> Evidence:
+        """A line that names a phase judges it also where the phase is not measured."""
+        lines: dict[int, tuple[int, int]] = {}
+        for number, line in enumerate(self.lines):
+            judged = totals.only(partial(self._judged, line))
+            lines[number] = judged.lines.get(number, (0, 0))
+
+        def part(target: str, phase: str) -> Slice | None:
+            for (p, t), series in totals.series.items():
+                if t != NOBODY and (self.plan.targets[t].name, self.plan.phases[p].name) == (target, phase):
+                    return Slice(**self._slice(series, windows[p] / SECOND))
+            return None
+
+        return Evidence(report, lines, part)
+
+    def _judged(self, line: Line, key: Key) -> bool:
+        return line.judges(key) and (line.phase is not None or self.measured(key))
 
     def _window(self, view: RunView, phase: int, series: Series) -> int:
         manifest = view.manifest

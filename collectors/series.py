@@ -93,6 +93,7 @@ class Tally(IntEnum):
 
 TALLIES: Final = Tally.LAST_END + 1
 _SUMMED: Final = Tally.FIRST_END
+_LINE_NAMES: Final = ("line_met", "line_sent")
 # The names of the sums in Interval.counts, by their position in `Series.tally`.
 _NAMES: Final = (
     *(outcome.name.lower() for outcome in Outcome),
@@ -101,13 +102,26 @@ _NAMES: Final = (
 )
 
 
-class Series:
-    """One (phase, target). `tally` holds the counts at the positions of `Tally` and of the outcomes."""
+class Line(NamedTuple):
+    """A `request` objective as it is counted: its conditions, and the target and phase that it judges; None is all."""
 
-    __slots__ = ("failures", "metrics", "tally")
+    conditions: Sequence[Condition]
+    target: int | None = None
+    phase: int | None = None
+
+    def judges(self, key: Key) -> bool:
+        return self.phase in (None, key[0]) and self.target in (None, key[1])
+
+
+class Series:
+    """One (phase, target). `tally` holds the counts at the positions of `Tally` and of the outcomes; `lines` of each
+    `request` objective that judges it, by its number, the requests that met it and those it was asked of."""
+
+    __slots__ = ("failures", "lines", "metrics", "tally")
 
     def __init__(self) -> None:
         self.tally: Values = np.zeros(TALLIES, np.int64)
+        self.lines: dict[int, tuple[int, int]] = {}
         self.metrics: dict[str, Histogram] = {}
         self.failures: dict[Outcome, Histogram] = {}
 
@@ -121,7 +135,13 @@ class Series:
     def add_counts(self, other: Series) -> None:
         """The tallies only: for those who do not need the distributions."""
         self.tally[:_SUMMED] += other.tally[:_SUMMED]
+        for line, counted in other.lines.items():
+            self._add_line(line, *counted)
         self._extend(int(other.tally[Tally.FIRST_END]), int(other.tally[Tally.LAST_END]))
+
+    def _add_line(self, line: int, met: int, sent: int) -> None:
+        before = self.lines.get(line, (0, 0))
+        self.lines[line] = (before[0] + met, before[1] + sent)
 
     def _extend(self, first_end: int, last_end: int) -> None:
         known = int(self.tally[Tally.FIRST_END])
@@ -143,7 +163,10 @@ class Series:
 
     def counts(self) -> dict[str, int]:
         """What was counted, by name, without zeros."""
-        return {_NAMES[i]: int(self.tally[i]) for i in np.flatnonzero(self.tally[:_SUMMED]).tolist()}
+        counted = {_NAMES[i]: int(self.tally[i]) for i in np.flatnonzero(self.tally[:_SUMMED]).tolist()}
+        for line, pair in self.lines.items():
+            counted |= {f"{name}_{line}": n for name, n in zip(_LINE_NAMES, pair, strict=True) if n}
+        return counted
 
     def moments(self) -> dict[str, Moments]:
         """Of each metric, and of the failures' as `e2e_ms.<outcome>`."""
@@ -157,11 +180,15 @@ class Series:
         """The series that `counts` came from. Its extremes of time are unknown."""
         made = cls()
         made.tally[:_SUMMED] = [counts.get(name, 0) for name in _NAMES]
+        line = 0
+        while f"{_LINE_NAMES[1]}_{line}" in counts:
+            made.lines[line] = (counts.get(f"{_LINE_NAMES[0]}_{line}", 0), counts[f"{_LINE_NAMES[1]}_{line}"])
+            line += 1
         made.metrics, made.failures = metrics, failures
         return made
 
-    def records(self, records: Records, columns: Mapping[str, Column], conditions: Sequence[Condition] | None) -> None:
-        """Takes a batch of this series' records in, with their columns."""
+    def records(self, records: Records, columns: Mapping[str, Column], lines: Mapping[int, Line] | None = None) -> None:
+        """Takes a batch of this series' records in, with their columns; `lines` judge it, None if the plan has none."""
         tally = self.tally
         outcome = records["outcome"]
         tally[1:OUTCOMES] += np.bincount(outcome, minlength=OUTCOMES)[1:OUTCOMES]
@@ -183,8 +210,13 @@ class Series:
         self._counts(records, sent, ok, stepped)
         self._tokens(records[ok])
         self._spans(records[sent])
-        if conditions is not None:
-            tally[Tally.GOOD] += int(np.count_nonzero(believed & meets(records, columns, conditions)))
+        if lines is not None:
+            good = believed.copy()
+            for line, objective in lines.items():
+                met = believed & meets(records, columns, objective.conditions)
+                self._add_line(line, int(np.count_nonzero(met)), int(np.count_nonzero(sent)))
+                good &= met
+            tally[Tally.GOOD] += int(np.count_nonzero(good))
 
     def _record(self, name: str, values: Values) -> None:
         if len(values):
@@ -269,7 +301,8 @@ class Series:
 
     def packed(self) -> list[Any]:
         metrics = {name: histogram.packed() for name, histogram in self.metrics.items()}
-        return [self.tally.tobytes(), metrics, {int(key): each.packed() for key, each in self.failures.items()}]
+        failures = {int(key): each.packed() for key, each in self.failures.items()}
+        return [self.tally.tobytes(), metrics, failures, self.lines]
 
     @classmethod
     def unpacked(cls, packed: Sequence[Any]) -> Series:
@@ -277,6 +310,7 @@ class Series:
         made.tally = np.frombuffer(packed[0], np.int64).copy()
         made.metrics = {name: Histogram.unpacked(each) for name, each in packed[1].items()}
         made.failures = {Outcome(key): Histogram.unpacked(each) for key, each in packed[2].items()}
+        made.lines = {line: (met, sent) for line, (met, sent) in packed[3].items()}
         return made
 
 
@@ -355,14 +389,12 @@ class Batch(NamedTuple):
 
 
 class Reader:
-    """Turns records, gaps and drops into slabs. Knows the plan's shape, its prices and conditions; holds no numbers."""
+    """Turns records, gaps and drops into slabs. Knows the plan's shape, prices and `request` lines; holds no numbers."""
 
-    def __init__(
-        self, targets: int, *, prices: Prices | None = None, conditions: Sequence[Condition] | None = None
-    ) -> None:
+    def __init__(self, targets: int, *, prices: Prices | None = None, lines: Sequence[Line] = ()) -> None:
         self.targets = targets
         self.prices = prices
-        self.conditions = conditions
+        self.lines = lines
 
     def batch(self, records: Records, *, worker: int, details: dict[tuple[int, int], Detail]) -> Batch:
         columns = measures(records)
@@ -377,9 +409,11 @@ class Reader:
         target = batch.records["target"].astype(np.int64)
         target = np.where(target < self.targets, target, 0 if self.targets == 1 else NOBODY)
         for label, mine in _groups(phase * (self.targets + 1) + target + 1):
-            series = slab.at((label // (self.targets + 1), label % (self.targets + 1) - 1))
+            key = (label // (self.targets + 1), label % (self.targets + 1) - 1)
+            series = slab.at(key)
             part = batch if isinstance(mine, slice) else batch.take(mine)
-            series.records(part.records, part.columns, self.conditions)
+            lines = {number: line for number, line in enumerate(self.lines) if line.judges(key)}
+            series.records(part.records, part.columns, lines if self.lines else None)
             if part.pico_usd is not None:
                 series.costs(part.records["outcome"] == Outcome.OK, *part.pico_usd)
 
