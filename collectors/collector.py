@@ -244,6 +244,11 @@ class Collector:
             sample=host.sample(self.manifest.pids),
         )
 
+    @property
+    def _restarts(self) -> tuple[int, int, int]:
+        """Of workers, collector and exporter."""
+        return self.manifest.restarts, self.manifest.collector_restarts, self.manifest.exporter_restarts
+
     def _client_of_tick(self, moment: Moment, everything: Series) -> Client:
         return client_of_tick(
             self._before,
@@ -251,7 +256,7 @@ class Collector:
             everything,
             self.state.health,
             workers=self.manifest.workers,
-            restarts=(self.manifest.restarts, self.manifest.collector_restarts),
+            restarts=self._restarts,
         )
 
     def _report(self, moment: Moment, *, finished: bool) -> Report:
@@ -261,7 +266,7 @@ class Collector:
             self.totals.run.only(self.builder.measured),
             self.state.health,
             workers=self.manifest.workers,
-            restarts=(self.manifest.restarts, self.manifest.collector_restarts),
+            restarts=self._restarts,
         )
         losses = Losses(
             gap_drops=moment.sum(Counter.GAP_DROPS),

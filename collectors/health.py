@@ -67,7 +67,9 @@ def lag_of(counts: npt.NDArray[np.int64]) -> Lag:
     return Lag(p50=lag_value(p50) / NS_PER_US, p99=lag_value(p99) / NS_PER_US, max=lag_value(last) / NS_PER_US)
 
 
-def client_of_run(now: Moment, series: Series, health: Health, *, workers: int, restarts: tuple[int, int]) -> Client:
+def client_of_run(
+    now: Moment, series: Series, health: Health, *, workers: int, restarts: tuple[int, int, int]
+) -> Client:
     """Over the whole run. CPU is that of the measured phases, drain included; utilisation the busiest worker's mean."""
     spans = [(counts[Counter.CPU_MEASURED_NS], counts[Counter.MEASURED_NS]) for counts in now.counters.values()]
     events, cpu_ns = now.sum(Counter.EVENTS_MEASURED), now.sum(Counter.CPU_MEASURED_NS)
@@ -82,7 +84,7 @@ def client_of_run(now: Moment, series: Series, health: Health, *, workers: int, 
 
 
 def client_of_tick(
-    before: Moment | None, now: Moment, series: Series, health: Health, *, workers: int, restarts: tuple[int, int]
+    before: Moment | None, now: Moment, series: Series, health: Health, *, workers: int, restarts: tuple[int, int, int]
 ) -> Client:
     """CPU, lag, steal and memory of this tick (None in the collector's first); counts are the run's so far."""
     client = _common(now, series, health, workers=workers, restarts=restarts)
@@ -107,7 +109,7 @@ def _before(moment: Moment, worker: int) -> int:
     return counts[Counter.CPU_NS] if counts else 0
 
 
-def _common(now: Moment, series: Series, health: Health, *, workers: int, restarts: tuple[int, int]) -> Client:
+def _common(now: Moment, series: Series, health: Health, *, workers: int, restarts: tuple[int, int, int]) -> Client:
     tally = series.tally
     return Client(
         workers=workers,
@@ -118,6 +120,7 @@ def _common(now: Moment, series: Series, health: Health, *, workers: int, restar
         gc_pauses=now.sum(Counter.GC_PAUSES),
         restarts=restarts[0],
         collector_restarts=restarts[1],
+        exporter_restarts=restarts[2],
         stale_resends=now.sum(Counter.STALE_RESENDS),
         clamped=int(tally[Tally.CLAMPED]),
         gaps_saturated=now.sum(Counter.GAPS_SATURATED),

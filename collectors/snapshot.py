@@ -134,6 +134,7 @@ class Client(msgspec.Struct, kw_only=True):
     gc_pauses: int = 0
     restarts: int = 0
     collector_restarts: int = 0
+    exporter_restarts: int = 0
     stale_resends: int = 0
     clamped: int = 0
     gaps_saturated: int = 0  # token gaps longer than a gap word holds (73 minutes)

@@ -189,6 +189,7 @@ CLIENT: Final = {
     "gc_pauses": _counter("GC pauses", "Garbage collections of the workers.", "gc_pauses", otel=True),
     "restarts": _counter("worker restarts", "Workers that died and were started again.", "restarts", otel=True),
     "collector_restarts": _counter("collector restarts", "Restarts of the collector.", "collector_restarts"),
+    "exporter_restarts": _counter("exporter restarts", "Restarts of the exporter.", "exporter_restarts"),
     "stale_resends": _counter(
         "stale resends", "Requests sent again because their pooled connection was dead.", "stale_resends"
     ),

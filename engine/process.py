@@ -8,9 +8,11 @@ import os
 import resource
 import signal
 import sys
+from collections.abc import Collection, Mapping
 from typing import Final
 
 PR_SET_PDEATHSIG: Final = 1
+KEY_NAMES: Final = ("_KEY", "_TOKEN", "_SECRET", "_PASSWORD")  # how names of environment variables with secrets end
 
 
 def die_with_parent(parent: int | None = None, sent: signal.Signals = signal.SIGKILL) -> None:
@@ -38,3 +40,14 @@ def raise_priority(niceness: int) -> bool:
         os.setpriority(os.PRIO_PROCESS, 0, niceness)
         return True
     return False
+
+
+def environ_without_keys(environ: Mapping[str, str], secrets: Collection[str] = ()) -> dict[str, str]:
+    """`environ` without API keys: for children that need none, so that their /proc/PID/environ and crash dumps hold
+    none. A variable goes by its name (KEY_NAMES) or because its value is one of `secrets`. HF_TOKEN stays: the
+    collector may need it to load a tokenizer."""
+    return {
+        name: value
+        for name, value in environ.items()
+        if value not in secrets and (name == "HF_TOKEN" or not name.upper().endswith(KEY_NAMES))
+    }

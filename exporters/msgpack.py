@@ -36,9 +36,9 @@ from ..engine.records.record import (
     Unsent,
 )
 from ..engine.runs.manifest import Manifest
+from ..engine.runs.rundir import REQUESTS
 from .spool.append import AppendFile
 
-NAME: Final = "requests.msgpack"
 PARTS: Final = 8  # the cap is spread over so many files
 PENDING_MAX_BYTES: Final = 16 << 20
 
@@ -163,7 +163,7 @@ class RequestLog:
         self.part_bytes = max(1, max_bytes // PARTS)
         self.max_bytes = max_bytes
         self._encoder = msgspec.msgpack.Encoder()
-        self._file = AppendFile(run_dir / NAME, pending_max_bytes=PENDING_MAX_BYTES)
+        self._file = AppendFile(run_dir / REQUESTS, pending_max_bytes=PENDING_MAX_BYTES)
         self._first = 0  # number of the newest part's first row
         self._rows = 0  # rows in all parts so far, gone ones included
         self._failures = 0
@@ -195,7 +195,7 @@ class RequestLog:
     def _rotate(self) -> None:
         """The newest part gets its number; the oldest go until the cap holds. A disk that refuses is asked again."""
         try:
-            os.replace(self.directory / NAME, self._part(self._first))
+            os.replace(self.directory / REQUESTS, self._part(self._first))
             self._file.restart()
             self._first = self._rows
             self._trim()
@@ -228,7 +228,7 @@ class RequestLog:
         self._dropped += lost  # they waited in the memory of an incarnation that is gone
         try:
             if self._part(self._first).exists():
-                os.replace(self._part(self._first), self.directory / NAME)
+                os.replace(self._part(self._first), self.directory / REQUESTS)
             for part in parts(self.directory):
                 if _first_row(part) >= self._first:
                     part.unlink()

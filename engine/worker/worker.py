@@ -382,7 +382,7 @@ class Worker:
         )
         exchange.session = session
         exchange.estimate_tokens = session.estimate_tokens
-        reason = self.stopping or run.stopped
+        reason = self.stopping if self.stopping is not None else run.stopped
         if reason is None:
             output = prompt.max_tokens or min(OUTPUT_ESTIMATE, session.estimate_tokens)
             reserved = self.allowance.reserve(last.target, session.estimate_tokens - output, output)

@@ -15,7 +15,6 @@ from pathlib import Path
 from time import monotonic
 from typing import Final, NamedTuple, TypeVar
 
-import msgspec
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.table import Table
@@ -33,6 +32,7 @@ from ...collectors.snapshot import (
     Snapshot,
     TargetReport,
 )
+from ...engine.files import UNDECODABLE
 from ...engine.metrics import BUCKETS, CLIENT, METRICS
 from ...engine.runs.manifest import Manifest, read_manifest
 from .. import figures
@@ -269,7 +269,7 @@ class LiveConsole:
 def _read(reader: Callable[[], T]) -> T | None:
     try:
         return reader()
-    except (OSError, msgspec.DecodeError):  # not written yet, or already removed: the last one stays on the screen
+    except (OSError, *UNDECODABLE):  # not written yet, or already removed: the last one stays on the screen
         return None
 
 
