@@ -14,4 +14,7 @@ LATENESS_SHARE: Final = 0.05
 CENSORED_BOUND: Final = 0.01
 USER_LAG_BOUND_US: Final = 1_000.0
 LAG_BOUND_US: Final = 5_000.0
+CACHED_BOUND: Final = 0.1  # of the prompt tokens
+LENGTH_BOUND: Final = 0.1  # of measured from asked tokens
+BURST_BOUND: Final = 0.01  # of the ok replies
 COALESCED_BOUND: Final = 0.5

@@ -31,11 +31,12 @@ from . import host
 from .checkpoint import FILE as CHECKPOINT
 from .checkpoint import Checkpoint, Progress
 from .cost import Prices
+from .goodput import Key
 from .health import Moment, client_of_run, client_of_tick, observe
 from .intake import Drained, Intake
 from .report import Losses, ReportBuilder, RunView, Slos
 from .rollup import PICO_PER_USD
-from .series import NOBODY, Batch, Key, Reader, Series, Slab, Tally
+from .series import NOBODY, Batch, Reader, Series, Slab, Tally
 from .slos import lines_of
 from .snapshot import ENCODER, Client, Report, Server, Snapshot
 from .totals import Totals
@@ -103,7 +104,7 @@ class Collector:
         self.totals.next_tick = self.state.next_tick
         if saved is not None:
             self.totals.run, self.totals.open = saved.totals, saved.open
-        self.intake = Intake(segment_dir, self.state)
+        self.intake = Intake(segment_dir, self.state, sessions=self.manifest.plan.workload.kind == "sessions")
         self.builder = ReportBuilder(self.manifest.plan, price_date=prices.date if prices else None, slos=slos)
         self.errors = {(t, o): (message, status) for t, o, message, status in self.state.errors}
         self.details: dict[tuple[int, int, int], Detail] = {}

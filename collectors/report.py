@@ -11,7 +11,9 @@ from ..engine.metrics import SCALES, SHARES
 from ..engine.plan.plan import SECOND, InfluxExport, Phase, Plan
 from ..engine.records.record import Outcome
 from ..engine.runs.manifest import Manifest
-from .series import NOBODY, Key, Line, Series, Slab, Tally
+from .asked import cached_share, draws, lengths
+from .goodput import Key, Line
+from .series import NOBODY, Series, Slab, Tally
 from .slos import Evidence, lines_of
 from .snapshot import Client, ErrorSample, Interval, PhaseReport, Report, Run, Slice, Slo, Snapshot, TargetReport
 from .statistics import buckets, cost, mean_interval_ns, share, slice_of, window_ns
@@ -240,6 +242,9 @@ class ReportBuilder:
             outages=tick_ranges(manifest.outages, manifest.phases[0].start_ns, plan.output.tick_ns),
             overspent_usd=losses.overspent_usd,
             problems=losses.problems,
+            cached_share=cached_share(plan, series),
+            length_ratios=lengths(series),
+            draws=draws(plan.phases, manifest.phases),
             died=manifest.stop_reason if manifest.stop_reason.startswith(("died", "failed")) else "",
         )
 

@@ -14,8 +14,7 @@ from typing import Any, Final, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from ..engine.metrics import METRICS, SCALES
-from ..engine.plan.slo import Condition
+from ..engine.metrics import METRICS
 from ..engine.records.detail import Detail
 from ..engine.records.record import (
     CLOCK_STEPPED,
@@ -34,8 +33,9 @@ from ..engine.records.record import (
     Unsent,
 )
 from .cost import PICO_PER_UNIT, Prices
+from .goodput import Key, Line, meets
 from .histogram import Histogram
-from .measures import Column, Records, Values, measures, output_tokens
+from .measures import Column, Records, Values, in_bursts, measures, output_tokens
 from .rollup import UNRECORDED
 from .snapshot import Moments
 
@@ -44,15 +44,6 @@ NOBODY: Final = -1  # target of a slot that ended unsent before it had one, in a
 _LATENESS: Final = ("lateness_ms", "client_lateness_ms")
 _LATENCIES: Final = tuple(name for name in METRICS if name not in ("itl_ms", *_LATENESS))
 _TOKENS: Final = ("input_tokens", "output_tokens", "cached_tokens", "reasoning_tokens")
-
-Key = tuple[int, int]  # phase, target
-
-_COMPARE: Final[dict[str, Callable[[Any, float], Any]]] = {
-    "<=": np.less_equal,
-    "<": np.less,
-    ">=": np.greater_equal,
-    ">": np.greater,
-}
 
 
 class Tally(IntEnum):
@@ -87,8 +78,14 @@ class Tally(IntEnum):
     UNPRICED = ATTEMPTS + 25
     PICO_USD = ATTEMPTS + 26
     CLAMPED = ATTEMPTS + 27  # values above the histogram's range, over all metrics
-    FIRST_END = ATTEMPTS + 28  # extremes, CLOCK_MONOTONIC ns; 0 where there is none
-    LAST_END = ATTEMPTS + 29
+    BURSTS = ATTEMPTS + 28  # ok replies without a pace: most of their tokens shared reads (measures.in_bursts)
+    EMPTY_EVENTS = ATTEMPTS + 29
+    ASKED_INPUT = ATTEMPTS + 30  # tokens asked for in ok requests whose count is known, and that count
+    MEASURED_INPUT = ATTEMPTS + 31
+    ASKED_OUTPUT = ATTEMPTS + 32
+    MEASURED_OUTPUT = ATTEMPTS + 33
+    FIRST_END = ATTEMPTS + 34  # extremes, CLOCK_MONOTONIC ns; 0 where there is none
+    LAST_END = ATTEMPTS + 35
 
 
 TALLIES: Final = Tally.LAST_END + 1
@@ -100,17 +97,6 @@ _NAMES: Final = (
     *(f"unsent_{reason.name.lower() if reason else UNRECORDED}" for reason in Unsent),
     *(Tally(position).name.lower() for position in range(Tally.ATTEMPTS, _SUMMED)),
 )
-
-
-class Line(NamedTuple):
-    """A `request` objective as it is counted: its conditions, and the target and phase that it judges; None is all."""
-
-    conditions: Sequence[Condition]
-    target: int | None = None
-    phase: int | None = None
-
-    def judges(self, key: Key) -> bool:
-        return self.phase in (None, key[0]) and self.target in (None, key[1])
 
 
 class Series:
@@ -256,10 +242,12 @@ class Series:
             (Tally.OPENED, ok & ((flags & REUSED) == 0)),
             (Tally.STREAMS, streams),
             (Tally.STREAMS_COALESCED, streams & ((flags & TTFT_COALESCED) != 0)),
+            (Tally.BURSTS, ok & in_bursts(records)),
         ):
             tally[position] += int(np.count_nonzero(chosen))
         tally[Tally.ATTEMPTS] += int(records["attempts"][sent].sum(dtype=np.int64))
         tally[Tally.EVENTS] += int(records["events"][sent].sum(dtype=np.int64))
+        tally[Tally.EMPTY_EVENTS] += int(records["empty_events"][sent].sum(dtype=np.int64))
 
     def _tokens(self, ok: Records) -> None:
         tally = self.tally
@@ -268,6 +256,13 @@ class Series:
             counts = output_tokens(ok) if name == "output_tokens" else np.where(known, ok[name], 0).astype(np.int64)
             tally[Tally.INPUT + offset] += int(counts.sum())
             tally[Tally.INPUT_KNOWN + offset] += int(np.count_nonzero(known))
+        for asked, measured, name in (
+            (Tally.ASKED_INPUT, Tally.MEASURED_INPUT, "input_tokens"),
+            (Tally.ASKED_OUTPUT, Tally.MEASURED_OUTPUT, "output_tokens"),
+        ):
+            both = (ok[f"asked_{name}"] > 0) & (ok[name] != UNKNOWN)
+            tally[asked] += int(ok[f"asked_{name}"][both].sum(dtype=np.int64))
+            tally[measured] += int(ok[name][both].sum(dtype=np.int64))
         said = ok["output_tokens"] != UNKNOWN
         local = said & ((ok["flags"] & LOCAL_TOKENS) != 0)
         tally[Tally.BY_TOKENIZER] += int(np.count_nonzero(local))
@@ -312,19 +307,6 @@ class Series:
         made.failures = {Outcome(key): Histogram.unpacked(each) for key, each in packed[2].items()}
         made.lines = {line: (met, sent) for line, (met, sent) in packed[3].items()}
         return made
-
-
-def meets(records: Records, columns: Mapping[str, Column], conditions: Sequence[Condition]) -> npt.NDArray[np.bool_]:
-    """Which records meet all conditions. One without the metric does not, but for gaps that there cannot be: of a single
-    token, or of tokens that came together."""
-    good = np.ones(len(records), np.bool_)
-    together = (records["first_token_ns"] > 0) & (records["last_token_ns"] == records["first_token_ns"])
-    gapless = together | (output_tokens(records) <= 1)
-    for metric, operator, bound in conditions:
-        has, value = columns[metric] if metric in columns else (np.zeros(len(records), np.bool_), records["request"])
-        met = has & _COMPARE[operator](value, bound * SCALES[metric])
-        good &= met | (gapless & ~has) if METRICS[metric].needs_gap else met
-    return good
 
 
 class Slab:

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from ..engine.plan.plan import Plan
 from ..engine.plan.slo import Objective, RequestObjective, parse_slo, request_objectives
-from .series import Line
+from .goodput import Line
 from .snapshot import Report, Slice, Slo
 from .statistics import share
 

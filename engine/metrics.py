@@ -198,7 +198,15 @@ CLIENT: Final = {
     "late_renders": _counter(
         "late renders", "Requests whose body was not rendered when their time came.", "late_renders"
     ),
-    "tcp_retransmits": _counter("TCP retransmits", "Segments this host sent again.", "tcp_retransmits"),
+    "burst_replies": _counter(
+        "replies in bursts", "Replies without a pace: most of their tokens came in bursts.", "burst_replies"
+    ),
+    "empty_events": _counter("empty events", "Stream events without a token, between tokens.", "empty_events"),
+    "tcp_retransmits": _counter(
+        "TCP retransmits (whole host)",
+        "Segments sent again by everything in this network namespace, not only by this run.",
+        "tcp_retransmits",
+    ),
     "export_failures": _counter("failed writes", "Writes into the run directory that failed.", "export_failures"),
     "records_dropped": _counter("dropped rows", "Request rows that could not be written.", "records_dropped"),
 }

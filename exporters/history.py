@@ -233,6 +233,6 @@ def _verdict(run_dirs: list[Path]) -> Verdict:
             verdict = Verdict(state="INVALID", reasons=[Reason("unfinished", str(error))])
         states.add(verdict.state)
         if verdict.state == "INVALID":
-            reasons += [Reason(each.code, f"{run_dir.name}: {each.detail}") for each in verdict.reasons]
+            reasons += [Reason(each.code, f"{run_dir.name}: {each.detail}", each.note) for each in verdict.reasons]
     state = "INVALID" if "INVALID" in states else "VALID" if "VALID" in states else "INSUFFICIENT"
     return Verdict(state=state, reasons=reasons)

@@ -182,6 +182,30 @@ def test_coalesced_gaps_are_counted_and_kept_out_of_the_exact_histogram() -> Non
     assert [told.tally[t] for t in (Tally.GAPS, Tally.GAPS_COALESCED)] == [4, 1]
 
 
+def test_a_reply_in_bursts_has_no_pace_and_is_counted() -> None:
+    """Two bursts of 100 tokens 1 ms apart were shown as 200,000 tok/s, beside a TTFT of all replies, without a word."""
+    burst = fields(token_events=11, coalesced=6, last_token_ns=START + 22 * MS)
+    half = fields(token_events=12, coalesced=6)
+    made = series(fields(), burst, half)
+    assert made.metrics["ttft_ms"].count == 3
+    assert made.metrics["tpot_ms"].count == made.metrics["decode_tps"].count == 2
+    assert made.tally[Tally.BURSTS] == 1
+    assert made.metrics["decode_tps"].max < 200 * SCALES["decode_tps"]
+    assert series(burst, conditions=[("ttft_ms", "<=", 30.0), ("tpot_ms", "<=", 1.0)]).tally[Tally.GOOD] == 1
+
+
+def test_asked_and_measured_tokens_are_summed_where_both_are_known() -> None:
+    """A mean of the known counts over a sum of all that was asked would find a difference that is none."""
+    made = series(
+        fields(asked_input_tokens=100, input_tokens=622, asked_output_tokens=50, output_tokens=5),
+        fields(asked_input_tokens=70, input_tokens=UNKNOWN),
+        fields(input_tokens=900),
+        fields(asked_input_tokens=70, outcome=Outcome.HTTP_SERVER),
+    )
+    pairs = (Tally.ASKED_INPUT, Tally.MEASURED_INPUT, Tally.ASKED_OUTPUT, Tally.MEASURED_OUTPUT)
+    assert [int(made.tally[position]) for position in pairs] == [100, 622, 50, 5]
+
+
 GOODPUT = [
     ("all hold", [("ttft_ms", "<=", 20.0), ("tpot_ms", "<=", 10.0)], fields(), True),
     ("one does not", [("ttft_ms", "<=", 20.0), ("tpot_ms", "<", 10.0)], fields(), False),

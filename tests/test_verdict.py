@@ -74,13 +74,31 @@ NOTES = [
     ("export_failures", {"export_failures": 1}),
     ("records_dropped", {"records_dropped": 1}),
     ("details_dropped", {"detail_drops": 1}),
+    ("cached_prompts", {"cached_share": 0.11}),
+    ("prompt_length", {"length_ratios": (1.11, 1.09)}),
+    ("output_length", {"length_ratios": (0.91, 0.89)}),
+    ("burst_replies", {"burst_replies": 11}),
+    ("drawn_rate", {"draws": "the poisson arrivals of steady drew 107 requests in 10 s"}),
 ]
 
 
 @pytest.mark.parametrize(("code", "fact"), NOTES)
 def test_what_harms_no_number_is_told_and_leaves_the_run_valid(code: str, fact: dict[str, Any]) -> None:
     told = verdict(**fact)
-    assert (told.state, [reason.code for reason in told.reasons]) == ("VALID", [code])
+    assert (told.state, [(reason.code, reason.note) for reason in told.reasons]) == ("VALID", [(code, True)])
+
+
+def test_what_invalidates_is_no_note() -> None:
+    """People read the first lines; a note that looks like a reason sends them after the wrong cause."""
+    assert [(reason.code, reason.note) for reason in verdict(restarts=1, clamped=1).reasons] == [
+        ("worker_restarts", False),
+        ("clamped", True),
+    ]
+
+
+def test_within_their_bounds_the_prompts_are_not_worth_a_note() -> None:
+    """Every run would end in warnings that nobody reads."""
+    assert not verdict(cached_share=0.1, length_ratios=(1.09, 0.91), burst_replies=10).reasons
 
 
 def test_thirty_ok_requests_are_the_least() -> None:

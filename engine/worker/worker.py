@@ -256,6 +256,8 @@ class Worker:
         exchange.waited_ns = waited_ns
         exchange.session = prepared.session
         exchange.estimate_tokens = prepared.estimate_tokens
+        exchange.asked_input_tokens = prepared.asked_input_tokens
+        exchange.asked_output_tokens = prepared.asked_output_tokens
         exchange.reserved = self.reserved
         self._enter(run, exchange)
 
@@ -382,6 +384,7 @@ class Worker:
         )
         exchange.session = session
         exchange.estimate_tokens = session.estimate_tokens
+        exchange.asked_output_tokens = prompt.max_tokens or 0
         reason = self.stopping if self.stopping is not None else run.stopped
         if reason is None:
             output = prompt.max_tokens or min(OUTPUT_ESTIMATE, session.estimate_tokens)
