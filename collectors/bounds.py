@@ -18,3 +18,6 @@ CACHED_BOUND: Final = 0.1  # of the prompt tokens
 LENGTH_BOUND: Final = 0.1  # of measured from asked tokens
 BURST_BOUND: Final = 0.01  # of the ok replies
 COALESCED_BOUND: Final = 0.5
+TTFT_COALESCED_BOUND: Final = 0.05
+STARVED_BOUND: Final = 0.05
+STOPPED_BOUND: Final = 0.01

@@ -25,6 +25,7 @@ from ..engine.files import replace
 from ..engine.records.detail import Detail
 from ..engine.records.layout import Counter
 from ..engine.records.record import LOCAL_TOKENS, UNKNOWN, Outcome
+from ..engine.records.tap_status import read_tap_status
 from ..engine.runs.manifest import FILE as MANIFEST
 from ..engine.runs.manifest import Manifest, read_manifest
 from . import host
@@ -243,6 +244,7 @@ class Collector:
             counters=self.intake.counters_by_worker(),
             lag=self.intake.lag(),
             sample=host.sample(self.manifest.pids),
+            tap=read_tap_status(self.directory),
         )
 
     @property
@@ -274,6 +276,7 @@ class Collector:
             detail_drops=moment.sum(Counter.DETAIL_DROPS),
             clock_bracket_ns=max((c[Counter.CLOCK_BRACKET_NS] for c in moment.counters.values()), default=0) or None,
             overspent_usd=self._overspent_usd(),
+            read_spans=tuple(self.state.health.read_spans),
             problems=tuple(self.problems),
         )
         view = RunView(self.manifest, self.totals, moment.now_ns)

@@ -136,8 +136,11 @@ def far_away(port: int) -> Script:
     return forward
 
 
-def codes(summary: dict[str, Any]) -> set[str]:
-    return {reason["code"] for reason in summary["verdict"]["reasons"]}
+def only_its_own_is_judged(summary: dict[str, Any]) -> None:
+    """Not that it is small: on a machine with other load this client may well be late."""
+    budget, reasons = summary["verdict"]["error_budget"], summary["verdict"]["reasons"]
+    late = budget["client_lateness_p99_ms"] > budget["lateness_bound_ms"]
+    assert ("lateness" in {reason["code"] for reason in reasons}) == late
 
 
 def lateness_p99s(summary: dict[str, Any]) -> tuple[float, float]:
@@ -164,7 +167,7 @@ def test_the_distance_to_the_server_does_not_make_a_run_invalid(tmp_path: Path) 
     everything, own = lateness_p99s(summary)
     assert everything > FAR_S * 900
     assert own < FAR_S * 500
-    assert "lateness" not in codes(summary)
+    only_its_own_is_judged(summary)
 
 
 @pytest.mark.slow
@@ -178,4 +181,4 @@ def test_a_cap_that_the_plan_asks_for_does_not_make_a_run_invalid(tmp_path: Path
     everything, own = lateness_p99s(summary)
     assert everything > 2000
     assert own < 100
-    assert "lateness" not in codes(summary)
+    only_its_own_is_judged(summary)
