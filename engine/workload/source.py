@@ -189,17 +189,18 @@ def source_of(plan: Plan, *, seed: int) -> Source:
 
 def _reply_tokens(target: Target) -> int:
     """How long a target's replies may be by its own parameters."""
-    return next(_limits(target.parameters), OUTPUT_TOKENS)
+    return next(limits_in(target.parameters), OUTPUT_TOKENS)
 
 
-def _limits(parameters: dict[str, Any]) -> Iterator[int]:
+def limits_in(parameters: dict[str, Any]) -> Iterator[int]:
+    """The output limits among a target's parameters, at any depth."""
     for name in _LIMITS:
         value = parameters.get(name)
         if isinstance(value, int) and value > 0:
             yield value
     for nested in parameters.values():  # google: generationConfig, Ollama: options
         if isinstance(nested, dict):
-            yield from _limits(nested)
+            yield from limits_in(nested)
 
 
 _KINDS: Final[dict[str, Callable[[Workload, int, Prose], Asks]]] = {
