@@ -22,7 +22,6 @@ import numpy as np
 import numpy.typing as npt
 
 from ..engine.files import replace
-from ..engine.plan.slo import Condition
 from ..engine.records.detail import Detail
 from ..engine.records.layout import Counter
 from ..engine.records.record import LOCAL_TOKENS, UNKNOWN, Outcome
@@ -33,11 +32,13 @@ from . import host
 from .checkpoint import FILE as CHECKPOINT
 from .checkpoint import Checkpoint, Progress
 from .cost import Prices
+from .goodput import Key
 from .health import Moment, client_of_run, client_of_tick, observe
 from .intake import Drained, Intake
 from .report import Losses, ReportBuilder, RunView, Slos
 from .rollup import PICO_PER_USD
-from .series import NOBODY, Batch, Key, Reader, Series, Slab, Tally
+from .series import NOBODY, Batch, Reader, Series, Slab, Tally
+from .slos import lines_of
 from .snapshot import ENCODER, Client, Report, Server, Snapshot
 from .totals import Totals
 
@@ -83,7 +84,6 @@ class Collector:
         *,
         sinks: Sequence[Sink] = (),
         prices: Prices | None = None,
-        conditions: Sequence[Condition] | None = None,
         slos: Slos | None = None,
         servers: Callable[[], dict[str, Server]] = dict,
         count_tokens: Callable[[str], int] | None = None,
@@ -100,15 +100,13 @@ class Collector:
         self.checkpoint = Checkpoint(segment_dir / CHECKPOINT)
         saved = self.checkpoint.load()
         self.state = saved.state if saved else Progress()
-        self.reader = Reader(len(self.manifest.plan.targets), prices=prices, conditions=conditions)
+        self.reader = Reader(len(self.manifest.plan.targets), prices=prices, lines=lines_of(self.manifest.plan))
         self.totals = Totals(self.reader, start_ns=0, tick_ns=self.manifest.plan.output.tick_ns)
         self.totals.next_tick = self.state.next_tick
         if saved is not None:
             self.totals.run, self.totals.open = saved.totals, saved.open
-        self.intake = Intake(segment_dir, self.state)
-        self.builder = ReportBuilder(
-            self.manifest.plan, conditions=conditions is not None, price_date=prices.date if prices else None, slos=slos
-        )
+        self.intake = Intake(segment_dir, self.state, sessions=self.manifest.plan.workload.kind == "sessions")
+        self.builder = ReportBuilder(self.manifest.plan, price_date=prices.date if prices else None, slos=slos)
         self.errors = {(t, o): (message, status) for t, o, message, status in self.state.errors}
         self.details: dict[tuple[int, int, int], Detail] = {}
         for worker, blob in self.state.details:
