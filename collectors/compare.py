@@ -21,6 +21,7 @@ Donner, Statistics in Medicine 2008) keeps their asymmetry. How runs of the same
 from __future__ import annotations
 
 import math
+from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import NormalDist
@@ -233,12 +234,13 @@ def runs_needed(effect: Effect, *, margin: float, comparisons: int) -> int | Non
     variance = effect.run_variance / _chi2_share(0.25, effect.freedom)
     level = 1 - LEVEL / comparisons / 2
     difference = math.log1p(margin)
-    for n in range(2, RUNS_MAX + 1):
-        freedom = 2 * n - 2
-        reach = t_quantile(level, freedom) + t_quantile(POWER, freedom)
-        if reach * math.sqrt(2 * variance / n) <= difference:
-            return n
-    return None
+
+    def found(n: int) -> bool:
+        reach = t_quantile(level, 2 * n - 2) + t_quantile(POWER, 2 * n - 2)
+        return reach * math.sqrt(2 * variance / n) <= difference
+
+    n = 2 + bisect_left(range(2, RUNS_MAX + 1), True, key=found)
+    return n if n <= RUNS_MAX else None
 
 
 def _chi2_share(probability: float, freedom: float) -> float:
@@ -266,7 +268,7 @@ def t_quantile(probability: float, freedom: float) -> float:
     beyond = 2 * (1 - probability)
     while t_beyond(high, freedom) > beyond:
         high *= 2
-    for _ in range(40):
+    for _ in range(30):
         middle = (low + high) / 2
         low, high = (middle, high) if t_beyond(middle, freedom) > beyond else (low, middle)
     return high

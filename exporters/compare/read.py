@@ -10,6 +10,7 @@ from typing import Any, Final, NamedTuple
 from ...collectors.host import identity
 from ...collectors.snapshot import Report, TargetReport
 from ...engine.errors import OutputError, PlanError
+from ...engine.runs.rundir import LIVE
 from ..rundir import finished, read_report
 
 # Keys of a plan's workload that change nothing about the requests that are sent.
@@ -35,7 +36,7 @@ def read_run(path: Path) -> RunDirectory:
         raise PlanError(f"{path} is the directory of a sweep; name two of its run directories")
     if not path.is_dir():
         raise PlanError(f"{path} is not a directory; give run directories, such as runs/latest")
-    if not finished(path) and (path / ".live").exists():
+    if not finished(path) and (path / LIVE).is_symlink():
         raise OutputError(f"{path} is not finished; wait for its end, or if it was killed: lens recover {path}")
     report = read_report(path)
     try:
