@@ -21,7 +21,8 @@ bench: .venv/dev
 	$(BIN)/python benches/compare.py
 
 .venv/bin/python:
-	$(PYTHON) -m venv .venv || { apt-get update && apt-get install -y python3-venv && $(PYTHON) -m venv .venv; }
+	@$(PYTHON) -m venv .venv || { rm -rf .venv; [ "$$(id -u)" = 0 ] || { echo "$(PYTHON) has no venv; as root: apt-get install python3-venv" >&2; exit 1; }; \
+		apt-get update && apt-get install -y python3-venv && $(PYTHON) -m venv .venv; }
 
 .venv/installed: pyproject.toml .venv/bin/python
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable .

@@ -1,4 +1,4 @@
-"""`lens report RUN_DIR...`: tells a run again, on the terminal or through any exporter, also while it still goes."""
+"""`lens report RUN_DIR...`: prints a run, or sends it through any exporter, also while it goes on."""
 
 from __future__ import annotations
 
@@ -11,9 +11,10 @@ from typing import Final
 
 import click
 
-from ..engine.errors import PlanError
+from ..engine.errors import OutputError, PlanError
 from ..engine.plan.plan import EXPORTS, SECOND, Secret
 from ..engine.plan.units import duration_ns
+from ..engine.runs.rundir import HTML, INTERVALS, REQUESTS
 
 FOREVER: Final = 1 << 63  # the last tick of a run ends a moment after it
 
@@ -40,26 +41,40 @@ def report(
     across_models: bool,
     out: Path | None,
 ) -> int:
-    """Tell runs again, in another format or place.
+    """Print runs, or convert or export them.
 
     json goes to stdout; files go into each run's directory unless --out says otherwise. Several runs stand side by side
-    in html. The state directory of a probe stands for all its runs: console and json tell them as one, whole or from
-    --since to --until; so they do a part of a single run.
+    in html. The state directory of a probe stands for all its runs: console and json report them as one, all of the
+    time or from --since to --until; so they do a part of a single run.
     """
+    from ..exporters.rundir import damage_named
+
+    with damage_named(run_dirs[0]):
+        return _report(run_dirs, target, since=since, until=until, across_models=across_models, out=out)
+
+
+def _report(
+    run_dirs: tuple[Path, ...],
+    target: str,
+    *,
+    since: str | None,
+    until: str | None,
+    across_models: bool,
+    out: Path | None,
+) -> int:
     from ..exporters.history import HISTORY, runs_of
 
-    kind = target.partition(":")[0]
     histories = [folder for folder in run_dirs if (folder / HISTORY).is_dir()]
     if (since or until or histories) and target in ("console", "json"):
         for folder in run_dirs:
-            _tell_between(folder, target, _moment(since, 0), _moment(until, FOREVER))
+            _report_between(folder, target, _moment(since, 0), _moment(until, FOREVER))
         return 0
     if since or until:
         raise PlanError("--since and --until are for --to console and --to json")
     run_dirs = tuple(run for folder in run_dirs for run in (runs_of(folder) if folder in histories else [folder]))
     if "://" in target:
         for run_dir in run_dirs:
-            _send(run_dir, target, kind)
+            _send(run_dir, target)
         return 0
     if target not in FORMATS:
         raise PlanError(
@@ -83,8 +98,10 @@ def _of_one_model(run_dirs: tuple[Path, ...]) -> None:
 
     models = {run_dir: read_report(run_dir).run.load for run_dir in run_dirs} if len(run_dirs) > 1 else {}
     if len(set(models.values())) > 1:
-        told = ", ".join(f"{run_dir.name} is {model.replace('_', ' ')} loop" for run_dir, model in models.items())
-        raise PlanError(f"the runs have different load models and cannot be compared ({told}); --across-models does it")
+        loops = ", ".join(f"{run_dir.name} is {model.replace('_', ' ')} loop" for run_dir, model in models.items())
+        raise PlanError(
+            f"the runs have different load models and cannot be compared ({loops}); --across-models does it"
+        )
 
 
 def _moment(text: str | None, default_ns: int) -> int:
@@ -103,16 +120,16 @@ def _moment(text: str | None, default_ns: int) -> int:
         ) from None
 
 
-def _tell_between(folder: Path, target: str, since_ns: int, until_ns: int) -> None:
+def _report_between(folder: Path, target: str, since_ns: int, until_ns: int) -> None:
     from ..collectors.snapshot import ENCODER
     from ..exporters.console.final import print_final
     from ..exporters.history import report_between
 
-    told = report_between(folder, since_ns, until_ns)
+    between = report_between(folder, since_ns, until_ns)
     if target == "console":
-        print_final(told)
+        print_final(between)
     else:
-        sys.stdout.buffer.write(ENCODER.encode(told) + b"\n")
+        sys.stdout.buffer.write(ENCODER.encode(between) + b"\n")
         sys.stdout.buffer.flush()
 
 
@@ -134,15 +151,15 @@ def _json(run_dir: Path, _: Path) -> None:
 def _csv(run_dir: Path, folder: Path) -> None:
     from ..exporters import csv
 
-    _told(folder / "intervals.csv", csv.write_intervals(run_dir, folder / "intervals.csv"))
-    if any(run_dir.glob("requests*.msgpack")):
-        _told(folder / "requests.csv", csv.write_requests(run_dir, folder / "requests.csv"))
+    _wrote(folder / "intervals.csv", csv.write_intervals(run_dir, folder / "intervals.csv"))
+    if any(run_dir.glob(f"{Path(REQUESTS).stem}*.msgpack")):
+        _wrote(folder / "requests.csv", csv.write_requests(run_dir, folder / "requests.csv"))
 
 
 def _parquet(run_dir: Path, folder: Path) -> None:
     from ..exporters.parquet import write_requests
 
-    _told(folder / "requests.parquet", write_requests(run_dir, folder / "requests.parquet"))
+    _wrote(folder / "requests.parquet", write_requests(run_dir, folder / "requests.parquet"))
 
 
 def _hdr(run_dir: Path, folder: Path) -> None:
@@ -150,20 +167,20 @@ def _hdr(run_dir: Path, folder: Path) -> None:
     from ..exporters.hdr.read import write_distributions
 
     for path, count in write_distributions(run_dir, folder):
-        _told(path, count)
+        _wrote(path, count)
 
 
 def _html(run_dirs: tuple[Path, ...], out: Path | None) -> None:
     from ..exporters.html.page import write_html
 
-    path = out or run_dirs[0] / "report.html"
+    path = out or run_dirs[0] / HTML
     if path.is_dir():
-        path = path / "report.html"
+        path = path / HTML
     write_html(run_dirs, path)
     click.echo(str(path), err=True)
 
 
-def _told(path: Path, rows: int) -> None:
+def _wrote(path: Path, rows: int) -> None:
     click.echo(f"{path}: {rows:,} rows", err=True)
 
 
@@ -177,33 +194,32 @@ FORMATS: Final[dict[str, Callable[[Path, Path], None]]] = {
 }
 
 
-def _send(run_dir: Path, url: str, kind: str) -> None:
-    """Tells all ticks of the run to the URL; follows a run that is still going; a page is served until Ctrl-C."""
+def _send(run_dir: Path, url: str) -> None:
+    """Sends all ticks of the run to the URL; follows a run that goes on; a page is served until Ctrl-C."""
+    from ..exporters import destination_of
     from ..exporters.rundir import finished, read_report
-    from ..exporters.spool.tail import LOG, Pump, Tail, Unavailable
-    from .processes.export import destination_of
+    from ..exporters.spool.tail import Pump, Tail, Unavailable
 
-    told = read_report(run_dir)
-    models = {target.name: (target.provider, target.model) for target in told.targets}
-    kind = {"influxdbs": "influxdb", "otlps": "otlp"}.get(kind, kind)
+    report = read_report(run_dir)
+    models = {target.name: (target.provider, target.model) for target in report.targets}
+    scheme = url.partition(":")[0]
+    kind = {"influxdbs": "influxdb", "otlps": "otlp"}.get(scheme, scheme)
     if kind not in EXPORTS:
         raise PlanError(f"export {kind!r} does not exist; there are {', '.join(EXPORTS)}")
-    destination = destination_of(EXPORTS[kind](url=Secret(url)), name=told.run.name, models=models)
+    destination = destination_of(EXPORTS[kind](url=Secret(url)), name=report.run.name, models=models)
     try:
-        check = getattr(destination, "check", None)
-        if check:
-            check(told.run.id)
-        tail = Tail(run_dir / LOG)
+        destination.check(report.run.id)
+        tail = Tail(run_dir / INTERVALS)
         pump = Pump(tail, destination, run_dir=run_dir, log=lambda line: click.echo(f"lens: {line}", err=True))
         done = pump.run(follow=not finished(run_dir))
         click.echo(f"{run_dir}: {tail.cursor.delivered:,} ticks to {destination.name}", err=True)
         if not done or tail.cursor.rejected:
-            raise PlanError(f"{tail.cursor.rejected:,} ticks were not taken: {tail.cursor.error}")
-        if kind == "prometheus":
+            raise OutputError(f"{tail.cursor.rejected:,} ticks were not taken: {tail.cursor.error}")
+        if not destination.keeps_cursor:
             click.echo("lens: the page stays until Ctrl-C", err=True)
             pump.stop.wait()
     except Unavailable as error:
-        raise PlanError(f"{destination.name} {error}") from None
+        raise OutputError(f"{destination.name} {error}") from None
     except KeyboardInterrupt:
         click.echo("", err=True)
     finally:

@@ -3,25 +3,23 @@
 from __future__ import annotations
 
 import contextlib
-import datetime
 import os
+import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import click
 import msgspec
 
-from ..engine import __version__
-from ..engine.errors import LensError, PlanError
+from ..engine.errors import LensError
 from ..engine.plan.plan import Plan
-from ..engine.plan.price import price, read_price_table
-from ..engine.plan.written import stripped
-from ..engine.planfile.build import plan_sha256
-from ..engine.runs.manifest import SEGMENTS, Manifest, PhaseTimes
-from ..engine.runs.rundir import leftovers, make_run_dir, make_segment_dir, remove_segments, run_id_of
-from ..engine.runs.runlog import note
+from ..engine.runs.interrupts import Interrupts
+from ..engine.runs.locality import core_warnings
+from ..engine.runs.manifest import SEGMENTS, Manifest
+from ..engine.runs.rundir import HTML, SUMMARY, leftovers, run_id_of
+from .launch import Stamps
 from .options import plan_from, run_options
 
 
@@ -33,68 +31,64 @@ def run(plan_path: str | None, *, as_json: bool, quiet: bool, strict: bool, **fl
     The zero-configuration run is `lens run --simulate`.
     """
     with contextlib.ExitStack() as stack:
+        interrupts = stack.enter_context(Interrupts())  # first: a signal must never find nobody
         beside: list[int] = []
         if flags["simulate"]:
             flags["base_url"], pid = stack.enter_context(simulator())
             beside.append(pid)
         plan = plan_from(plan_path, flags)
-        return carry_out(plan, as_json=as_json, quiet=quiet, strict=strict, beside=beside)
+        return carry_out(plan, interrupts, as_json=as_json, quiet=quiet, strict=strict, beside=beside)
 
 
-def carry_out(plan: Plan, *, as_json: bool, quiet: bool, strict: bool, beside: Sequence[int] = ()) -> int:
-    """Runs a plan and tells the result; gives the exit code of METRICS. Processes `beside` it are kept off its cores."""
-    from ..engine.runs.ports import PortWatch, foreseen
-    from ..engine.runs.supervisor import Supervisor, geometry_of, worker_count
+def carry_out(
+    plan: Plan, interrupts: Interrupts, *, as_json: bool, quiet: bool, strict: bool, beside: Sequence[int] = ()
+) -> int:
+    """Runs a plan and prints the result; returns the exit code. Processes `beside` it are kept off its cores."""
     from ..engine.wire.preflight import check_targets
+    from .launch import budget_prices, launched
     from .processes.export import Exporter, check_exports
     from .stops import StopRules
 
     prices = budget_prices(plan)
     check_targets(plan, os.environ)
     run_id = run_id_of(plan.name)
-    for warning in [*check_exports(plan, run_id), *foreseen(plan)]:
+    for warning in check_exports(plan, run_id):
         click.echo(f"lens: {warning}", err=True)
-    workers = worker_count(plan)
-    geometry = geometry_of(plan, workers)
-    run_dir = make_run_dir(plan, run_id)
-    segment_dir = make_segment_dir(run_dir)
-    tell_leftovers(quiet=quiet)
-    manifest = manifest_of(plan, run_id, run_dir, workers)
-    exporter = Exporter(plan, run_dir)
+    with contextlib.ExitStack() as failed:
+        with launched(plan, run_id, interrupts, prices=prices) as launch:
+            warn_of_leftovers(quiet=quiet)
+            exporter = Exporter(plan, launch.run_dir)
+            failed.callback(exporter.abandon)
+            rules = StopRules(plan, launch.segment_dir)
+
+            def on_tick() -> str | None:
+                if exporter.restart_if_ended():
+                    launch.manifest.exporter_restarts += 1
+                    supervisor.publish()
+                return rules.reason()
+
+            supervisor = launch.supervisor(on_tick)
+            supervisor.keep_aside(beside)
+            if not quiet:
+                warn_of_stamps(launch.stamps, supervisor.worker_cores)
+            with live_console(launch.segment_dir, quiet=quiet or as_json):
+                manifest = supervisor.run()
+        failed.pop_all()  # from here on there is a summary, and the exporter can come to its end
     try:
-        manifest.write(segment_dir)
-        collector = collector_command(segment_dir)
-        rules, ports = StopRules(plan, segment_dir), PortWatch(plan)
-
-        def on_tick() -> str | None:
-            if warning := ports.look():
-                note(run_dir, "ports", warning=warning)
-                click.echo(f"lens: {warning}", err=True)
-            return rules.reason()
-
-        supervisor = Supervisor(plan, manifest, segment_dir, collector, geometry, prices=prices, on_tick=on_tick)
-        supervisor.keep_aside(beside)
-        with watched(segment_dir, quiet=quiet or as_json):
-            supervisor.run()
-    except BaseException:
-        exporter.abandon()
-        raise
+        write_report(launch.run_dir)
+        return print_result(launch.run_dir, manifest, as_json=as_json, quiet=quiet, strict=strict)
     finally:
-        if (run_dir / "summary.json").exists() or manifest.state == "starting":  # else `lens recover` needs it
-            remove_segments(run_dir, segment_dir)
-    write_report(run_dir)
-    code = tell(run_dir, manifest, as_json=as_json, quiet=quiet, strict=strict)
-    exporter.finish()
-    return code
+        exporter.finish()
 
 
-def collector_command(segment_dir: Path) -> list[str]:
-    """Starts the collector of a run as a child of this process, with which it ends."""
-    module = [sys.executable, "-m", "llm_latency_lens.cli.processes.collect"]
-    return [*module, "--segment-dir", str(segment_dir), "--parent", str(os.getpid())]
+def warn_of_stamps(stamps: Stamps, worker_cores: Collection[int]) -> None:
+    """Lines on stderr: why segments have no stamps of their own, and which servers share the workers' cores."""
+    lines = [f"one stamp per read: {stamps.refusal}"] if stamps.refusal else []
+    for line in [*lines, *core_warnings(stamps.local, worker_cores)]:
+        click.echo(f"lens: {line}", err=True)
 
 
-def tell_leftovers(*, quiet: bool) -> None:
+def warn_of_leftovers(*, quiet: bool) -> None:
     """One line on stderr if dead runs hold memory and wait to be recovered."""
     dead = [] if quiet else [left for left in leftovers() if not left.alive]
     if dead:
@@ -103,76 +97,34 @@ def tell_leftovers(*, quiet: bool) -> None:
         click.echo(f"lens: {runs} left {megabytes:.0f} MB in {SEGMENTS}; `lens recover` lists them", err=True)
 
 
-def budget_prices(plan: Plan) -> list[tuple[int, int]]:
-    """Pico-USD per input and output token of each target, its dearest tier, where the plan has a budget to keep.
-
-    Checks the plan's prices and price table, budget or not. Raises PlanError for one that is wrong, and with a budget
-    for a target whose price nobody knows: its spend could not be limited.
-    """
-    for target in plan.targets:
-        if target.price is not None:
-            try:
-                price(target.price)
-            except PlanError as error:
-                raise PlanError(f"target {target.name!r}: {error}") from error
-    if plan.price_table:
-        read_price_table(plan.price_table)
-    if plan.limits.budget_usd is None:
-        return []
-    from ..collectors.cost import prices_of
-
-    found: list[tuple[int, int]] = []
-    for target, tiers in zip(plan.targets, prices_of(plan).tiers, strict=True):
-        if not tiers:
-            raise PlanError(
-                f"budget_usd needs the price of {target.model!r} (target {target.name!r}), which is in no table; "
-                "give the target a price: {input: USD, output: USD} per million tokens"
-            )
-        found.append((max(max(t.input, t.cache_write) for t in tiers), max(max(t.output, t.reasoning) for t in tiers)))
-    return found
-
-
 def write_report(run_dir: Path) -> None:
-    """report.html beside the numbers. A report that cannot be drawn is told, and is no failure of the run."""
+    """report.html beside the numbers. A report that cannot be drawn is a line on stderr, and no failure of the run."""
     from ..exporters.html.page import write_html
 
     try:
-        write_html([run_dir], run_dir / "report.html")
+        write_html([run_dir], run_dir / HTML)
     except LensError as error:
         click.echo(f"lens: {error}", err=True)
 
 
-def manifest_of(plan: Plan, run_id: str, run_dir: Path, workers: int) -> Manifest:
-    """The manifest of a run that has not begun."""
-    from ..engine.load.models import planned_slots
-
-    return Manifest(
-        run_id=run_id,
-        run_dir=str(run_dir.absolute()),
-        version=__version__,
-        plan=stripped(plan),
-        plan_sha256=plan_sha256(plan),
-        workers=workers,
-        started_at=datetime.datetime.now(datetime.UTC).isoformat(timespec="milliseconds"),
-        phases=[PhaseTimes(planned=planned_slots(plan, index)) for index in range(len(plan.phases))],
-        pids={"supervisor": os.getpid()},
-    )
-
-
-def tell(run_dir: Path, manifest: Manifest, *, as_json: bool, quiet: bool, strict: bool) -> int:
-    """Prints the report and gives the exit code."""
+def print_result(run_dir: Path, manifest: Manifest, *, as_json: bool, quiet: bool, strict: bool) -> int:
+    """Prints the report; returns the exit code."""
     from ..collectors.snapshot import REPORT_DECODER
 
-    summary = (run_dir / "summary.json").read_bytes()
+    summary = (run_dir / SUMMARY).read_bytes()
     report = REPORT_DECODER.decode(summary)
-    if as_json:
-        sys.stdout.buffer.write(summary if summary.endswith(b"\n") else summary + b"\n")
-        sys.stdout.flush()
-    elif not quiet:
-        from ..exporters.console.final import print_final
+    try:
+        if as_json:
+            sys.stdout.buffer.write(summary if summary.endswith(b"\n") else summary + b"\n")
+            sys.stdout.flush()
+        elif not quiet:
+            from ..exporters.console.final import print_final
 
-        print_final(report)
-        click.echo(f"{run_dir}", err=True)
+            print_final(report)
+            click.echo(f"{run_dir}", err=True)
+    except OSError as error:
+        if not manifest.interrupted:  # a terminal that was closed, which is how the signal came
+            raise LensError(f"cannot write to stdout: {error.strerror}; the report is in {run_dir}") from error
     if manifest.interrupted:
         return 130
     if report.requests.sent and not report.requests.ok and not report.requests.cancelled:
@@ -190,7 +142,7 @@ def tell(run_dir: Path, manifest: Manifest, *, as_json: bool, quiet: bool, stric
 
 
 @contextlib.contextmanager
-def watched(segment_dir: Path, *, quiet: bool) -> Iterator[None]:
+def live_console(segment_dir: Path, *, quiet: bool) -> Iterator[None]:
     """The live view beside the run; never in its way."""
     if quiet:
         yield
@@ -203,22 +155,19 @@ def watched(segment_dir: Path, *, quiet: bool) -> Iterator[None]:
 
 @contextlib.contextmanager
 def simulator() -> Iterator[tuple[str, int]]:
-    """The built-in provider on a free loopback port, for as long as the run lasts; gives its base URL and its pid."""
-    import subprocess
-
+    """The built-in provider on a free loopback port, for as long as the run lasts: its base URL and its pid."""
     process = subprocess.Popen(
         [sys.executable, "-m", "llm_latency_lens.engine.simulator", "--port", "0", "--die-with-parent"],
         stdout=subprocess.PIPE,
         start_new_session=True,
     )
     try:
-        assert process.stdout is not None
-        line = process.stdout.readline()
+        line = process.stdout.readline() if process.stdout else b""
         if not line:
             raise LensError(f"the simulator ended with exit code {process.wait()} before it listened")
         yield f"http://127.0.0.1:{msgspec.json.decode(line)['port']}/v1", process.pid
     finally:
         process.terminate()
         process.wait()
-        assert process.stdout is not None
-        process.stdout.close()
+        if process.stdout:
+            process.stdout.close()

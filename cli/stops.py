@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections import deque
 from pathlib import Path
 
-import msgspec
-
 from ..collectors.snapshot import REPORT_DECODER, SNAPSHOT_DECODER
+from ..engine.files import UNDECODABLE
 from ..engine.plan.plan import SECOND, Plan
+from ..engine.runs.rundir import LIVE_REPORT, SNAPSHOT
 
 SAMPLES_MIN = 10  # ended requests in the window before an error rate means anything
 
@@ -27,8 +27,8 @@ class StopRules:
         if self._limits.max_error_rate is None and not self._limits.stop_on_slo:
             return None
         try:
-            snapshot = SNAPSHOT_DECODER.decode((self._dir / "snapshot.json").read_bytes())
-        except (FileNotFoundError, msgspec.DecodeError):
+            snapshot = SNAPSHOT_DECODER.decode((self._dir / SNAPSHOT).read_bytes())
+        except (FileNotFoundError, *UNDECODABLE):
             return None
         if snapshot.tick == self._tick:
             return None
@@ -49,5 +49,5 @@ class StopRules:
         return ok + failed >= SAMPLES_MIN and failed / (ok + failed) > limit
 
     def _slo_broken(self) -> bool:
-        report = REPORT_DECODER.decode((self._dir / "report.json").read_bytes())
+        report = REPORT_DECODER.decode((self._dir / LIVE_REPORT).read_bytes())
         return report.requests.ok >= SAMPLES_MIN and any(slo.state == "FAIL" for slo in report.slo)

@@ -21,10 +21,9 @@ def validate(plan_path: str, as_json: bool) -> None:
 
     Everything is checked that can be without asking a server: keys, values, environment variables, files, prices.
     """
-    from ..engine.runs.ports import foreseen
-    from ..engine.runs.supervisor import geometry_of, worker_count
+    from ..engine.runs.placement import geometry_of, worker_count
     from ..engine.workload import source_of
-    from .run import budget_prices
+    from .launch import budget_prices
 
     plan = plan_from(plan_path, {})
     budget_prices(plan)
@@ -34,7 +33,7 @@ def validate(plan_path: str, as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps({"plan": masked(plan), "plan_sha256": plan_sha256(plan), "workers": workers}, indent=1))
         return
-    for line in [*description(plan, workers), *(f"  warning: {each}" for each in foreseen(plan))]:
+    for line in description(plan, workers):
         click.echo(line)
 
 

@@ -26,6 +26,7 @@ from ..engine.plan.slo import Condition
 from ..engine.records.detail import Detail
 from ..engine.records.layout import Counter
 from ..engine.records.record import LOCAL_TOKENS, UNKNOWN, Outcome
+from ..engine.records.tap_status import read_tap_status
 from ..engine.runs.manifest import FILE as MANIFEST
 from ..engine.runs.manifest import Manifest, read_manifest
 from . import host
@@ -179,8 +180,9 @@ class Collector:
         self.totals.enter(drained, batch, now_ns=now)
         self._note_errors(batch)
         if len(drained.records):
+            complete = batch._replace(gaps=drained.gaps, owners=drained.owners)
             for sink in self.sinks:
-                sink.rows(batch, self.manifest)
+                sink.rows(complete, self.manifest)
 
     def _detail(self, worker: int, blob: bytes) -> None:
         try:
@@ -245,7 +247,13 @@ class Collector:
             counters=self.intake.counters_by_worker(),
             lag=self.intake.lag(),
             sample=host.sample(self.manifest.pids),
+            tap=read_tap_status(self.directory),
         )
+
+    @property
+    def _restarts(self) -> tuple[int, int, int]:
+        """Of workers, collector and exporter."""
+        return self.manifest.restarts, self.manifest.collector_restarts, self.manifest.exporter_restarts
 
     def _client_of_tick(self, moment: Moment, everything: Series) -> Client:
         return client_of_tick(
@@ -254,7 +262,7 @@ class Collector:
             everything,
             self.state.health,
             workers=self.manifest.workers,
-            restarts=(self.manifest.restarts, self.manifest.collector_restarts),
+            restarts=self._restarts,
         )
 
     def _report(self, moment: Moment, *, finished: bool) -> Report:
@@ -264,13 +272,14 @@ class Collector:
             self.totals.run.only(self.builder.measured),
             self.state.health,
             workers=self.manifest.workers,
-            restarts=(self.manifest.restarts, self.manifest.collector_restarts),
+            restarts=self._restarts,
         )
         losses = Losses(
             gap_drops=moment.sum(Counter.GAP_DROPS),
             detail_drops=moment.sum(Counter.DETAIL_DROPS),
             clock_bracket_ns=max((c[Counter.CLOCK_BRACKET_NS] for c in moment.counters.values()), default=0) or None,
             overspent_usd=self._overspent_usd(),
+            read_spans=tuple(self.state.health.read_spans),
             problems=tuple(self.problems),
         )
         view = RunView(self.manifest, self.totals, moment.now_ns)

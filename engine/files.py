@@ -4,6 +4,12 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Final
+
+import msgspec
+
+# What msgspec raises for damaged content: invalid UTF-8 inside a string is no DecodeError of its own.
+UNDECODABLE: Final = (msgspec.DecodeError, UnicodeDecodeError)
 
 
 def replace(path: Path, content: bytes) -> None:

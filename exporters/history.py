@@ -16,14 +16,15 @@ from ..collectors.slos import judge_slos
 from ..collectors.snapshot import SNAPSHOT_DECODER, Reason, Report, Run, TargetReport, Verdict
 from ..collectors.statistics import slice_of
 from ..engine.errors import OutputError
+from ..engine.files import UNDECODABLE
 from ..engine.metrics import METRICS, SHARES
 from ..engine.plan.plan import SECOND
 from ..engine.records.record import Outcome
+from ..engine.runs.rundir import INTERVALS as LOG
 from .hdr.read import Line, Sums, filled, line_of
 from .hdr.write import INTERVALS, tag
 from .rundir import finished, read_report, ticks
 from .spool.parts import view_at
-from .spool.tail import LOG
 
 ALL: Final = "\0"  # all targets together; "" is of the slots that had none
 FAILED: Final = "e2e_ms."
@@ -68,7 +69,7 @@ class Follower:
         for line in self._ticks.new():
             try:
                 self._window.tick(SNAPSHOT_DECODER.decode(line))
-            except msgspec.DecodeError:
+            except UNDECODABLE:
                 continue  # a damaged line; the report counts them
         for line in self._histograms.new() if self._metrics else ():
             if line.startswith("#[BaseTime: "):

@@ -41,7 +41,7 @@ from ..collectors.snapshot import Client, Interval, Server, Snapshot
 from ..engine.errors import PlanError
 from ..engine.metrics import CLIENT, RATES, SERVER, SHARES, STATISTICS, TOKEN_KINDS, Field
 from ..engine.plan.plan import InfluxExport, Secret
-from .spool.tail import Refused, Rejected, Unavailable
+from .spool.tail import Destination, Refused, Rejected, Unavailable
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -100,7 +100,7 @@ def address_of(export: InfluxExport) -> Address:
     return Address(url, org, bucket, Secret(token), verify)
 
 
-class InfluxDB:
+class InfluxDB(Destination):
     """Writes ticks as line protocol, gzipped, one request a batch. Never retries by itself: the Pump does."""
 
     def __init__(self, export: InfluxExport, *, name: str) -> None:
@@ -127,9 +127,6 @@ class InfluxDB:
 
     def write(self, ticks: list[Snapshot]) -> None:
         self._send(b"\n".join(line.encode() for tick in ticks for line in lines(tick, self._plan_name)))
-
-    def restart(self) -> None:
-        """Nothing to forget: points sent again overwrite themselves."""
 
     def close(self) -> None:
         self._client.close()  # type: ignore[no-untyped-call]  # the library has no types here

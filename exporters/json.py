@@ -7,7 +7,6 @@ are in compressed parts (exporters.spool.parts). The one exception is a collecto
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Final
 
 import msgspec
 
@@ -16,10 +15,8 @@ from ..collectors.snapshot import ENCODER, Report, Snapshot
 from ..engine.errors import OutputError
 from ..engine.files import replace
 from ..engine.runs.manifest import Manifest
+from ..engine.runs.rundir import INTERVALS, SUMMARY
 from .spool.parts import PartFile
-
-SUMMARY: Final = "summary.json"
-INTERVALS: Final = "intervals.jsonl"
 
 
 class IntervalLog:

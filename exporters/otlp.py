@@ -9,6 +9,7 @@ gauges `lens.requests.in_flight`, `lens.client.*` and `lens.server.*`.
 from __future__ import annotations
 
 import logging
+import socket
 from collections.abc import Iterator, Mapping
 from typing import Any, Final
 from urllib.parse import urlsplit
@@ -17,9 +18,10 @@ from ..collectors.snapshot import Interval, Snapshot
 from ..engine.errors import PlanError
 from ..engine.metrics import BUCKETS, CLIENT, METRICS, SERVER, TOKEN_KINDS
 from ..engine.plan.plan import OtlpExport
-from .spool.tail import Unavailable
+from .spool.tail import Destination, Unavailable
 
 TIMEOUT_S: Final = 10
+CONNECT_S: Final = 3.0
 
 
 def endpoint_of(export: OtlpExport) -> str:
@@ -33,7 +35,7 @@ def endpoint_of(export: OtlpExport) -> str:
     raise PlanError("otlp: the URL must read otlp://HOST[:PORT] or http(s)://HOST:PORT/v1/metrics")
 
 
-class Otlp:
+class Otlp(Destination):
     """Pushes ticks with OpenTelemetry's own exporter."""
 
     def __init__(self, export: OtlpExport, *, name: str, models: Mapping[str, tuple[str, str]]) -> None:
@@ -46,11 +48,20 @@ class Otlp:
         logging.getLogger("opentelemetry").setLevel(logging.CRITICAL)  # failures are reported by the Pump, once
         headers = {name: value.value for name, value in export.headers.items()}
         endpoint = endpoint_of(export)
-        self.name = f"OTLP at {urlsplit(endpoint).hostname}:{urlsplit(endpoint).port}"
+        parts = urlsplit(endpoint)
+        self._peer = parts.hostname or "", parts.port or (443 if parts.scheme == "https" else 80)
+        self.name = f"OTLP at {self._peer[0]}:{self._peer[1]}"
         self._models = models
         self._exporter = OTLPMetricExporter(endpoint=endpoint, headers=headers, timeout=TIMEOUT_S)
         self._resource = Resource({"service.name": "llm-latency-lens", "lens.plan": name})
         self._scope = InstrumentationScope("llm_latency_lens")
+
+    def check(self, run: str) -> None:
+        """Raises Unavailable with the reason when nothing listens there: the library says only that it failed."""
+        try:
+            socket.create_connection(self._peer, timeout=CONNECT_S).close()
+        except OSError as error:
+            raise Unavailable(f"cannot be reached: {error.strerror or error}") from None
 
     def write(self, ticks: list[Snapshot]) -> None:
         from opentelemetry.sdk.metrics.export import MetricExportResult, MetricsData, ResourceMetrics, ScopeMetrics
@@ -64,10 +75,8 @@ class Otlp:
         scope = ScopeMetrics(self._scope, list(metrics.values()), "")
         result = self._exporter.export(MetricsData([ResourceMetrics(self._resource, [scope], "")]))
         if result is not MetricExportResult.SUCCESS:
-            raise Unavailable("did not take the metrics")
-
-    def restart(self) -> None:
-        """Nothing to forget: every push is a delta of its own tick."""
+            self.check("")
+            raise Unavailable("did not take the metrics; its log says why")
 
     def close(self) -> None:
         self._exporter.shutdown()

@@ -37,6 +37,7 @@ from ..engine.errors import OutputError, PlanError
 from ..engine.metrics import CLIENT, METRICS, PERCENTILES, SERVER, TOKEN_KINDS
 from ..engine.metrics import Metric as CatalogueMetric
 from ..engine.plan.plan import PrometheusExport
+from .spool.tail import Destination
 
 if TYPE_CHECKING:
     from aiohttp import web
@@ -194,8 +195,10 @@ def address_of(export: PrometheusExport) -> tuple[str, int]:
         raise PlanError(f"prometheus: no port in {url!r}; write prometheus://127.0.0.1:{PORT}") from None
 
 
-class Prometheus:
+class Prometheus(Destination):
     """Serves the page from a thread with its own event loop. A Destination: `write` adds ticks to the sums."""
+
+    keeps_cursor = False  # the sums live in memory
 
     def __init__(self, export: PrometheusExport, *, name: str, models: Mapping[str, tuple[str, str]]) -> None:
         self.host, self.port = address_of(export)

@@ -12,9 +12,10 @@ from time import monotonic, sleep
 from typing import Final
 
 from ..engine.plan.plan import Secret
+from .backoff import backoff_s
 
 TIMEOUT_S: Final = 10.0
-PAUSES_S: Final = (1.0, 2.0, 4.0, 8.0)  # before the second attempt, the third, ...
+TRIES: Final = 5
 
 Message = Mapping[str, object]
 
@@ -43,9 +44,9 @@ class Webhooks:
         while True:
             url, message = self._queue.get()
             reason = post(url, message)
-            for pause_s in PAUSES_S:
+            for attempt in range(1, TRIES):
                 if reason:
-                    sleep(pause_s)
+                    sleep(backoff_s(attempt, first_s=1.0))
                     reason = post(url, message)
             if reason:
                 self._failed(f"the webhook of alert {message.get('alert')!r} was not reached: {reason}")

@@ -28,7 +28,11 @@ def main() -> int:
         return 1
     environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
     for command in (["update"], ["install", "-y", "--no-install-recommends", *packages]):
-        subprocess.run(["apt-get", "-qq", *command], check=True, env=environment)
+        done = subprocess.run(["apt-get", "-qq", *command], env=environment, capture_output=True, text=True)
+        if done.returncode:
+            why = (done.stderr.strip().splitlines() or ["no message"])[0]
+            print(f"the tests need {' '.join(packages)}, and apt-get {command[0]} failed: {why}", file=sys.stderr)
+            return 1
     return 0
 
 

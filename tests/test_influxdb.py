@@ -92,7 +92,7 @@ def test_what_is_unknown_is_left_out() -> None:
 def deliver(folder: Path, export: InfluxExport) -> Pump:
     tail = Tail(folder / "intervals.jsonl", folder / "cursor.json")
     destination = InfluxDB(export, name="fake")
-    pace = {"poll_s": 0.02, "backoff_s": 0.02, "backoff_max_s": 0.1, "give_up_s": 5.0}
+    pace = {"poll_s": 0.02, "backoff": lambda attempt: 0.02, "give_up_s": 5.0}
     pump = Pump(tail, destination, run_dir=folder, **pace)
     try:
         pump.run()
@@ -143,7 +143,7 @@ def test_a_database_away_for_a_while_misses_no_tick_and_gets_none_twice(tmp_path
             notes.append(line)
             (back if "back after" in line else failed).set()
 
-        options = {"poll_s": 0.02, "backoff_s": 0.02, "backoff_max_s": 0.1}
+        options = {"poll_s": 0.02, "backoff": lambda attempt: 0.02}
         pump = Pump(tail, destination, run_dir=tmp_path, log=note, **options)
         thread = threading.Thread(target=pump.run, daemon=True)
         thread.start()

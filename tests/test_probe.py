@@ -5,13 +5,21 @@ from __future__ import annotations
 import http.server
 import json
 import signal
+import socket
 import threading
+from functools import partial
 from pathlib import Path
+from time import monotonic_ns
 
 import psutil
 import pytest
 
+from llm_latency_lens.cli.probe.probe_run import Progress
+from llm_latency_lens.engine.records.layout import Counter, Geometry
+from llm_latency_lens.engine.records.writer import SegmentWriter
 from llm_latency_lens.engine.runs.notify import Notifier
+from tests.support_collector import SECOND, manifest
+from tests.support_collector import plan as small_plan
 from tests.support_lens import accounts, lens
 from tests.support_probe import managed
 from tests.support_simulator import FAST, simulator
@@ -68,7 +76,7 @@ def test_it_is_ready_after_the_first_success_reloads_and_stops_with_nothing_lost
     merged = max(report["metrics"]["ttft_ms"]["max"] for report in reports)
     assert history["metrics"]["ttft_ms"]["max"] == pytest.approx(merged, rel=0.002)
     moment = reports[0]["run"]["started_at"]
-    assert "no ticks in that stretch" in lens("report", str(manager.state), "--until", moment, cwd=tmp_path).stderr
+    assert "no ticks in that span of time" in lens("report", str(manager.state), "--until", moment, cwd=tmp_path).stderr
 
 
 def test_a_target_that_is_down_delays_readiness_and_nothing_else(tmp_path: Path) -> None:
@@ -232,3 +240,91 @@ def test_without_a_service_manager_nothing_is_sent() -> None:
     notifier = Notifier({"WATCHDOG_USEC": "2000000", "WATCHDOG_PID": "1"})
     notifier.ready()
     assert notifier.watchdog_ns == 0  # meant for another process
+
+
+def test_no_wrong_plan_replaces_a_running_one(tmp_path: Path) -> None:
+    """A typo that some reader does not expect must not end a probe of months: dates, numbers and users of no kind."""
+    with simulator(**FAST) as sim:
+        plan = write_plan(tmp_path, sim.base_url, "{every: 500ms}")
+        good = plan.read_text()
+        with managed(tmp_path, plan) as manager:
+            manager.until("READY=1")
+            for number, wrong in enumerate(WRONG, 1):
+                plan.write_text(good + wrong)
+                manager.process.send_signal(signal.SIGHUP)
+                manager.wait_for(
+                    lambda number=number: (
+                        manager.journal().count("the new plan is refused, the old one goes on") == number
+                    )
+                )
+            before = sim.stats()["requests"]
+            manager.wait_for(lambda: sim.stats()["requests"] > before + 2)
+            assert "Traceback" not in manager.journal()
+            assert manager.stop() == 0
+
+
+WRONG = [
+    "started: 2026-99-99\n",
+    "seed: 0b_\n",
+    "export: {prometheus: {url: 5}}\n",
+    "\0",
+    "[" * 5000,
+]
+
+
+def test_a_plan_with_its_own_page_can_be_reloaded(tmp_path: Path) -> None:
+    """The page of the running plan holds the port: a check that listens there refused every reload of a good plan."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    with simulator(**FAST) as sim:
+        page = f"export: {{prometheus: {{url: 'prometheus://127.0.0.1:{port}'}}}}\n"
+        plan = write_plan(tmp_path, sim.base_url, "{every: 400ms}", more=page)
+        with managed(tmp_path, plan) as manager:
+            manager.until("READY=1")
+            manager.wait_for(lambda: manager.of_role("cli.processes.export") and _answers(port))
+            write_plan(tmp_path, sim.base_url, "{every: 300ms}", more=page)
+            manager.process.send_signal(signal.SIGHUP)
+            manager.wait_for(lambda: "takes over" in manager.journal() or "refused" in manager.journal())
+            assert "refused" not in manager.journal()
+            assert manager.stop() == 0
+
+
+def _answers(port: int) -> bool:
+    try:
+        socket.create_connection(("127.0.0.1", port), timeout=1).close()
+    except OSError:
+        return False
+    return True
+
+
+def test_slots_of_the_next_run_are_not_planned_in_this_one(tmp_path: Path) -> None:
+    """A SIGTERM read "1,519 planned = 26 sent + 1,493 not sent", and a reload planned the same slots twice."""
+    with simulator(**FAST) as sim:
+        plan = write_plan(tmp_path, sim.base_url, "{every: 200ms}")
+        with managed(tmp_path, plan) as manager:
+            manager.until("READY=1")
+            manager.process.send_signal(signal.SIGHUP)
+            manager.wait_for(lambda: len(manager.runs()) > 1 and (manager.runs()[0] / "summary.json").exists())
+            assert manager.stop() == 0
+        for report in manager.reports():
+            accounts(report["requests"])
+            assert "stopped" not in report["requests"]["unsent"]
+            assert report["requests"]["planned"] < 500
+
+
+def test_a_ring_without_a_heartbeat_yet_is_no_hung_worker(tmp_path: Path) -> None:
+    """At each rotation the new run's worker was called hung: its ring is there 100 ms before its first heartbeat."""
+    manifest(str(tmp_path), small_plan()).write(tmp_path)
+    progress = Progress(tmp_path)
+    now = monotonic_ns()
+    hangs = partial(progress.hangs, limit_ns=2 * SECOND, tick_ns=60 * SECOND, since_start_ns=0)
+    assert hangs(now) == ""  # being replaced: there is no ring
+    writer = SegmentWriter.create(
+        tmp_path / "worker-0.0.ring", Geometry(4096, 1 << 15, 256, 16, 1, 1), worker=0, incarnation=0
+    )
+    assert writer.counters[Counter.HEARTBEAT_NS] == 0
+    assert hangs(now + SECOND) == ""
+    assert hangs(now + 4 * SECOND) == "worker-0"  # but it has no longer than any other
+    writer.counters[Counter.HEARTBEAT_NS] = now + 4 * SECOND
+    assert hangs(now + 5 * SECOND) == ""
+    assert hangs(now + 7 * SECOND) == "worker-0"

@@ -25,6 +25,8 @@ from llm_latency_lens.engine.records.layout import Counter
 from llm_latency_lens.engine.runs import rundir
 from llm_latency_lens.engine.runs.manifest import PhaseTimes
 from tests.support_collector import MS, SECOND, START, plan, values
+from tests.support_lens import lens, manifest_of, running
+from tests.support_simulator import FAST, simulator
 from tests.test_collector import TICK, Run, ended, gaps, start
 
 
@@ -119,7 +121,7 @@ def test_a_pid_that_another_program_got_is_not_the_run(tmp_path: Path, tmpfs: Pa
 
 def test_a_whole_run_has_nothing_to_recover_and_an_unknown_one_neither(tmp_path: Path, tmpfs: Path) -> None:
     (tmp_path / "summary.json").write_text("{}")
-    with pytest.raises(LensError, match="is whole"):
+    with pytest.raises(LensError, match="is complete"):
         recover_run(tmp_path, segments=tmpfs)
     with pytest.raises(LensError, match="nothing of"):
         recover_run(tmp_path / "other", segments=tmpfs)
@@ -155,17 +157,23 @@ def another(root: Path, name: str, **change: object) -> Run:
 
 @pytest.fixture
 def here(tmpfs: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The tmpfs is the program's; a run without a manifest has no time to settle."""
+    """The tmpfs is the program's."""
     monkeypatch.setattr(command, "SEGMENTS", tmpfs)
-    monkeypatch.setattr(rundir, "SETTLING_S", 0.0)
     return tmpfs
+
+
+def never_begun(tmpfs: Path, name: str) -> None:
+    """A segment directory whose supervisor died before its manifest, longer ago than any start takes."""
+    (tmpfs / name).mkdir()
+    then = time.time() - 2 * rundir.SETTLING_S
+    os.utime(tmpfs / name, (then, then))
 
 
 def test_what_runs_left_is_listed(tmp_path: Path, here: Path, living: int) -> None:
     assert call().output == f"nothing is left in {here}\n"
     dead = another(tmp_path, "a-dead", started_at="2026-01-02T03:04:05.678+00:00")
     another(tmp_path, "b-alive", pids={"supervisor": living})
-    (here / "c-never-begun").mkdir()
+    never_begun(here, "c-never-begun")
     (here / "d-no-directory").touch()
     lines = call().output.splitlines()
     assert [line.split()[:3] for line in lines[1:4]] == [
@@ -182,7 +190,7 @@ def test_all_dead_runs_are_recovered_at_once_and_what_cannot_be_is_told(
 ) -> None:
     dead = [another(tmp_path, name) for name in ("a", "b")]
     lives = another(tmp_path, "c", pids={"supervisor": living})
-    (here / "d").mkdir()
+    never_begun(here, "d")
     found = call("--all")
     assert found.return_value == 1
     assert [line.partition(": ")[0] for line in found.stdout.splitlines()] == [str(run.run_dir) for run in dead]
@@ -231,6 +239,35 @@ def test_a_run_killed_before_its_first_slot_is_recovered_with_nothing_sent(tmp_p
     assert recover_run(run.run_dir, segments=tmpfs).requests.sent == 0
 
 
+def test_a_run_that_died_before_its_manifest_is_named_by_its_directory_too(tmp_path: Path, tmpfs: Path) -> None:
+    """`lens recover RUN_DIR` denied what `--all` found; both name the way out."""
+    (tmp_path / "a").mkdir()
+    never_begun(tmpfs, "a")
+    with pytest.raises(LensError, match="died before it had begun; `lens recover --remove a`"):
+        recover_run(tmp_path / "a", segments=tmpfs)
+
+
+def test_a_worker_that_is_dead_when_everything_dies_is_told_with_its_ticks(tmp_path: Path) -> None:
+    """The outage was recorded when the worker was back: one that never came back had restarts and no ticks affected."""
+    with simulator(**FAST) as sim:
+        arguments = ("--base-url", f"{sim.base_url}/v1", "--model", "m", "--rate", "100", "--duration", "1h")
+        with running(*arguments, "--workers", "2", cwd=tmp_path) as process:
+            segments, manifest = manifest_of(tmp_path)
+            deadline = time.monotonic() + 30
+            while sim.stats()["requests"] < 100:
+                assert time.monotonic() < deadline
+                time.sleep(0.02)
+            os.kill(manifest["pids"]["worker-0"], signal.SIGKILL)
+            while not json.loads((segments / "run.json").read_text())["restarts"]:
+                assert time.monotonic() < deadline
+            process.kill()
+            process.wait()
+        recovered = lens("recover", "runs/latest", "--json", cwd=tmp_path)
+    assert recovered.code == 0, recovered.stderr
+    reasons = {each["code"]: each["detail"] for each in recovered.summary["verdict"]["reasons"]}
+    assert "affected: ticks " in reasons["worker_restarts"]
+
+
 @pytest.mark.parametrize("arguments", [("x", "--all"), ("--all", "--remove", "x"), ("--json",)])
 def test_contradictions_are_wrong_usage(arguments: tuple[str, ...]) -> None:
     assert isinstance(call(*arguments).exception, click.UsageError)
@@ -241,12 +278,12 @@ def test_a_new_run_says_in_one_line_what_dead_ones_left(
 ) -> None:
     monkeypatch.setattr(run_command, "leftovers", lambda: rundir.leftovers(here))
     another(tmp_path, "alive", pids={"supervisor": living})
-    run_command.tell_leftovers(quiet=False)
+    run_command.warn_of_leftovers(quiet=False)
     assert capsys.readouterr() == ("", "")
     another(tmp_path, "dead")
-    run_command.tell_leftovers(quiet=True)
+    run_command.warn_of_leftovers(quiet=True)
     assert capsys.readouterr() == ("", "")
-    run_command.tell_leftovers(quiet=False)
+    run_command.warn_of_leftovers(quiet=False)
     out, err = capsys.readouterr()
     assert out == ""
     assert err.startswith("lens: 1 dead run left ")

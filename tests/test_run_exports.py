@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 import os
 import pty
+import signal
 import socket
 import subprocess
 import urllib.request
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from time import monotonic, sleep
 from typing import Any
@@ -198,3 +200,69 @@ def test_a_wrong_token_is_told_at_the_start(sim: Simulator, tmp_path: Path) -> N
     assert ended.code in (1, 2)
     assert "refused the token" in ended.stderr
     assert "wr0ng-token" not in ended.stderr
+
+
+def exporters_of(pid: int) -> list[psutil.Process]:
+    """The exporter processes of a run that are alive."""
+    found = []
+    for each in psutil.Process(pid).children(recursive=True):
+        with suppress(psutil.Error):  # a zombie, or gone since
+            if any("processes.export" in word for word in each.cmdline()):
+                found.append(each)
+    return found
+
+
+def test_a_killed_exporter_is_started_again_and_counted(sim: Simulator, tmp_path: Path) -> None:
+    """A soak run of days lost its series at the first OOM kill of the exporter, and nothing said so."""
+    url = f"prometheus://127.0.0.1:{free_port()}"
+    arguments = (*target(sim), "--rate", "20", "--duration", "24h", "--export", url)
+    with running(*arguments, cwd=tmp_path) as process:
+        manifest_of(tmp_path)
+        end = monotonic() + 40
+        while not (before := exporters_of(process.pid)):
+            assert monotonic() < end
+            sleep(0.05)
+        before[0].kill()
+        while not [each for each in exporters_of(process.pid) if each.pid != before[0].pid]:
+            assert monotonic() < end
+            sleep(0.05)
+        process.send_signal(signal.SIGINT)
+        ended = finish(process)
+    assert ended.code == 130, ended.stderr
+    assert ended.summary["client"]["exporter_restarts"] == 1
+    log = [json.loads(line) for line in (tmp_path / "runs/latest/log.jsonl").read_text().splitlines()]
+    assert [line["code"] for line in log if line["event"] == "exporter_died"] == [-9]
+
+
+def test_an_exporter_does_not_outlive_a_killed_run(sim: Simulator, tmp_path: Path) -> None:
+    """It holds all keys and a port: an ordinary one stayed for 50 s, one whose run died in its first 150 ms for ever."""
+    for moment in ("starting", "running"):
+        cwd = tmp_path / moment
+        cwd.mkdir()
+        url = f"prometheus://127.0.0.1:{free_port()}"
+        arguments = (*target(sim), "--rate", "20", "--duration", "24h", "--export", url)
+        with running(*arguments, cwd=cwd) as process:
+            end = monotonic() + 40
+            while not (found := exporters_of(process.pid)):
+                assert monotonic() < end
+                sleep(0.002)
+            if moment == "running":
+                manifest_of(cwd)
+            process.kill()
+            process.wait()
+        _, alive = psutil.wait_procs(found, timeout=10)
+        assert not alive
+        lens("recover", "runs/latest", cwd=cwd)
+        for left in (cwd / "runs").glob("*/.live"):
+            lens("recover", "--remove", left.parent.name, cwd=cwd)
+
+
+def test_a_dead_otlp_endpoint_is_named_at_once(sim: Simulator, tmp_path: Path) -> None:
+    """It was 60 s of silence, then exit code 2 as if the user had mistyped something."""
+    pytest.importorskip("opentelemetry.exporter.otlp.proto.http", reason="the otlp extra is not installed")
+    assert lens("run", *target(sim), "--requests", "5", "--quiet", cwd=tmp_path).code == 0
+    began = monotonic()
+    ended = lens("report", "runs/latest", "--to", f"otlp://127.0.0.1:{free_port()}", cwd=tmp_path)
+    assert ended.code == 1
+    assert "cannot be reached: Connection refused" in ended.stderr
+    assert monotonic() - began < 20

@@ -6,6 +6,8 @@ One run, one plan, all of them side by side: streamed and whole, OpenAI, Anthrop
 from __future__ import annotations
 
 import json
+import os
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -96,7 +98,7 @@ def served(command: list[str], page: str, folder: Path) -> Iterator[None]:
     """A server while the block runs."""
     log = folder / f"{Path(command[0]).name}.log"
     with log.open("wb") as file:
-        process = subprocess.Popen(command, cwd=folder, stdout=file, stderr=file)
+        process = subprocess.Popen(command, cwd=folder, stdout=file, stderr=file, start_new_session=True)
     try:
         end = monotonic() + 30
         while not answers(page):
@@ -105,7 +107,7 @@ def served(command: list[str], page: str, folder: Path) -> Iterator[None]:
             sleep(0.05)
         yield
     finally:
-        process.kill()
+        os.killpg(process.pid, signal.SIGKILL)  # mock-ai-api serves from children, which would stay
         process.wait()
 
 

@@ -4,13 +4,23 @@ import os
 import random
 import threading
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llm_latency_lens.collectors.snapshot import ENCODER, Snapshot
-from llm_latency_lens.exporters.spool.tail import Cursor, Pump, Rejected, Tail, Unavailable, cursor_path, cursors
+from llm_latency_lens.exporters.spool.tail import (
+    Cursor,
+    Destination,
+    Pump,
+    Rejected,
+    Tail,
+    Unavailable,
+    cursor_path,
+    cursors,
+)
 
 
 def tick(n: int, note: str = "") -> bytes:
@@ -35,7 +45,7 @@ def tick(n: int, note: str = "") -> bytes:
 LINE = len(tick(1))
 
 
-class Shelf:
+class Shelf(Destination):
     """A destination that keeps what it was told, and fails as it is told to."""
 
     name = "shelf"
@@ -66,9 +76,9 @@ def drain(tail: Tail, limit: int = 1 << 20) -> list[int]:
     return seen
 
 
-def pump_of(folder: Path, shelf: Shelf, **more: float) -> Pump:
+def pump_of(folder: Path, shelf: Shelf, **more: Any) -> Pump:
     tail = Tail(folder / "intervals.jsonl", folder / "cursor.json")
-    return Pump(tail, shelf, run_dir=folder, poll_s=0.01, backoff_s=0.001, backoff_max_s=0.01, **more)
+    return Pump(tail, shelf, run_dir=folder, poll_s=0.01, backoff=lambda attempt: 0.001, **more)
 
 
 def test_a_log_that_does_not_exist_yet_is_an_empty_one(tmp_path: Path) -> None:
@@ -186,7 +196,7 @@ def test_with_an_interval_ticks_wait_for_each_other_and_the_last_ones_for_nothin
     log.write_bytes(tick(0))
     thread = threading.Thread(target=pump.run, daemon=True)
     thread.start()
-    while not pump._rest_until:  # it has written and found nothing waiting
+    while not pump.rest_until:  # it has written and found nothing waiting
         thread.join(0.01)
     with log.open("ab", buffering=0) as file:
         for n in range(1, 30):
@@ -205,8 +215,7 @@ def test_a_destination_that_fails_at_random_gets_every_tick_once_and_in_order(tm
     (tmp_path / "summary.json").write_text("{}")
     shelf = Shelf([Unavailable(f"down {rng.random()}") for _ in range(6)])
     lines: list[str] = []
-    pump = pump_of(tmp_path, shelf)
-    pump._log = lines.append
+    pump = pump_of(tmp_path, shelf, log=lines.append)
     assert pump.run()
     assert shelf.ticks == list(range(40))
     assert pump.tail.cursor.failures == 6

@@ -2,7 +2,7 @@
 
 Started by the supervisor; can be run by hand on any segment directory. Everything it needs is in run.json, no secret
 among it. Ends by itself, with 0, when the run is finished and summary.json is written; with 1 if it cannot be written.
-SIGINT and SIGTERM are the supervisor's to answer: this process goes on until the books are closed.
+SIGINT and SIGTERM are for the supervisor: this process goes on until the run is finished.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ from __future__ import annotations
 import argparse
 import ctypes
 import fcntl
-import os
 import signal
 import sys
 from collections.abc import Callable, Sequence
@@ -26,14 +25,15 @@ from ...collectors.slos import judge_slos
 from ...collectors.snapshot import Report
 from ...engine.errors import LensError
 from ...engine.plan.slo import request_conditions
+from ...engine.process import die_with_parent
 from ...engine.runs.manifest import Manifest, read_manifest
 from ...engine.runs.rundir import LOCK
 from ...engine.workload.tokenizer import tokenizer_of
 from ...exporters.hdr.write import IntervalHistograms, write_totals
 from ...exporters.json import IntervalLog, write_summary
 from ...exporters.msgpack import RequestLog
+from ...exporters.token_times import chooser
 
-_PR_SET_PDEATHSIG: Final = 1
 _M_MMAP_THRESHOLD: Final = -3  # of <malloc.h>
 _ARRAY_BYTES: Final = 128 << 10
 
@@ -63,7 +63,8 @@ def sinks_of(manifest: Manifest) -> list[Sink]:
     run_dir, output = Path(manifest.run_dir), manifest.plan.output
     sinks: list[Sink] = [IntervalLog(run_dir), IntervalHistograms(run_dir)]
     if output.records:
-        sinks.append(RequestLog(run_dir, max_bytes=output.records_max_bytes))
+        timed = chooser(output.token_times, manifest.plan.seed)
+        sinks.append(RequestLog(run_dir, max_bytes=output.records_max_bytes, timed=timed))
     return sinks
 
 
@@ -83,16 +84,9 @@ def collect(segment_dir: Path) -> Report:
         return report
 
 
-def die_with_parent(parent: int | None) -> None:
-    """SIGKILL when the parent dies, and now if it has died already. The rings and the checkpoint outlive us."""
-    ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-    if parent is not None and os.getppid() != parent:
-        sys.exit(1)
-
-
-def give_memory_back() -> None:
-    """A tick's larger arrays go back to the system when they are freed: memory stands still over weeks (benches.week).
-    Left to itself glibc raises this threshold and keeps what fragments (mallopt(3))."""
+def return_memory() -> None:
+    """Returns a tick's larger arrays to the system when they are freed: memory stays constant over weeks (benches.week).
+    Without it glibc raises this threshold by itself and keeps the fragments (mallopt(3))."""
     with suppress(AttributeError):  # another libc
         ctypes.CDLL(None).mallopt(_M_MMAP_THRESHOLD, _ARRAY_BYTES)
 
@@ -102,8 +96,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--segment-dir", type=Path, required=True)
     parser.add_argument("--parent", type=int, help="end at once if this is not the parent's pid any more")
     options = parser.parse_args(arguments)
-    die_with_parent(options.parent)
-    give_memory_back()
+    die_with_parent(options.parent)  # the rings and the checkpoint outlive this process
+    return_memory()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     try:

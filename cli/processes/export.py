@@ -1,9 +1,9 @@
 """The exporter process: `python -m llm_latency_lens.cli.processes.export --run-dir DIR`, beside a run that has network exports.
 
-It gets the plan, secrets included, as one length-prefixed msgpack frame on stdin, follows the run's tick log and ends
-when summary.json is there and everything is delivered, or the wait for an absent destination is over. What it could not
-deliver is in the cursors of the run directory (exporters.tail) and in `export.log`. It shares nothing with workers and
-collector but the disk: a destination that hangs, refuses or floods changes no measured latency.
+It gets the plan, secrets included, as one frame on stdin, follows the run's tick log and ends when summary.json is there
+and everything is delivered, or the wait for an absent destination is over, or its run was killed. What it could not
+deliver is in the cursors of the run directory (exporters.spool.tail) and in `export.log`. It shares nothing with workers
+and collector but the disk: a destination that hangs, refuses or floods changes no measured latency.
 """
 
 from __future__ import annotations
@@ -19,14 +19,19 @@ from time import monotonic
 from typing import Final
 
 from ...engine.errors import LensError
-from ...engine.plan.plan import DECODER, ENCODER, SECOND, Export, InfluxExport, Plan, PrometheusExport, Pushed
-from ...exporters.spool.tail import LOG, MAX_PENDING_BYTES, Destination, Pump, Tail, Unavailable, cursor_path, cursors
+from ...engine.frames import frame, read_frame
+from ...engine.plan.plan import SECOND, Export, Plan, Pushed, secrets
+from ...engine.process import environ_without_keys
+from ...engine.runs.rundir import EXPORT_LOG, INTERVALS
+from ...engine.runs.runlog import note
+from ...exporters import destination_of
+from ...exporters.backoff import backoff_s
+from ...exporters.spool.tail import MAX_PENDING_BYTES, Pump, Tail, Unavailable, cursor_path, cursors
 
-HEAD_BYTES: Final = 4
 GIVE_UP_S: Final = 60.0
 LINGER_S: Final = 20.0
-PATIENCE_S: Final = 3.0  # before anybody is told that the end waits for an export
-ORPHAN_S: Final = 30.0
+PATIENCE_S: Final = 3.0  # before the user is told that the end waits for an export
+ORPHAN_S: Final = 2.0  # for what is already on disk, once the run's supervisor was killed
 
 
 def models_of(plan: Plan) -> dict[str, tuple[str, str]]:
@@ -34,30 +39,19 @@ def models_of(plan: Plan) -> dict[str, tuple[str, str]]:
     return {target.name: (target.provider, target.model) for target in plan.targets}
 
 
-def destination_of(export: Export, *, name: str, models: dict[str, tuple[str, str]]) -> Destination:
-    """The exporter of one entry. Loads its library, opens no connection but a page's port."""
-    if isinstance(export, InfluxExport):
-        from ...exporters.influxdb import InfluxDB
+def check_exports(plan: Plan, run_id: str, *, running: Plan | None = None) -> list[str]:
+    """Before any load: a wrong token, bucket, URL or port raises LensError; the warnings say what is merely down.
 
-        return InfluxDB(export, name=name)
-    if isinstance(export, PrometheusExport):
-        from ...exporters.prometheus import Prometheus
-
-        return Prometheus(export, name=name, models=models).start()
-    from ...exporters.otlp import Otlp
-
-    return Otlp(export, name=name, models=models)
-
-
-def check_exports(plan: Plan, run_id: str) -> list[str]:
-    """Before any load: a wrong token, bucket, URL or port raises LensError; the warnings tell what is merely down."""
+    What the `running` plan exports already is not checked again: its page listens on that port now.
+    """
     warnings = []
+    known = {(export.kind, export.url) for export in running.export} if running else set()
     for export in plan.export:
+        if (export.kind, export.url) in known:
+            continue
         destination = destination_of(export, name=plan.name, models=models_of(plan))
         try:
-            check = getattr(destination, "check", None)
-            if check:
-                check(run_id)
+            destination.check(run_id)
         except Unavailable as error:
             warnings.append(f"{destination.name} {error}; its ticks wait on disk and follow when it is back")
         finally:
@@ -66,14 +60,17 @@ def check_exports(plan: Plan, run_id: str) -> list[str]:
 
 
 def exporter_of(plan: Plan, run_dir: Path) -> subprocess.Popen[bytes]:
-    """Starts the exporter process of one run and hands it the plan."""
-    command = [sys.executable, "-m", "llm_latency_lens.cli.processes.export", "--run-dir", str(run_dir)]
-    with (run_dir / "export.log").open("ab") as log:
-        process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=log, stderr=log, start_new_session=True)
-    body = ENCODER.encode(plan)
-    assert process.stdin is not None
-    with contextlib.suppress(BrokenPipeError), process.stdin:
-        process.stdin.write(len(body).to_bytes(HEAD_BYTES, "little") + body)
+    """Starts the exporter process of one run and sends it the plan."""
+    module = [sys.executable, "-m", "llm_latency_lens.cli.processes.export"]
+    command = [*module, "--run-dir", str(run_dir), "--parent", str(os.getpid())]
+    environ = environ_without_keys(os.environ, frozenset(secrets(plan)))
+    with (run_dir / EXPORT_LOG).open("ab") as log:
+        process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=log, stderr=log, env=environ, start_new_session=True
+        )
+    if process.stdin is not None:
+        with contextlib.suppress(BrokenPipeError), process.stdin:
+            process.stdin.write(frame(plan))
     return process
 
 
@@ -84,14 +81,37 @@ class Exporter:
         self._plan = plan
         self._run_dir = run_dir
         self._process = exporter_of(plan, run_dir) if plan.export else None
+        self._failures = 0
+        self._start_at: float | None = None  # of the next process, once one has ended
+
+    def restart_if_ended(self) -> bool:
+        """Called often while the run goes on: starts it again after it died, later each time. True if it did just now.
+
+        Its cursors know what was delivered, so nothing is lost or sent twice.
+        """
+        if self._process is None:
+            return False
+        if self._start_at is None:
+            code = self._process.poll()
+            if not code:
+                return False
+            self._failures += 1
+            pause_s = backoff_s(self._failures, first_s=1.0)
+            self._start_at = monotonic() + pause_s
+            note(self._run_dir, "exporter_died", code=code, restarts_in_s=round(pause_s, 1))
+        if monotonic() < self._start_at:
+            return False
+        self._start_at = None
+        self._process = exporter_of(self._plan, self._run_dir)
+        return True
 
     def finish(self) -> None:
-        """Waits until everything is delivered or the wait for an absent destination is over; says what was not."""
-        process = self._process
-        if process is None:
+        """Waits until everything is delivered or the wait for an absent destination is over; prints what was not."""
+        if self._process is None:
             return
-        if process.poll():  # it died on the way: its cursors know where
-            process = exporter_of(self._plan, self._run_dir)
+        if self._process.poll():  # it died on the way: its cursors know where
+            self._process = exporter_of(self._plan, self._run_dir)
+        process = self._process
         with contextlib.suppress(subprocess.TimeoutExpired):
             process.wait(PATIENCE_S)
         if process.poll() is None:
@@ -100,23 +120,24 @@ class Exporter:
         try:
             process.wait(GIVE_UP_S + LINGER_S + 10)
         except (subprocess.TimeoutExpired, KeyboardInterrupt):
-            _end(process)
+            end(process)
         for name, cursor in cursors(self._run_dir).items():
             if cursor.dropped or cursor.rejected or cursor.error:
                 kept = f"{cursor.delivered:,} ticks delivered, {cursor.dropped + cursor.rejected:,} lost"
                 print(
                     f"lens: {name.strip('.').removesuffix('.json')}: {kept}; last error: {cursor.error}; "
-                    f"`lens report {self._run_dir} --to URL` tells all of them again",
+                    f"`lens report {self._run_dir} --to URL` sends all of them again",
                     file=sys.stderr,
                 )
 
     def abandon(self) -> None:
         """The run did not come to its end, and its ticks neither."""
         if self._process is not None:
-            _end(self._process)
+            end(self._process)
 
 
-def _end(process: subprocess.Popen[bytes]) -> None:
+def end(process: subprocess.Popen[bytes]) -> None:
+    """SIGTERM, and SIGKILL if that is not enough."""
     process.terminate()
     try:
         process.wait(PATIENCE_S)
@@ -125,48 +146,43 @@ def _end(process: subprocess.Popen[bytes]) -> None:
         process.wait()
 
 
-def read_plan(fd: int) -> Plan:
-    """The frame on `fd`, to its end."""
-    with os.fdopen(fd, "rb", closefd=False) as stream:
-        size = int.from_bytes(stream.read(HEAD_BYTES), "little")
-        return DECODER.decode(stream.read(size))
+def deliver(plan: Plan, run_dir: Path, *, parent: int, give_up_s: float = GIVE_UP_S) -> bool:
+    """Follows the run until it has ended and all is delivered; False if something was not.
 
-
-def deliver(plan: Plan, run_dir: Path, *, give_up_s: float = GIVE_UP_S) -> bool:
-    """Follows the run until it has ended and all is delivered; False if something was not."""
+    `parent` is the pid of the starter: once that one is gone, nobody will write the summary that this process waits for.
+    """
     pumps: list[Pump] = []
-    results: dict[int, bool] = {}
     threads: list[threading.Thread] = []
+    results: dict[int, bool] = {}
     for index, export in enumerate(plan.export):
         pump = _pump(export, index, plan, run_dir, give_up_s)
         thread = threading.Thread(target=_run, args=(pump, index, results), name=export.kind, daemon=True)
         pumps.append(pump)
         threads.append(thread)
         thread.start()
-    parent, orphaned = os.getppid(), None
+    orphaned: float | None = None
     while any(thread.is_alive() for thread in threads):
         next((thread for thread in threads if thread.is_alive()), threads[0]).join(0.25)
-        if os.getppid() != parent:  # the run's supervisor was killed: `lens recover` ends the books, nobody else comes
+        if os.getppid() != parent:
             orphaned = orphaned or monotonic()
             if monotonic() - orphaned > ORPHAN_S:
                 break
     for pump in pumps:
         pump.stop.set()
-        linger = getattr(pump.destination, "linger", None)
-        if linger:
-            linger(LINGER_S)
+        if orphaned is None:
+            pump.destination.linger(LINGER_S)
         pump.destination.close()
-    return all(results.get(i, False) for i in range(len(pumps)))
+    return all(results.get(index, False) for index in range(len(pumps)))
 
 
 def _pump(export: Export, index: int, plan: Plan, run_dir: Path, give_up_s: float) -> Pump:
-    # A page's sums live in memory: it reads the log from the start in every life.
-    cursor = None if export.kind == "prometheus" else cursor_path(run_dir, index, export.kind)
     pushed = export if isinstance(export, Pushed) else Pushed(url=export.url)
-    tail = Tail(run_dir / LOG, cursor, max_pending_bytes=pushed.spool_max_bytes or MAX_PENDING_BYTES)
+    destination = destination_of(export, name=plan.name, models=models_of(plan))
+    cursor = cursor_path(run_dir, index, export.kind) if destination.keeps_cursor else None
+    tail = Tail(run_dir / INTERVALS, cursor, max_pending_bytes=pushed.spool_max_bytes or MAX_PENDING_BYTES)
     return Pump(
         tail,
-        destination_of(export, name=plan.name, models=models_of(plan)),
+        destination,
         run_dir=run_dir,
         give_up_s=give_up_s,
         interval_s=pushed.interval_ns / SECOND,
@@ -179,13 +195,17 @@ def _run(pump: Pump, index: int, results: dict[int, bool]) -> None:
 
 
 def main(arguments: list[str] | None = None) -> int:
+    """Entry of the process."""
     parser = argparse.ArgumentParser(prog="python -m llm_latency_lens.cli.processes.export")
     parser.add_argument("--run-dir", type=Path, required=True)
     parser.add_argument("--give-up", type=float, default=GIVE_UP_S, help="seconds to wait for an absent destination")
-    chosen = parser.parse_args(arguments)
+    parser.add_argument("--parent", type=int, default=os.getppid(), help="pid of the run that this process ends with")
+    options = parser.parse_args(arguments)
     try:
-        plan = read_plan(0)
-        return 0 if deliver(plan, chosen.run_dir, give_up_s=chosen.give_up) else 1
+        plan = read_frame(0, Plan)
+        return 0 if deliver(plan, options.run_dir, parent=options.parent, give_up_s=options.give_up) else 1
+    except EOFError:
+        return 1  # the starter died before it had sent the plan
     except LensError as error:
         print(f"lens: {error}", file=sys.stderr)
         return error.exit_code

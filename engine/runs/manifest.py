@@ -1,7 +1,7 @@
-"""The manifest of a live run: who it is, where its books are, when its phases began. One writer, the supervisor.
+"""The manifest of a live run: who it is, where its files are, when its phases began. One writer, the supervisor.
 
 `run.json` in the segment directory is replaced atomically, so the collector, `lens recover` and other tools always
-read a whole one, also after everything was killed. It holds no secrets: its plan is the stripped one.
+read a complete one, also after everything was killed. It holds no secrets: its plan is the stripped one.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from typing import Any, Final
 
 import msgspec
 
+from ..files import replace
 from ..plan.plan import Plan
 
 FILE: Final = "run.json"
@@ -40,29 +41,27 @@ class Manifest(msgspec.Struct, kw_only=True):
     anchor_wall_ns: int = 0
     state: str = "starting"  # starting | running | draining | finished
     interrupted: bool = False
-    stop_reason: str = (
-        ""  # why it ended before its plan did: budget_usd, max_error_rate, slo, interrupted, died: ..., failed: ...
-    )
+    # Why it ended before its plan did: budget_usd, max_error_rate, slo, interrupted, handed_over, died: ..., failed: ...
+    stop_reason: str = ""
     phases: list[PhaseTimes] = msgspec.field(default_factory=list)
     pids: dict[str, int] = msgspec.field(default_factory=dict)  # supervisor, collector, worker-0, ...
     cores: dict[str, list[int]] = msgspec.field(default_factory=dict)
     restarts: int = 0
     outages: list[tuple[int, int]] = []  # a worker was dead from, to: CLOCK_MONOTONIC ns
     collector_restarts: int = 0
+    exporter_restarts: int = 0
     host: dict[str, Any] = msgspec.field(default_factory=dict)
 
     def add_outage(self, start_ns: int, end_ns: int) -> None:
-        """Notes that a worker was dead. Those that touch become one; at most OUTAGES_KEPT, the last one then grows."""
+        """Records that a worker was dead. Those that touch become one; at most OUTAGES_KEPT, the last one then grows."""
         if self.outages and (start_ns <= self.outages[-1][1] or len(self.outages) >= OUTAGES_KEPT):
             first, last = self.outages.pop()
             start_ns, end_ns = min(first, start_ns), max(last, end_ns)
         self.outages.append((start_ns, end_ns))
 
     def write(self, segment_dir: Path) -> None:
-        """Replaces run.json atomically."""
-        temporary = segment_dir / f".{FILE}.{os.getpid()}"
-        temporary.write_bytes(msgspec.json.encode(self))
-        temporary.replace(segment_dir / FILE)
+        """Replaces run.json atomically. Raises OSError."""
+        replace(segment_dir / FILE, msgspec.json.encode(self))
 
 
 def read_manifest(segment_dir: Path) -> Manifest:

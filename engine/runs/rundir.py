@@ -1,4 +1,7 @@
-"""Where a run's books live: the run directory people keep and the segment directory in tmpfs that the run works in."""
+"""A run's two directories: the run directory that people keep, and the segment directory in tmpfs that the run works in.
+
+The names of the files in both stand here, once. Reading them is `exporters.rundir`: what is in them is the collectors'.
+"""
 
 from __future__ import annotations
 
@@ -19,17 +22,30 @@ import msgspec
 import psutil
 
 from ..errors import OutputError
+from ..files import UNDECODABLE
 from ..plan.plan import Plan
 from ..plan.written import masked
 from .manifest import FILE as MANIFEST
 from .manifest import SEGMENTS
 
-LIVE: Final = ".live"  # in the run directory, a link to its segment directory
-LOCK: Final = "collector.lock"  # in the segment directory, held by the collector
+# In the run directory:
+PLAN: Final = "plan.json"
+SUMMARY: Final = "summary.json"  # the final report; a run without one is going on, or was killed
+INTERVALS: Final = "intervals.jsonl"  # a tick a line
+REQUESTS: Final = "requests.msgpack"
+HTML: Final = "report.html"
+EXPORT_LOG: Final = "export.log"
+LIVE: Final = ".live"  # a link to the segment directory while the run goes on
+# In the segment directory, beside run.json and the rings:
+LOCK: Final = "collector.lock"  # held by the collector
+COLLECTOR_LOG: Final = "collector.log"
+SNAPSHOT: Final = "snapshot.json"  # the latest tick
+LIVE_REPORT: Final = "report.json"  # the report so far
+LATEST: Final = "latest"  # beside the run directories, a link to the newest
 SETTLING_S: Final = 60.0  # a segment directory gets its run.json within this time, or its run died before
 
 
-class Card(msgspec.Struct):
+class Head(msgspec.Struct):
     """What every version of `lens` can read of a run's manifest."""
 
     run_dir: str
@@ -39,10 +55,10 @@ class Card(msgspec.Struct):
 
 
 class Leftover(NamedTuple):
-    """A segment directory in tmpfs. `card` is None if it died before it had a manifest: nothing can be recovered."""
+    """A segment directory in tmpfs. `head` is None if it died before it had a manifest: nothing can be recovered."""
 
     directory: Path
-    card: Card | None
+    head: Head | None
     alive: bool
 
     @property
@@ -66,24 +82,49 @@ def run_id_of(name: str) -> str:
 
 
 def make_run_dir(plan: Plan, run_id: str) -> Path:
-    """Creates the run directory with plan.json (secrets masked) and moves the `latest` link. Raises OutputError."""
+    """Creates the run directory with plan.json (secrets masked) and moves the `latest` link. Raises OutputError.
+
+    Nobody else may read it: the rows may hold prompts and replies.
+    """
     root = Path(plan.output.dir)
     path = root / run_id
     try:
         root.mkdir(parents=True, exist_ok=True)
-        path.mkdir(mode=0o700 if plan.workload.keep_replies else 0o755)
-        (path / "plan.json").write_text(json.dumps(masked(plan), indent=1) + "\n")
+        path.mkdir(mode=0o700)
+        (path / PLAN).write_text(json.dumps(masked(plan), indent=1) + "\n")
     except OSError as error:
         raise OutputError(
             f"cannot write the output directory {path}: {error.strerror}; choose another with --out DIR"
         ) from error
-    link = root / f".latest-{os.getpid()}"
+    link_latest(root, run_id)
+    return path
+
+
+def link_latest(root: Path, run_id: str) -> None:
+    """Points `latest` to a run. On a file system without links there is none: the run does not depend on it."""
+    link = root / f".{LATEST}-{os.getpid()}"
     try:
         link.symlink_to(run_id)
-        link.replace(root / "latest")
+        link.replace(root / LATEST)
     except OSError:
-        link.unlink(missing_ok=True)  # a file system without links: the run does not depend on it
-    return path
+        link.unlink(missing_ok=True)
+
+
+def latest_of(root: Path) -> str:
+    """The run that `latest` points to; empty if there is none."""
+    try:
+        return os.readlink(root / LATEST)
+    except OSError:
+        return ""
+
+
+def discard_run_dir(run_dir: Path, previous: str) -> None:
+    """Removes the directory of a run that never began; `latest` points to the `previous` run again, if there was one."""
+    if latest_of(run_dir.parent) == run_dir.name:
+        (run_dir.parent / LATEST).unlink(missing_ok=True)
+        if previous:
+            link_latest(run_dir.parent, previous)
+    shutil.rmtree(run_dir, ignore_errors=True)
 
 
 def make_segment_dir(run_dir: Path, root: Path = SEGMENTS) -> Path:
@@ -113,15 +154,15 @@ def _leftovers(root: Path) -> Iterator[Leftover]:
                 status = directory.stat()
                 if not directory.is_dir() or status.st_uid != os.getuid():
                     continue
-                card = _card(directory)
-                goes_on = bool(alive(card.pids)) if card else time() - status.st_mtime < SETTLING_S
-                yield Leftover(directory, card, goes_on or _collected(directory))
+                head = _head(directory)
+                goes_on = bool(alive(head.pids)) if head else time() - status.st_mtime < SETTLING_S
+                yield Leftover(directory, head, goes_on or _collected(directory))
 
 
-def _card(directory: Path) -> Card | None:
+def _head(directory: Path) -> Head | None:
     try:
-        return msgspec.json.decode((directory / MANIFEST).read_bytes(), type=Card)
-    except (FileNotFoundError, msgspec.DecodeError):
+        return msgspec.json.decode((directory / MANIFEST).read_bytes(), type=Head)
+    except (FileNotFoundError, *UNDECODABLE):
         return None
 
 
@@ -152,7 +193,7 @@ def _is_ours(pid: int) -> bool:
 
 
 def remove_segments(run_dir: Path, segment_dir: Path) -> None:
-    """Removes what a finished run needs no longer."""
+    """Removes what a finished run no longer needs."""
     shutil.rmtree(segment_dir, ignore_errors=True)
     with contextlib.suppress(OSError):
         (run_dir / LIVE).unlink(missing_ok=True)

@@ -1,4 +1,4 @@
-"""log.jsonl: what happened in a run beside its numbers, one JSON object a line: `time` (UTC), `event`, and its details."""
+"""log.jsonl: what happened in a run besides its numbers, one JSON object a line: `time` (UTC), `event`, and its details."""
 
 from __future__ import annotations
 
@@ -18,3 +18,9 @@ def note(run_dir: Path, event: str, **details: Any) -> None:
             file.write(json.dumps(line) + "\n")
     except OSError:
         return
+
+
+def last_line(path: Path) -> str:
+    """The last line of a process's log that says something."""
+    lines = [line for line in path.read_text(errors="replace").splitlines() if line.strip()] if path.exists() else []
+    return lines[-1].strip() if lines else "it left no message"

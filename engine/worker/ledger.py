@@ -92,8 +92,8 @@ class Ledger:
         self._clear(exchange)
 
     def unsent(self, run: PhaseRun, slot: int, slots: int, intended_ns: int, reason: Unsent) -> None:
-        """Writes that `slots` slots from `slot` on were not sent."""
-        if not slots:
+        """Writes that `slots` slots from `slot` on were not sent; nothing for Unsent.NONE, they are another run's."""
+        if not slots or reason is Unsent.NONE:
             return
         values = unsent_values(
             request=slot,

@@ -17,6 +17,7 @@ import msgspec
 from ...collectors.bounds import CPU_BOUND, STEAL_BOUND
 from ...collectors.rollup import Slice
 from ...collectors.snapshot import SNAPSHOT_DECODER, Snapshot
+from ...engine.files import UNDECODABLE
 from ..spool.parts import lines_of
 
 POINTS: Final = 1200  # a point per pixel of the widest chart
@@ -116,7 +117,7 @@ def read_timeline(path: Path, timeline: Timeline) -> Timeline:
         for line in lines_of(path):
             try:
                 timeline.add(SNAPSHOT_DECODER.decode(line))
-            except msgspec.DecodeError:
+            except UNDECODABLE:
                 continue
     except FileNotFoundError:
         pass

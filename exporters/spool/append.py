@@ -1,4 +1,4 @@
-"""A file that only grows, exactly once, over a full disk and a SIGKILL. The ground under all file exporters.
+"""A file that only grows, exactly once, over a full disk and a SIGKILL: what all file exporters write through.
 
 Blocks are held until `flush`, and written at the known end, never appended: what a failed write left behind is
 overwritten by the next. Nothing here raises for a failing disk; `failures` and `dropped` count.
@@ -10,6 +10,8 @@ import os
 from pathlib import Path
 from typing import Final
 
+from ...engine.files import write_at
+
 PENDING_MAX_BYTES: Final = 64 << 20
 
 
@@ -20,7 +22,7 @@ class AppendFile:
         self.path = path
         self.size = 0
         self.failures = 0
-        self.dropped = 0  # what `write` was told a block counts for
+        self.dropped = 0  # the sum of the `count` of the blocks dropped
         self.waiting = 0  # the same, of the blocks that are not written yet
         self._pending: list[bytes] = []
         self._pending_bytes = 0
@@ -42,8 +44,8 @@ class AppendFile:
         content = b"".join(self._pending)
         try:
             if self._file < 0:
-                self._file = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-            _write_at(self._file, content, self.size)
+                self._file = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            write_at(self._file, content, self.size)
         except OSError:
             self.failures += 1
             self._pending = [content]
@@ -54,7 +56,7 @@ class AppendFile:
         return True
 
     def rewind(self, size: int) -> None:
-        """Cuts the file back to what it was; what lies behind was written by a life that is to be told again."""
+        """Cuts the file to `size`; the bytes past it were written after the last checkpoint and will be rewritten."""
         try:
             length = self.path.stat().st_size
             self.size = min(size, length)  # shorter: somebody cut it; a hole of zeros would make it unreadable
@@ -75,10 +77,3 @@ class AppendFile:
         if self._file >= 0:
             os.close(self._file)
             self._file = -1
-
-
-def _write_at(file: int, content: bytes, offset: int) -> None:
-    rest = memoryview(content)
-    while rest:
-        written = os.pwrite(file, rest, offset)
-        rest, offset = rest[written:], offset + written

@@ -1,7 +1,7 @@
-"""A log that grows for weeks: the newest part under its own name, older ones compressed, every byte at a place of its own.
+"""A log that grows for weeks: the newest part under its own name, older ones compressed, every byte at a fixed offset.
 
-`intervals.jsonl` is the newest; what came before is in `intervals.<start>-<end>.jsonl.gz`, named by the places of its
-bytes in the whole log, so that readers go on where they were, whatever was rotated meanwhile.
+`intervals.jsonl` is the newest; what came before is in `intervals.<start>-<end>.jsonl.gz`, named by the offsets of its
+bytes in the complete log, so that readers go on where they were, whatever was rotated meanwhile.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class Part(NamedTuple):
 
 
 def parts_of(path: Path) -> list[Part]:
-    """The closed parts of the log whose newest is `path`, oldest first. A part that is being compressed is told once."""
+    """The closed parts of the log whose newest is `path`, oldest first. A part that is being compressed is listed once."""
     found: dict[int, Part] = {}
     for each in sorted(path.parent.glob(f"{path.stem}.*-*")):
         span = each.name[len(path.stem) + 1 :].partition(".")[0].split("-")
@@ -58,7 +58,7 @@ def lines_of(path: Path) -> Iterator[bytes]:
 
 
 class View:
-    """A stretch of the log from `base` to `size`, read by the places in the whole log. Closed by its `with`."""
+    """The log's bytes from `base` to `size`, read by their offsets in the complete log. Closed by its `with`."""
 
     def __init__(self, base: int, size: int, *, fd: int = -1, content: bytes = b"") -> None:
         self.base = base
@@ -66,10 +66,10 @@ class View:
         self._fd = fd
         self._content = content
 
-    def pread(self, count: int, place: int) -> bytes:
+    def pread(self, count: int, offset: int) -> bytes:
         if self._fd >= 0:
-            return os.pread(self._fd, count, place - self.base)
-        return self._content[place - self.base : place - self.base + count]
+            return os.pread(self._fd, count, offset - self.base)
+        return self._content[offset - self.base : offset - self.base + count]
 
     def __enter__(self) -> View:
         return self
@@ -80,11 +80,11 @@ class View:
             self._fd = -1
 
 
-def view_at(path: Path, place: int) -> View:
-    """The part of the log that holds `place`, or the newest. Raises FileNotFoundError while there is none."""
+def view_at(path: Path, offset: int) -> View:
+    """The part of the log that holds `offset`, or the newest. Raises FileNotFoundError while there is none."""
     while True:
         closed = parts_of(path)
-        held = next((part for part in closed if part.start <= place < part.end), None)
+        held = next((part for part in closed if part.start <= offset < part.end), None)
         if held is not None:
             try:
                 with held.open() as file:
@@ -112,8 +112,8 @@ class PartFile:
         self._part_bytes = part_bytes
         self._part_s = part_s
         self._file = AppendFile(path)
-        self._base = 0  # place of the newest part's first byte
-        self._begun_s = 0.0
+        self._base = 0  # offset of the newest part's first byte
+        self._started_s = 0.0
         self._failures = 0
         self._packer: threading.Thread | None = None
 
@@ -134,7 +134,7 @@ class PartFile:
 
     def turn(self, now_s: float) -> None:
         """Between two ticks, when what is written is safe: begins another part if it is time to."""
-        full = self._file.size >= self._part_bytes or now_s - self._begun_s >= self._part_s
+        full = self._file.size >= self._part_bytes or now_s - self._started_s >= self._part_s
         if not full or not self._file.size or self._file.waiting:
             return
         try:
@@ -144,7 +144,7 @@ class PartFile:
             return
         self._base += self._file.size
         self._file.restart()
-        self._begun_s = now_s
+        self._started_s = now_s
         self._pack()
 
     def position(self) -> list[int]:
@@ -185,7 +185,7 @@ class PartFile:
         return self._path.with_name(f"{self._path.stem}.{start:015d}-{end:015d}{self._path.suffix}")
 
     def _pack(self) -> None:
-        """Compresses what is not yet, in a thread of its own; also what an earlier life left plain."""
+        """Compresses what is not yet, in a thread of its own; also what an earlier process left plain."""
         plain = [part.path for part in parts_of(self._path) if part.path.suffix != ".gz"]
         if plain and (self._packer is None or not self._packer.is_alive()):
             self._packer = threading.Thread(target=_pack_all, args=(plain,), name="pack", daemon=True)

@@ -1,26 +1,25 @@
-"""Follows a run's tick log, delivers it: `Tail` reads, `Pump` hands on. The log is the spool, the cursor a receipt.
+"""Follows a run's tick log and delivers it: `Tail` reads, `Pump` delivers. The log is the spool, the cursor a receipt.
 
 `intervals.jsonl` is on disk already, so a destination that is down costs nothing but a cursor that stands still. The
-cursor file moves only after a destination took the ticks; after a crash of anybody the same ticks are told again, and
-destinations make a second telling harmless (same timestamps, same tags). Cursor file (JSON, replaced atomically):
+cursor file moves only after a destination took the ticks; after a crash of anybody the same ticks are sent again, which
+destinations make harmless (same timestamps, same tags). Cursor file (JSON, replaced atomically):
 
-    offset      bytes of the tick log that are done with
-    marks       the last lines done with, [start, end, crc32]: how a rewound log is noticed
+    offset      bytes of the tick log that are dealt with
+    marks       the last lines dealt with, [start, end, crc32]: how a rewound log is noticed
     skipped     [start, end) ranges given up because more than `max_pending_bytes` waited: the newest, the oldest stay
     delivered, dropped, unreadable, rejected, failures    ticks, and failed attempts to deliver
     error       the last failure in words, without secrets
 
-A collector that is restarted truncates the log to its checkpoint and tells the last ticks again: `read` notices by the
-marks and goes back to the last line that still stands.
+A collector that is restarted truncates the log to its checkpoint and writes the last ticks again: `read` notices by the
+marks and goes back to the last line that is still the same.
 """
 
 from __future__ import annotations
 
-import os
-import random
 import threading
 import zlib
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from time import monotonic
 from typing import Final, Protocol
@@ -29,14 +28,15 @@ import msgspec
 
 from ...collectors.snapshot import SNAPSHOT_DECODER, Snapshot
 from ...engine.errors import OutputError
+from ...engine.files import UNDECODABLE, replace
+from ...engine.runs.rundir import SUMMARY
+from ..backoff import backoff_s
 from .parts import View, view_at
 
-LOG: Final = "intervals.jsonl"
-SUMMARY: Final = "summary.json"
 MARKS: Final = 16
 READ_BYTES: Final = 1 << 20
 MAX_PENDING_BYTES: Final = 1 << 30
-END: Final = 1 << 62  # a place behind everything: the newest part
+END: Final = 1 << 62  # an offset past everything: the newest part
 
 
 class Unavailable(Exception):
@@ -52,15 +52,25 @@ class Rejected(OutputError):
 
 
 class Destination(Protocol):
-    """Where ticks go. Telling it the same ticks again changes nothing there."""
+    """Where ticks go. Sending it the same ticks again changes nothing there. An exporter inherits what it does not need."""
 
     name: str
+    keeps_cursor: bool = True  # False: what it holds is in memory, so it reads the log from the start every time
+
+    def check(self, run: str) -> None:
+        """Before any load: raises Refused for what somebody must change, Unavailable if it is merely down."""
+        return  # said, because mypy takes an empty body for an abstract method
 
     def write(self, ticks: list[Snapshot]) -> None:
-        """Raises Unavailable or Refused (told again later) or Rejected (counted and passed over)."""
+        """Raises Unavailable or Refused (tried again later) or Rejected (counted and passed over)."""
 
     def restart(self) -> None:
         """The log was rewound: forget sums made of earlier ticks."""
+        return
+
+    def linger(self, limit_s: float) -> None:
+        """After the last tick: waits at most `limit_s` for those who fetch by themselves."""
+        return
 
     def close(self) -> None: ...
 
@@ -88,10 +98,10 @@ class Tail:
         self._path = path
         self._cursor_path = cursor_path  # None: in memory only, every start is from the beginning
         self._max_pending = max_pending_bytes
-        self._next: list[tuple[int, int, int]] = []  # what the last read() gave, to be confirmed by advance()
+        self._next: list[tuple[int, int, int]] = []  # what the last read() returned, to be confirmed by advance()
         self._bad = 0
         self.cursor = _load(cursor_path)
-        self.rewound = False  # set by the read() that found the log truncated or told anew
+        self.rewound = False  # set by the read() that found the log truncated or rewritten
 
     def read(self, limit_bytes: int = READ_BYTES) -> list[Snapshot]:
         """The next ticks, at most about `limit_bytes` of them, at least one line if there is one. Moves nothing."""
@@ -105,7 +115,7 @@ class Tail:
             return []
 
     def advance(self, *, delivered: int = 0, rejected: int = 0) -> None:
-        """Confirms what the last read() gave and writes the cursor down."""
+        """Confirms what the last read() returned and saves the cursor."""
         cursor = self.cursor
         if not self._next:
             return
@@ -121,12 +131,8 @@ class Tail:
     def save(self) -> None:
         if self._cursor_path is None:
             return
-        temporary = self._cursor_path.with_name(f"{self._cursor_path.name}.{os.getpid()}")
-        try:
-            temporary.write_bytes(msgspec.json.encode(self.cursor))
-            temporary.replace(self._cursor_path)
-        except OSError:  # full disk: a restart tells some ticks again, which is harmless
-            temporary.unlink(missing_ok=True)
+        with suppress(OSError):  # full disk: after a restart some ticks are sent again, which is harmless
+            replace(self._cursor_path, msgspec.json.encode(self.cursor))
 
     def pending_bytes(self) -> int:
         try:
@@ -139,7 +145,7 @@ class Tail:
         cursor = self.cursor
         while cursor.marks:
             start, end, crc = cursor.marks[-1]
-            if start < view.base:  # in a closed part, which stands
+            if start < view.base:  # in a closed part, which never changes
                 break
             if end <= view.size and zlib.crc32(view.pread(end - start, start)) == crc:
                 break
@@ -167,7 +173,7 @@ class Tail:
         room = self._max_pending - waiting
         if view.size - known <= room:
             return
-        floor = max(known, view.base)  # what is closed stays
+        floor = max(known, view.base)  # closed parts are not given up
         start = _line_end_before(view, max(floor, known + max(0, room)), floor)
         end = _line_end_before(view, view.size, start)
         if end <= start:
@@ -184,13 +190,13 @@ class Tail:
         while view.base <= position < view.size:
             stop = min([view.size, *(start for start, _ in self.cursor.skipped if start > position)])
             chunk = view.pread(min(want, stop - position), position)
-            whole = chunk.rfind(b"\n") + 1
-            if not whole:
+            complete = chunk.rfind(b"\n") + 1
+            if not complete:
                 if len(chunk) < want or stop == position + len(chunk):
                     break  # a line still being written
                 want *= 2
                 continue
-            for line in chunk[:whole].splitlines(keepends=True):
+            for line in chunk[:complete].splitlines(keepends=True):
                 self._next.append((position, position + len(line), zlib.crc32(line)))
                 position += len(line)
                 self._decode(line, ticks)
@@ -202,7 +208,7 @@ class Tail:
     def _decode(self, line: bytes, ticks: list[Snapshot]) -> None:
         try:
             ticks.append(SNAPSHOT_DECODER.decode(line))
-        except msgspec.DecodeError:
+        except UNDECODABLE:
             self._bad += 1
 
     def _jump(self, position: int) -> int:
@@ -228,8 +234,7 @@ class Pump:
         poll_s: float = 0.25,
         give_up_s: float = 60.0,
         interval_s: float = 0.0,
-        backoff_s: float = 0.5,
-        backoff_max_s: float = 30.0,
+        backoff: Callable[[int], float] = backoff_s,
         log: Callable[[str], None] = lambda line: None,
     ) -> None:
         self.tail = tail
@@ -239,20 +244,21 @@ class Pump:
         self._poll_s = poll_s
         self._give_up_s = give_up_s
         self._interval_s = interval_s
-        self._backoff_s = backoff_s
-        self._backoff_max_s = backoff_max_s
+        self._backoff = backoff
         self._log = log
         self._failed = 0  # in a row
         self._retry_at = 0.0
-        self._rest_until = 0.0
+        self.rest_until = 0.0  # monotonic(); 0.0 before the first rest
 
     def run(self, *, follow: bool = True) -> bool:
         """Delivers until the run has ended (`follow`) or the log's present end; True if everything was delivered."""
         ended_at: float | None = None
         while not self.stop.is_set():
-            ended = not follow or (self._run_dir / SUMMARY).exists()  # asked before reading: the log is whole by then
+            ended = (
+                not follow or (self._run_dir / SUMMARY).exists()
+            )  # asked before reading: the log is complete by then
             ended_at = (ended_at or monotonic()) if ended else None
-            moved = (ended or monotonic() >= self._rest_until) and self._step()
+            moved = (ended or monotonic() >= self.rest_until) and self._step()
             if ended and not moved and self._failed == 0:
                 return True
             if ended_at is not None and self._failed and monotonic() - ended_at > self._give_up_s:
@@ -290,14 +296,12 @@ class Pump:
         self._failed = 0
         self.tail.advance(delivered=len(ticks))
         if self._interval_s and not self.tail.pending_bytes():
-            self._rest_until = monotonic() + self._interval_s
+            self.rest_until = monotonic() + self._interval_s
         return True
 
     def _wait(self, why: str) -> None:
-        """Backs off: doubling to a cap, with jitter in the upper half so that many lenses do not return at once."""
         self._failed += 1
-        pause = min(self._backoff_max_s, self._backoff_s * 2 ** min(self._failed - 1, 16))
-        self._retry_at = monotonic() + pause * random.uniform(0.5, 1.0)
+        self._retry_at = monotonic() + self._backoff(self._failed)
         self._note(why)
         self.tail.bound()
 
@@ -323,7 +327,7 @@ def _load(path: Path | None) -> Cursor:
         return Cursor()
     try:
         return msgspec.json.decode(path.read_bytes(), type=Cursor)
-    except (OSError, msgspec.DecodeError):
+    except (OSError, *UNDECODABLE):
         return Cursor()
 
 

@@ -1,0 +1,106 @@
+"""Where the processes of a run work and how large their rings are: cores, the number of workers, ring geometry."""
+
+from __future__ import annotations
+
+import resource
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Final
+
+import msgspec
+import psutil
+
+from ..errors import PlanError, SegmentError
+from ..load.limits import most_workers
+from ..load.models import model_of
+from ..plan.plan import Plan
+from ..records.layout import Geometry
+from .manifest import SEGMENTS
+
+DESCRIPTORS_SPARE: Final = 64
+RING_SECONDS: Final = 12  # what the rings hold at the expected peak
+
+
+class CorePlan(msgspec.Struct, frozen=True):
+    """Which logical CPU each worker gets, and those left for supervisor and collector."""
+
+    workers: list[int]
+    spare: list[int]
+
+
+def physical_cores(allowed: Sequence[int]) -> list[int]:
+    """One logical CPU of each physical core that this process may use."""
+    chosen: list[int] = []
+    seen: set[str] = set()
+    for cpu in allowed:
+        siblings = Path(f"/sys/devices/system/cpu/cpu{cpu}/topology/thread_siblings_list")
+        key = siblings.read_text().strip() if siblings.exists() else str(cpu)
+        if key not in seen:
+            seen.add(key)
+            chosen.append(cpu)
+    return chosen
+
+
+def core_plan(workers: int) -> CorePlan:
+    """Worker i on its own core, from the last to the first; supervisor and collector share the rest, or the first."""
+    allowed = sorted(psutil.Process().cpu_affinity() or [0])
+    cores = physical_cores(allowed)
+    taken = [cores[-1 - i % len(cores)] for i in range(workers)]
+    spare = [cpu for cpu in cores if cpu not in taken] or [cores[0]]
+    return CorePlan(taken, spare)
+
+
+def worker_count(plan: Plan) -> int:
+    """How many workers the plan gets: as asked, or one per physical core but one.
+
+    Never more than requests may be in flight, or than complete requests fit in the burst of a requests-per-minute
+    limit: each worker has an exact share of them.
+    """
+    cores = len(physical_cores(sorted(psutil.Process().cpu_affinity() or [0])))
+    count = plan.workers.count or max(1, cores - 1)
+    for phase in plan.phases:
+        most = model_of(phase.load).in_flight_max(phase.load)
+        if most is not None:
+            count = min(count, max(1, most))
+        if phase.requests is not None:
+            count = min(count, phase.requests)
+    bursts = most_workers(plan)
+    return count if bursts is None else min(count, bursts)
+
+
+def geometry_of(plan: Plan, workers: int, tmpfs: Path = SEGMENTS.parent) -> Geometry:
+    """Ring sizes for at least RING_SECONDS of the expected peak, as far as the tmpfs allows.
+
+    Raises PlanError when the file descriptors do not suffice, SegmentError when the tmpfs does not.
+    """
+    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    available = (1 << 20 if hard == resource.RLIM_INFINITY else hard) - DESCRIPTORS_SPARE
+    loads = [phase.load for phase in plan.phases]
+    wanted = [model_of(load).in_flight_max(load) for load in loads]
+    most = max((-(-limit // workers) for limit in wanted if limit is not None), default=0)
+    if most > available:
+        raise PlanError(
+            f"{most} requests in flight per worker need {most + DESCRIPTORS_SPARE} file descriptors, the limit is {hard}; "
+            f"raise it (`ulimit -n {most + DESCRIPTORS_SPARE}`, or LimitNOFILE= under systemd), "
+            "use more workers or a lower concurrency"
+        )
+    in_flight = most if None not in wanted else max(most, min(available, 1 << 16))
+    peak = max(model_of(load).peak_per_s(load, workers) for load in loads)
+    requests = max(4096, 1 << (int(peak * RING_SECONDS) - 1).bit_length())
+    gaps = 1 << 20
+    try:
+        free = shutil.disk_usage(tmpfs).free
+    except OSError as error:
+        raise SegmentError(f"the rings need a tmpfs at {tmpfs}: {error.strerror}; mount one there") from error
+    while requests > 4096 and workers * (requests * 256 + gaps * 8) > free * 0.8:
+        requests //= 2
+        gaps = max(gaps // 2, 1 << 14)
+    if workers * (requests * 256 + gaps * 8) > free:
+        raise SegmentError(
+            f"{tmpfs} has {free >> 20} MB free, the rings need {workers * (requests * 256 + gaps * 8) >> 20} MB; "
+            "give the tmpfs more room (mount -o remount,size=...), remove what dead runs left (`lens recover` lists them) "
+            "or use fewer workers"
+        )
+    details = max(8192, min(requests, 1 << 15))  # nearly every reply has one: its request id
+    return Geometry(requests, gaps, details, in_flight, len(plan.phases), len(plan.targets))
