@@ -54,6 +54,11 @@ class Metric(NamedTuple):
         return "ms" if self.name.endswith("_ms") else "USD" if self.name.endswith("_usd") else "tok/s"
 
     @property
+    def higher_is_better(self) -> bool:
+        """Whether more of it is an improvement: speeds, but no time and no cost."""
+        return self.unit == "tok/s"
+
+    @property
     def scale(self) -> float:
         """Histogram units per unit."""
         return _SCALE_OF_UNIT[self.unit]
