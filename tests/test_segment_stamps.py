@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import subprocess
@@ -15,6 +16,7 @@ from typing import Any
 import pytest
 import trustme
 
+from tests import support_seccomp
 from tests.support_lens import LENS, lens, measured, running
 from tests.support_simulator import Simulator, simulator
 from tests.support_stamps import STOP_S, agrees, found, needs_tap, stop_again_and_again, truths
@@ -171,6 +173,37 @@ def test_a_plan_that_insists_on_segment_stamps_is_refused_without_the_capability
         assert not sim.stats()["requests"]
     assert done.returncode == 2
     assert "CAP_NET_RAW" in done.stderr
+    assert not [*tmp_path.glob("runs/2*")]
+
+
+def without_packet_sockets(error: int) -> list[str]:
+    return [sys.executable, str(Path(support_seccomp.__file__)), str(error)]
+
+
+@pytest.mark.parametrize("error", [errno.EPERM, errno.EAFNOSUPPORT], ids=errno.errorcode.get)
+def test_a_seccomp_filter_on_packet_sockets_costs_the_tap_and_not_the_run(error: int, tmp_path: Path) -> None:
+    """Hardened containers forbid AF_PACKET whatever the capabilities: one line that says so, one stamp per read."""
+    with simulator(ttft_ms=5, itl_ms=1, tokens=4) as sim:
+        command = [*without_packet_sockets(error), *LENS, "run", "--base-url", f"{sim.base_url}/v1", *TARGET]
+        done = subprocess.run([*command, "--requests", "5"], cwd=tmp_path, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    (line,) = [line for line in done.stderr.splitlines() if "one stamp per read" in line]
+    assert ("CAP_NET_RAW" if error == errno.EPERM else os.strerror(error)) in line
+    (summary,) = tmp_path.glob("runs/2*/summary.json")
+    assert json.loads(summary.read_bytes())["client"]["stamps"] == "read"
+
+
+@pytest.mark.parametrize("error", [errno.EPERM, errno.EAFNOSUPPORT], ids=errno.errorcode.get)
+def test_a_plan_that_insists_on_segment_stamps_is_refused_under_that_filter(error: int, tmp_path: Path) -> None:
+    """Exit code 2 before anything is sent: who asks for segment stamps must not get others."""
+    with simulator(ttft_ms=5, itl_ms=1, tokens=4) as sim:
+        command = [*without_packet_sockets(error), *LENS, "run", "--base-url", f"{sim.base_url}/v1", *TARGET]
+        done = subprocess.run(
+            [*command, "--stamps", "segment"], cwd=tmp_path, capture_output=True, text=True, timeout=60
+        )
+        assert not sim.stats()["requests"]
+    assert done.returncode == 2
+    assert "stamps: segment is not possible" in done.stderr
     assert not [*tmp_path.glob("runs/2*")]
 
 
