@@ -39,6 +39,8 @@ from .measures import Column, Records, Values, measures, output_tokens
 from .rollup import UNRECORDED
 from .snapshot import Moments
 
+LIVE: Final = ("ttft_ms", "itl_ms")  # shown in the tick in which their values happened
+ENDED: Final = ".ended"  # marks the name of such a metric of requests by their end
 NOBODY: Final = -1  # target of a slot that ended unsent before it had one, in a plan of several targets
 
 _LATENCIES: Final = tuple(name for name in METRICS if name not in ("itl_ms", "lateness_ms"))
@@ -86,8 +88,14 @@ class Tally(IntEnum):
     UNPRICED = ATTEMPTS + 25
     PICO_USD = ATTEMPTS + 26
     CLAMPED = ATTEMPTS + 27  # values above the histogram's range, over all metrics
-    FIRST_END = ATTEMPTS + 28  # extremes, CLOCK_MONOTONIC ns; 0 where there is none
-    LAST_END = ATTEMPTS + 29
+    TOKEN_EVENTS = ATTEMPTS + 28  # of ok requests
+    LIVE_SENT = ATTEMPTS + 29  # what happened in the tick, whenever its requests end (collectors.live)
+    LIVE_EVENTS = ATTEMPTS + 30
+    LIVE_TOKEN_EVENTS = ATTEMPTS + 31
+    LIVE_COALESCED = ATTEMPTS + 32
+    LIVE_TOKENS = ATTEMPTS + 33
+    FIRST_END = ATTEMPTS + 34  # extremes, CLOCK_MONOTONIC ns; 0 where there is none
+    LAST_END = ATTEMPTS + 35
 
 
 TALLIES: Final = Tally.LAST_END + 1
@@ -101,14 +109,19 @@ _NAMES: Final = (
 
 
 class Series:
-    """One (phase, target). `tally` holds the counts at the positions of `Tally` and of the outcomes."""
+    """One (phase, target). `tally` holds the counts at the positions of `Tally` and of the outcomes.
 
-    __slots__ = ("failures", "metrics", "tally")
+    `metrics` are of requests by their end. `live`, in a closed tick only, are those of LIVE by the moment of each value,
+    requests that still run included; they are never added to the totals.
+    """
+
+    __slots__ = ("failures", "live", "metrics", "tally")
 
     def __init__(self) -> None:
         self.tally: Values = np.zeros(TALLIES, np.int64)
         self.metrics: dict[str, Histogram] = {}
         self.failures: dict[Outcome, Histogram] = {}
+        self.live: dict[str, Histogram] | None = None
 
     def add(self, other: Series) -> None:
         self.add_counts(other)
@@ -116,6 +129,10 @@ class Series:
             self.metrics.setdefault(name, Histogram()).add(histogram)
         for outcome, histogram in other.failures.items():
             self.failures.setdefault(outcome, Histogram()).add(histogram)
+        if other.live is not None:
+            self.live = self.live or {}
+            for name, histogram in other.live.items():
+                self.live.setdefault(name, Histogram()).add(histogram)
 
     def add_counts(self, other: Series) -> None:
         """The tallies only: for those who do not need the distributions."""
@@ -144,10 +161,24 @@ class Series:
         """What was counted, by name, without zeros."""
         return {_NAMES[i]: int(self.tally[i]) for i in np.flatnonzero(self.tally[:_SUMMED]).tolist()}
 
+    def shown(self) -> dict[str, Histogram]:
+        """The distributions by metric; in a tick those of LIVE are the live ones."""
+        if self.live is None:
+            return self.metrics
+        return {name: each for name, each in self.metrics.items() if name not in LIVE} | self.live
+
+    def named(self) -> dict[str, Histogram]:
+        """All distributions by the names they have in files: those shown, in a tick those of requests that ended as
+        `<metric>.ended`, which add up to the run's, and those of failures as `e2e_ms.<outcome>`."""
+        shown = self.shown()
+        named = {name: shown[name] for name in METRICS if name in shown}
+        if self.live is not None:
+            named |= {f"{name}{ENDED}": self.metrics[name] for name in LIVE if name in self.metrics}
+        return named | {f"e2e_ms.{outcome.name.lower()}": each for outcome, each in sorted(self.failures.items())}
+
     def moments(self) -> dict[str, Moments]:
-        """Of each metric, and of the failures' as `e2e_ms.<outcome>`."""
-        named = {**self.metrics, **{f"e2e_ms.{each.name.lower()}": h for each, h in sorted(self.failures.items())}}
-        return {name: found for name, histogram in named.items() if (found := histogram.moments()) is not None}
+        """Of each distribution of `named`."""
+        return {name: found for name, each in self.named().items() if (found := each.moments()) is not None}
 
     @classmethod
     def restored(
@@ -234,6 +265,7 @@ class Series:
             counts = output_tokens(ok) if name == "output_tokens" else np.where(known, ok[name], 0).astype(np.int64)
             tally[Tally.INPUT + offset] += int(counts.sum())
             tally[Tally.INPUT_KNOWN + offset] += int(np.count_nonzero(known))
+        tally[Tally.TOKEN_EVENTS] += int(ok["token_events"].sum(dtype=np.int64))
         said = ok["output_tokens"] != UNKNOWN
         local = said & ((ok["flags"] & LOCAL_TOKENS) != 0)
         tally[Tally.BY_TOKENIZER] += int(np.count_nonzero(local))

@@ -42,6 +42,7 @@ class Health:
         """A heartbeat: measures, publishes and checks the clock mapping about once a second."""
         self.measure()
         self.publish()
+        self._ledger.segment.ticks.acknowledge()
         if now_ns - self._checked_ns >= CLOCK_CHECK_NS:
             self._checked_ns = now_ns
             self.check_clock()
