@@ -26,6 +26,7 @@ from ..engine.plan.slo import Condition
 from ..engine.records.detail import Detail
 from ..engine.records.layout import Counter
 from ..engine.records.record import LOCAL_TOKENS, UNKNOWN, Outcome
+from ..engine.records.tap_status import read_tap_status
 from ..engine.runs.manifest import FILE as MANIFEST
 from ..engine.runs.manifest import Manifest, read_manifest
 from . import host
@@ -181,8 +182,9 @@ class Collector:
         self.totals.enter(drained, batch, now_ns=now)
         self._note_errors(batch)
         if len(drained.records):
+            complete = batch._replace(gaps=drained.gaps, owners=drained.owners)
             for sink in self.sinks:
-                sink.rows(batch, self.manifest)
+                sink.rows(complete, self.manifest)
 
     def _detail(self, worker: int, blob: bytes) -> None:
         try:
@@ -248,6 +250,7 @@ class Collector:
             counters=self.intake.counters_by_worker(),
             lag=self.intake.lag(),
             sample=host.sample(self.manifest.pids),
+            tap=read_tap_status(self.directory),
         )
 
     @property
@@ -279,6 +282,7 @@ class Collector:
             detail_drops=moment.sum(Counter.DETAIL_DROPS),
             clock_bracket_ns=max((c[Counter.CLOCK_BRACKET_NS] for c in moment.counters.values()), default=0) or None,
             overspent_usd=self._overspent_usd(),
+            read_spans=tuple(self.state.health.read_spans),
             problems=tuple(self.problems),
         )
         view = RunView(self.manifest, self.totals, moment.now_ns)

@@ -376,9 +376,11 @@ class Batch(NamedTuple):
     pico_usd: Column | None
     details: dict[tuple[int, int], Detail]
     worker: int
+    gaps: npt.NDArray[np.uint64] | None = None  # of the drain that brought the records
+    owners: npt.NDArray[np.int64] | None = None  # owners[i] is the index of the record that gaps[i] is of
 
     def take(self, chosen: Any) -> Batch:
-        """The chosen records of the batch; the details stay complete."""
+        """The chosen records of the batch, without gaps; the details stay complete."""
         columns = {name: (has[chosen], value[chosen]) for name, (has, value) in self.columns.items()}
         money = None if self.pico_usd is None else (self.pico_usd[0][chosen], self.pico_usd[1][chosen])
         return Batch(self.records[chosen], columns, money, self.details, self.worker)

@@ -32,6 +32,7 @@ from ...engine.workload.tokenizer import tokenizer_of
 from ...exporters.hdr.write import IntervalHistograms, write_totals
 from ...exporters.json import IntervalLog, write_summary
 from ...exporters.msgpack import RequestLog
+from ...exporters.token_times import chooser
 
 _M_MMAP_THRESHOLD: Final = -3  # of <malloc.h>
 _ARRAY_BYTES: Final = 128 << 10
@@ -62,7 +63,8 @@ def sinks_of(manifest: Manifest) -> list[Sink]:
     run_dir, output = Path(manifest.run_dir), manifest.plan.output
     sinks: list[Sink] = [IntervalLog(run_dir), IntervalHistograms(run_dir)]
     if output.records:
-        sinks.append(RequestLog(run_dir, max_bytes=output.records_max_bytes))
+        timed = chooser(output.token_times, manifest.plan.seed)
+        sinks.append(RequestLog(run_dir, max_bytes=output.records_max_bytes, timed=timed))
     return sinks
 
 
