@@ -425,7 +425,9 @@ def check_once(run: Run, report: Report, number: int) -> None:
     ended_itl = [each.get_total_count() for each in logged if each.get_tag().startswith("itl_ms.ended/")]
     assert sum(ended_itl) == 2 * number
     assert sum(i.requests.sent for snapshot in snapshots for i in snapshot.intervals) == number
-    assert sum(i.tokens.output or 0 for snapshot in snapshots for i in snapshot.intervals) == report.tokens.output
+    assert sum(i.tokens.output or 0 for snapshot in snapshots for i in snapshot.intervals) == (
+        report.tokens.output or 0
+    )
     assert [reason.code for reason in report.verdict.reasons if reason.code == "books_do_not_balance"] == []
 
 
