@@ -139,7 +139,7 @@ BUCKETS: Final = {name: metric.buckets for name, metric in METRICS.items() if me
 
 
 class Field(NamedTuple):
-    """A number about the client or the server. A counter only grows within a run (within a server's life)."""
+    """A number about the client or the server. A counter only grows within a run (until the server restarts)."""
 
     label: str
     help: str

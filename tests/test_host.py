@@ -48,7 +48,7 @@ def test_a_sample_of_this_process_has_its_cpu_and_memory() -> None:
 
 
 def test_the_machine_is_described() -> None:
-    told = host.describe()
-    assert told["usable_threads"] >= 1
-    assert told["kernel"]
-    assert told["python"].startswith("3.")
+    reported = host.describe()
+    assert reported["usable_threads"] >= 1
+    assert reported["kernel"]
+    assert reported["python"].startswith("3.")

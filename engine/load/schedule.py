@@ -52,7 +52,7 @@ class Untargeted:
 
 
 class Constant(Untargeted):
-    """One slot each time the integral of the rate reaches a whole number, the first at 0."""
+    """One slot each time the integral of the rate reaches an integer, the first at 0."""
 
     def __init__(self, phase: Phase) -> None:
         self._rate = Rate(phase.load.shapes, phase.duration_ns)
@@ -104,7 +104,7 @@ class Replay(Untargeted):
             yield begin + number * workers, offset_ns
 
     def counted(self) -> int:
-        """How many slots there are; reads the whole trace."""
+        """How many slots there are; reads the complete trace."""
         return sum(1 for _ in self._due())
 
     def _due(self) -> Iterator[int]:
@@ -118,7 +118,7 @@ class Replay(Untargeted):
 
 
 class Closed(Untargeted):
-    """So many in flight at each moment. A changing value is rounded to the nearest whole number, halves up."""
+    """So many in flight at each moment. A changing value is rounded to the nearest integer, halves up."""
 
     def __init__(self, phase: Phase) -> None:
         self.planned = phase.requests
@@ -188,7 +188,7 @@ def _least(*bounds: int | None) -> int | None:
 
 
 def _value_of(shape: Shape) -> Callable[[int], int]:
-    """From the time inside a shape to its value, a whole number."""
+    """From the time inside a shape to its value, an integer."""
     length = shape.duration_ns
     if shape.start == shape.end:
         level = int(exact(shape.start) + exact(0.5))

@@ -107,7 +107,7 @@ class Layout:
         gaps       one word each, engine.record
         details    512-byte slots: commit word, length, blob
 
-    A commit word is `crc32 << 32 | COMMITTED | number`. The number (from 1, 31 bits) tells a slot of this lap from an
+    A commit word is `crc32 << 32 | COMMITTED | number`. The number (from 1, 31 bits) distinguishes a slot of this lap from an
     older one, COMMITTED from a slot that is being written, which has 0 there. The crc of a record runs over its gaps
     and then its payload, the crc of a detail over its blob.
 

@@ -54,7 +54,7 @@ class Leftover(NamedTuple):
 
 
 class SegmentReader:
-    """The collector's end. One reader. It has private cursors; `release()` gives the room back to the writer.
+    """The collector's end. One reader. It has private cursors; `release()` returns the space to the writer.
 
     Everything it returns is a copy, verified: a slot whose commit word does not fit its bytes ends the reading there.
     """
@@ -157,7 +157,7 @@ class SegmentReader:
         self._checked_gaps = self._gap_cursor
 
     def release(self) -> None:
-        """Gives the room of everything read back to the writer. Only after the checkpoint that holds it.
+        """Returns the space of everything read to the writer. Only after the checkpoint that holds it.
 
         The lanes' pages are unmapped, as by the writer's trim(): this process does not grow to the size of the rings.
         """

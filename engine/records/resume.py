@@ -30,7 +30,7 @@ from .record import RECORD, SLOT_BYTES
 
 
 def mark_dead(path: Path) -> None:
-    """Tells the collector that the segment's worker is gone and nothing more will be written."""
+    """Records for the collector that the segment's worker is gone and nothing more will be written."""
     with path.open("r+b") as file, mmap.mmap(file.fileno(), PAGE) as memory, memoryview(memory).cast("Q") as words:
         words[STATE_WORD] = State.DEAD
 
