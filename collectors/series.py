@@ -1,6 +1,6 @@
 """The numbers of a span of time: per (phase, target) the distributions, tallies and extremes. All of it adds up.
 
-A `Slab` is a tick's, or the whole run's: `total.add(tick)` is the only way numbers reach the totals, so intervals and
+A `Slab` is a tick's, or the complete run's: `total.add(tick)` is the only way numbers reach the totals, so intervals and
 totals cannot disagree. Only `ok` requests whose run saw no clock step enter the latency distributions; both latenesses are
 of all that were sent; failures have their own e2e by outcome.
 """
