@@ -143,7 +143,9 @@ class Client(msgspec.Struct, kw_only=True):
     clamped: int = 0
     gaps_saturated: int = 0  # token gaps longer than a gap word holds (73 minutes)
     late_renders: int = 0  # requests whose body was not ready when their time came
-    tcp_retransmits: int | None = None
+    burst_replies: int = 0  # ok replies that have no tpot_ms and decode_tps: most of their tokens came in bursts
+    empty_events: int = 0  # stream events without a token between the first and the last token of their reply
+    tcp_retransmits: int | None = None  # of the whole network namespace, not only of this run's connections
     export_failures: int = 0
     records_dropped: int = 0  # request rows that could not be written to requests.msgpack
 
@@ -151,6 +153,7 @@ class Client(msgspec.Struct, kw_only=True):
 class Reason(msgspec.Struct):
     code: str
     detail: str
+    note: bool = False  # it is worth knowing and does not invalidate
 
 
 class Verdict(msgspec.Struct, kw_only=True):
@@ -207,14 +210,20 @@ class ErrorSample(msgspec.Struct, kw_only=True):
 
 
 class Interval(Slice, kw_only=True):
-    """One (phase, target) during one tick."""
+    """One (phase, target) during one tick.
+
+    `requests.sent`, output tokens, events, `itl_ms` and `ttft_ms` are of what happened in the tick, requests that still
+    run included, in cells of at most 1.6 %; everything else is of the requests that ended in it. `in_flight` is that of
+    the tick's end. Summed over a run's ticks, tokens are those reported (collectors.totals.settle).
+    """
 
     target: str
     phase: str
     measured: bool
     in_flight: int = 0
     # what adds up over ticks (collectors.rollup): all that was counted, by the lower-case names of series.Tally and of
-    # the outcomes, without zeros; and the moments of each metric, of the failures' as `e2e_ms.<outcome>`
+    # the outcomes, without zeros; and the moments of each metric, of `itl_ms` and `ttft_ms` by the requests' end as
+    # `<metric>.ended`, of the failures' as `e2e_ms.<outcome>`
     counts: dict[str, int] = msgspec.field(default_factory=dict)
     moments: dict[str, Moments] = msgspec.field(default_factory=dict)
     # per metric of metrics.BUCKETS: how many of this tick's values fell in each bucket, one more than bounds (the rest above)

@@ -91,7 +91,7 @@ def _model(target: TargetReport) -> str:
 def _verdict(verdict: Verdict) -> Text:
     text = Text.assemble((verdict.state, STYLES.get(verdict.state, "bold")), f": {figures.plain_state(verdict)}")
     for reason in verdict.reasons:
-        text.append(f"\n  - {reason.detail or reason.code}")
+        text.append(f"\n  - {'note: ' * reason.note}{reason.detail or reason.code}")
         text.append(f" ({reason.code})", style="dim")
     return text
 
