@@ -32,9 +32,9 @@ from . import host
 from .checkpoint import FILE as CHECKPOINT
 from .checkpoint import Checkpoint, Progress
 from .cost import Prices
-from .goodput import Key
 from .health import Moment, client_of_run, client_of_tick, observe
 from .intake import Drained, Intake
+from .live import LiveTicks
 from .report import Losses, ReportBuilder, RunView, Slos
 from .rollup import PICO_PER_USD
 from .series import NOBODY, Batch, Reader, Series, Slab, Tally
@@ -106,6 +106,7 @@ class Collector:
         if saved is not None:
             self.totals.run, self.totals.open = saved.totals, saved.open
         self.intake = Intake(segment_dir, self.state, sessions=self.manifest.plan.workload.kind == "sessions")
+        self.live = LiveTicks(len(self.manifest.plan.targets), self.state)
         self.builder = ReportBuilder(self.manifest.plan, price_date=prices.date if prices else None, slos=slos)
         self.errors = {(t, o): (message, status) for t, o, message, status in self.state.errors}
         self.details: dict[tuple[int, int, int], Detail] = {}
@@ -215,21 +216,22 @@ class Collector:
         """Closes so many ticks and makes them safe. After a stall that is several; they share the moment's report."""
         moment = self._moment(now)
         observe(self.state.health, self._before, moment)
-        closed = [(self.totals.next_tick, self.totals.close()) for _ in range(ticks)]
+        first = self.totals.next_tick
+        self.live.read(self.intake.segments, first, first + ticks)
+        closed = [(self.totals.next_tick, self.totals.close(self.live), self.totals.in_flight()) for _ in range(ticks)]
         everything = self.totals.run.sums()
         client = self._client_of_tick(moment, everything)
-        in_flight: dict[Key, int] = {} if last else self.intake.in_flight()
         report = self._report(moment, finished=last)
         snapshot: Snapshot | None = None
         servers = self.servers()
-        for tick, slab in closed:
+        for tick, slab, in_flight in closed:
             snapshot = self.builder.snapshot(
                 RunView(self.manifest, self.totals, now),
                 tick,
                 slab,
                 state="done" if last and tick == closed[-1][0] else _tick_state(self.manifest.state),
                 client=client,
-                in_flight=in_flight,
+                in_flight={} if last and tick == closed[-1][0] else in_flight,
             )
             snapshot.servers = servers
             for sink in self.sinks:
@@ -302,12 +304,14 @@ class Collector:
         state.errors = [(target, outcome, *message) for (target, outcome), message in self.errors.items()]
         state.details = [(key[0], msgspec.msgpack.encode(detail)) for key, detail in self.details.items()]
         self.intake.save(state)
+        self.live.save(state)
         try:
             self.checkpoint.save(state, closed=self.totals.unsaved, totals=self.totals.run, opened=self.totals.open)
         except OSError:
             self._failures_before += 1
             return
         self.totals.unsaved = Slab()
+        self.live.release(self.intake.segments)
         self.intake.release()
 
     def _show(self, report: Report, snapshot: Snapshot | None) -> None:
@@ -323,10 +327,13 @@ class Collector:
         """Closes every tick up to now, also the one that runs, and writes the last report."""
         ticks = 0
         if self.totals.start_ns and not self.state.done:
-            newest = max(self.totals.open, default=self.totals.next_tick - 1)
-            ticks = max(newest, min(self.totals.tick_at(now), self._last_tick())) + 1 - self.totals.next_tick
+            next_tick, now_tick = self.totals.next_tick, self.totals.tick_at(now)
+            self.live.read(self.intake.segments, next_tick, next_tick)
+            newest = max([*self.totals.open, min(self.live.newest, now_tick), min(now_tick, self._last_tick())])
+            ticks = newest + 1 - next_tick
         if not self.state.done:  # the last line of intervals.jsonl says so, once
             ticks = max(1, ticks)
+            self.live.fold(self.totals.next_tick + ticks - 1)
         self.state.done = True
         report = self._close_ticks(max(0, ticks), now, last=True)
         for sink in self.sinks:
