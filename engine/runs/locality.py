@@ -23,14 +23,16 @@ class LocalServer(NamedTuple):
 
 def local_servers(servers: Iterable[Server]) -> list[LocalServer]:
     """Those of the servers that have an address of this machine, with the process that listens there."""
-    own = {str(entry.address).partition("%")[0] for entries in psutil.net_if_addrs().values() for entry in entries}
+    own: set[str] = set()
+    with suppress(OSError):  # no AF_NETLINK, as in a hardened unit: loopback is known without asking
+        own = {str(entry.address).partition("%")[0] for entries in psutil.net_if_addrs().values() for entry in entries}
     here = [
         each for each in sorted({*servers}) if each.address in own or ipaddress.ip_address(each.address).is_loopback
     ]
     if not here:
         return []
     listening: dict[int, int] = {}
-    with suppress(psutil.AccessDenied, PermissionError):
+    with suppress(psutil.Error, OSError):
         for connection in psutil.net_connections(kind="tcp"):
             if connection.status == psutil.CONN_LISTEN and connection.pid and connection.laddr:
                 listening.setdefault(connection.laddr[1], connection.pid)

@@ -30,7 +30,7 @@ IDLE_GAP_NS: Final = 20_000_000  # a point is idle if nothing is due for this lo
 class Health:
     """One worker's own measurements. `runs` and `pools` are the worker's, looked at when something is published.
 
-    `tap` is the run's, if it has one: the reactor is told at every heartbeat whether it protects the stamps.
+    `tap` is the run's, if it has one: the reactor learns at every heartbeat whether it protects the stamps.
     """
 
     def __init__(
@@ -65,6 +65,7 @@ class Health:
         if self._tap is not None:
             self._reactor.protected = self._tap.protects(now_ns)
         self.publish()
+        self._ledger.segment.ticks.acknowledge()
         if now_ns - self._checked_ns >= CLOCK_CHECK_NS:
             self._checked_ns = now_ns
             self.check_clock()
