@@ -17,7 +17,7 @@ from time import monotonic
 import msgspec
 import psutil
 
-from llm_latency_lens.cli.processes.collect import collector_of, give_memory_back
+from llm_latency_lens.cli.processes.collect import collector_of, return_memory
 from llm_latency_lens.collectors.collector import GRACE_NS
 from llm_latency_lens.engine.plan.plan import Output
 from llm_latency_lens.engine.records.layout import Geometry
@@ -41,7 +41,7 @@ def main() -> None:
 
 
 def week(folder: Path, days: float, tick_ns: int, targets: int) -> None:
-    give_memory_back()
+    return_memory()
     segments, run_dir = folder / "segments", folder / "run"
     segments.mkdir()
     run_dir.mkdir()
