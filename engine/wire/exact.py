@@ -70,8 +70,14 @@ class ExactConnection(Connection):
         ioctl(self.fd, termios.FIONREAD, waiting, True)
         if waiting[0] > self._usual or self.missing:
             self._read_units(mask)
-        else:
-            read_at_once(self, mask)
+            return
+        # No more than was seen waiting: a worker stopped between the two calls would read the events of the stop at once.
+        reactor = self.reactor
+        everything = reactor.buffers
+        if waiting[0]:  # 0 at the end of the stream: a read of no bytes would look like it for ever
+            reactor.buffers = [reactor.view[: waiting[0]]]
+        read_at_once(self, mask)
+        reactor.buffers = everything
 
     def _read_units(self, mask: int) -> None:
         """Reads what waits unit by unit, and passes on together what has one stamp."""

@@ -53,7 +53,7 @@ class Reactor:
         self.timer = Timer()
         buffer = bytearray(BUFFER_BYTES)
         self.view = memoryview(buffer)
-        self.buffers = [buffer]
+        self.buffers: list[bytearray | memoryview] = [buffer]
         self.due_ns = 1 << 62  # when the worker wants to send or time out next; set by the worker
         self.protected = False  # a tap was seen at work a moment ago
         self.turn_ns = 0  # when this turn began
