@@ -22,7 +22,6 @@ import numpy as np
 import numpy.typing as npt
 
 from ..engine.files import replace
-from ..engine.plan.slo import Condition
 from ..engine.records.detail import Detail
 from ..engine.records.layout import Counter
 from ..engine.records.record import LOCAL_TOKENS, UNKNOWN, Outcome
@@ -39,6 +38,7 @@ from .live import LiveTicks
 from .report import Losses, ReportBuilder, RunView, Slos
 from .rollup import PICO_PER_USD
 from .series import NOBODY, Batch, Reader, Series, Slab, Tally
+from .slos import lines_of
 from .snapshot import ENCODER, Client, Report, Server, Snapshot
 from .totals import Totals
 
@@ -84,7 +84,6 @@ class Collector:
         *,
         sinks: Sequence[Sink] = (),
         prices: Prices | None = None,
-        conditions: Sequence[Condition] | None = None,
         slos: Slos | None = None,
         servers: Callable[[], dict[str, Server]] = dict,
         count_tokens: Callable[[str], int] | None = None,
@@ -101,16 +100,14 @@ class Collector:
         self.checkpoint = Checkpoint(segment_dir / CHECKPOINT)
         saved = self.checkpoint.load()
         self.state = saved.state if saved else Progress()
-        self.reader = Reader(len(self.manifest.plan.targets), prices=prices, conditions=conditions)
+        self.reader = Reader(len(self.manifest.plan.targets), prices=prices, lines=lines_of(self.manifest.plan))
         self.totals = Totals(self.reader, start_ns=0, tick_ns=self.manifest.plan.output.tick_ns)
         self.totals.next_tick = self.state.next_tick
         if saved is not None:
             self.totals.run, self.totals.open = saved.totals, saved.open
-        self.intake = Intake(segment_dir, self.state)
+        self.intake = Intake(segment_dir, self.state, sessions=self.manifest.plan.workload.kind == "sessions")
         self.live = LiveTicks(len(self.manifest.plan.targets), self.state)
-        self.builder = ReportBuilder(
-            self.manifest.plan, conditions=conditions is not None, price_date=prices.date if prices else None, slos=slos
-        )
+        self.builder = ReportBuilder(self.manifest.plan, price_date=prices.date if prices else None, slos=slos)
         self.errors = {(t, o): (message, status) for t, o, message, status in self.state.errors}
         self.details: dict[tuple[int, int, int], Detail] = {}
         for worker, blob in self.state.details:
@@ -142,6 +139,7 @@ class Collector:
         """
         self._read_manifest()
         now = self.clock()
+        # Read before the rings: read after them, "finished" could be true while a last record is not in this drain.
         finished = self.manifest.state == "finished"
         if not self.totals.start_ns and not finished:
             return None
@@ -161,6 +159,7 @@ class Collector:
             status = (self.directory / MANIFEST).stat()
             if (status.st_ino, status.st_mtime_ns) != self._stamp:
                 self._stamp = (status.st_ino, status.st_mtime_ns)
+                # The supervisor's manifest does not hold what this process found out about the host.
                 described = self.manifest.host
                 self.manifest = read_manifest(self.directory)
                 self.manifest.host = described | self.manifest.host
@@ -194,6 +193,7 @@ class Collector:
         known = self.details.setdefault((worker, detail.phase, detail.request), detail)
         if known is not detail:
             known.add(detail)
+        # A record that was dropped never claims its detail: without a bound these would grow for weeks.
         if len(self.details) > DETAILS_KEPT:
             del self.details[next(iter(self.details))]
 
@@ -303,6 +303,7 @@ class Collector:
         self._count_failures()
         state = self.state
         state.next_tick = self.totals.next_tick
+        # In the same checkpoint as the totals: files and sums go back to one moment, or a tick would be in one of them twice.
         state.sinks = [sink.position() for sink in self.sinks]
         state.errors = [(target, outcome, *message) for (target, outcome), message in self.errors.items()]
         state.details = [(key[0], msgspec.msgpack.encode(detail)) for key, detail in self.details.items()]
@@ -313,6 +314,7 @@ class Collector:
         except OSError:
             self._failures_before += 1
             return
+        # After the checkpoint, else a failed one would lose them; before the release, which makes them the only copy.
         self.totals.unsaved = Slab()
         self.live.release(self.intake.segments)
         self.intake.release()
@@ -332,6 +334,7 @@ class Collector:
         if self.totals.start_ns and not self.state.done:
             next_tick, now_tick = self.totals.next_tick, self.totals.tick_at(now)
             self.live.read(self.intake.segments, next_tick, next_tick)
+            # Records of the drain may have opened ticks beyond the last phase: their lines are written as well.
             newest = max([*self.totals.open, min(self.live.newest, now_tick), min(now_tick, self._last_tick())])
             ticks = newest + 1 - next_tick
         if not self.state.done:  # the last line of intervals.jsonl says so, once

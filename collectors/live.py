@@ -26,9 +26,10 @@ from ..engine.records.ticks import (
     cell_middle,
 )
 from .checkpoint import Progress
+from .goodput import Key
 from .histogram import HIGHEST, Histogram, Values, indices
 from .intake import Segment
-from .series import Key, Series, Slab, Tally
+from .series import Series, Slab, Tally
 
 Counts = npt.NDArray[np.int64]  # of a row, ROW_WORDS of them
 

@@ -82,7 +82,7 @@ class Cost(msgspec.Struct, kw_only=True):
 
 
 class Slice(msgspec.Struct, kw_only=True):
-    """The numbers of one target, one phase, or both: over the whole run in a Report, over one tick in a Snapshot."""
+    """The numbers of one target, one phase, or both: over the complete run in a Report, over one tick in a Snapshot."""
 
     requests: Requests = msgspec.field(default_factory=Requests)
     throughput: Throughput = msgspec.field(default_factory=Throughput)
@@ -125,7 +125,7 @@ class Client(msgspec.Struct, kw_only=True):
     clock: str = "kernel"  # kernel | user | mixed
     cpu_us_per_event: float | None = None
     loop_lag_us: Lag = msgspec.field(default_factory=Lag)
-    cpu_utilisation: float | None = None  # of the busiest worker, 1.0 is a whole core
+    cpu_utilisation: float | None = None  # of the busiest worker, 1.0 is one complete core
     steal_share: float | None = None
     rss_mb_max: float | None = None
     ring_drops: int = 0
@@ -143,7 +143,9 @@ class Client(msgspec.Struct, kw_only=True):
     clamped: int = 0
     gaps_saturated: int = 0  # token gaps longer than a gap word holds (73 minutes)
     late_renders: int = 0  # requests whose body was not ready when their time came
-    tcp_retransmits: int | None = None
+    burst_replies: int = 0  # ok replies that have no tpot_ms and decode_tps: most of their tokens came in bursts
+    empty_events: int = 0  # stream events without a token between the first and the last token of their reply
+    tcp_retransmits: int | None = None  # of the whole network namespace, not only of this run's connections
     export_failures: int = 0
     records_dropped: int = 0  # request rows that could not be written to requests.msgpack
 
@@ -151,6 +153,7 @@ class Client(msgspec.Struct, kw_only=True):
 class Reason(msgspec.Struct):
     code: str
     detail: str
+    note: bool = False  # it is worth knowing and does not invalidate
 
 
 class Verdict(msgspec.Struct, kw_only=True):

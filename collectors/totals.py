@@ -15,10 +15,11 @@ import numpy as np
 import numpy.typing as npt
 
 from ..engine.records.record import OUTCOMES, Outcome
+from .goodput import Key
 from .intake import Drained
 from .live import LiveTicks
 from .measures import Records, Values
-from .series import Batch, Key, Reader, Slab, Tally
+from .series import Batch, Reader, Slab, Tally
 
 
 class Totals:
@@ -41,12 +42,14 @@ class Totals:
 
     def enter(self, drained: Drained, batch: Batch, *, now_ns: int) -> None:
         """Takes a drain in. `batch` is of `drained.records`."""
+        # A clock read before the last close() may lie in a tick that is closed.
         current = max(self.next_tick, self.tick_at(now_ns))
         if drained.drops.any():
             self.reader.drops(self._slab(current), drained.drops)
         if not len(drained.records):
             return
         ticks = self._ticks(drained.records, current, min(now_ns, drained.alive_ns or now_ns))
+        # A gap belongs to the tick in which its request ended, as the record does, so that both are in the same line.
         gap_ticks = ticks[drained.owners]
         for tick in np.unique(ticks):
             mine: Any = ticks == tick
@@ -64,7 +67,9 @@ class Totals:
         request that its worker left behind has none, the worker's last heartbeat stands for it."""
         unsent = records["outcome"] == Outcome.UNSENT
         moment = np.where(unsent, np.minimum(records["intended_ns"], alive_ns), records["end_ns"]).astype(np.int64)
+        # end_ns is 0 for a request that its worker never ended.
         moment = np.where(moment > 0, moment, alive_ns)
+        # Below: its tick is closed. Above: a broken time stamp must not open ticks of the future that never close.
         return np.clip((moment - self.start_ns) // self.tick_ns, self.next_tick, current)
 
     def close(self, live: LiveTicks) -> Slab:
@@ -74,6 +79,7 @@ class Totals:
         for key, series in slab.series.items():
             settle(series.tally, self.run.at(key).tally)
         self.run.add(slab)
+        # Twice on purpose: the checkpoint appends only what is new, and the sums of weeks are not written anew every second.
         self.unsaved.add(slab)
         self.next_tick += 1
         for key in slab.series:

@@ -61,7 +61,17 @@ _MARKS: Final = (
     "end",
 )
 _TOKENS: Final = ("input_tokens", "output_tokens", "cached_tokens", "cache_write_tokens", "reasoning_tokens")
-_PLAIN: Final = ("slots", "worker", "attempts", "session", "turn", "events", "token_events", "coalesced")
+_PLAIN: Final = (
+    "slots",
+    "worker",
+    "attempts",
+    "session",
+    "turn",
+    "events",
+    "token_events",
+    "coalesced",
+    "empty_events",
+)
 _BYTES: Final = ("sent_bytes", "received_bytes")
 _FLAGS: Final = (
     ("reused", REUSED),

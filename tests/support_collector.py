@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from llm_latency_lens.collectors.cost import Prices
+from llm_latency_lens.collectors.goodput import Line
 from llm_latency_lens.collectors.series import Batch, Reader, Series, Slab
 from llm_latency_lens.engine.plan.plan import Load, Output, Phase, Plan, Shape, Target, Workload
 from llm_latency_lens.engine.plan.slo import Condition
@@ -23,7 +24,7 @@ TOKENS = ("input_tokens", "cached_tokens", "cache_write_tokens", "output_tokens"
 
 
 def fields(**given: Any) -> dict[str, int]:
-    """A record's fields: unless told otherwise an `ok` stream of 11 tokens, 20 ms to the first, 10 ms between."""
+    """A record's fields: by default an `ok` stream of 11 tokens, 20 ms to the first, 10 ms between."""
     intended = given.get("intended_ns", START)
     usual = {
         "intended_ns": intended,
@@ -82,8 +83,9 @@ def slab(
     prices: Prices | None = None,
     conditions: list[Condition] | None = None,
 ) -> Slab:
-    """The books of these records."""
-    reader, made = Reader(targets, prices=prices, conditions=conditions), Slab()
+    """The totals of these records."""
+    lines = [Line(conditions)] if conditions else []
+    reader, made = Reader(targets, prices=prices, lines=lines), Slab()
     reader.records(made, reader.batch(records(*rows), worker=0, details={}))
     return made
 

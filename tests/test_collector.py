@@ -12,7 +12,7 @@ import time
 from array import array
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 import pytest
@@ -23,8 +23,8 @@ from hypothesis import strategies as st
 from llm_latency_lens.cli.processes.collect import collector_of
 from llm_latency_lens.collectors.collector import GRACE_NS, Collector
 from llm_latency_lens.collectors.snapshot import REPORT_DECODER, SNAPSHOT_DECODER, Report, Requests, Snapshot
-from llm_latency_lens.engine.plan.plan import Plan
-from llm_latency_lens.engine.records.layout import Counter, Geometry
+from llm_latency_lens.engine.plan.plan import Plan, Workload
+from llm_latency_lens.engine.records.layout import TURN_SHIFT, Counter, Geometry
 from llm_latency_lens.engine.records.record import FAILURES, GAP_COALESCED, Outcome, Unsent
 from llm_latency_lens.engine.records.resume import mark_dead
 from llm_latency_lens.engine.records.writer import SegmentWriter
@@ -186,7 +186,7 @@ def test_the_console_finds_the_latest_report_and_snapshot(run: Run) -> None:
     assert (report.requests.ok, snapshot.tick, snapshot.state) == (1, 1, "running")
 
 
-# --- the books --------------------------------------------------------------------------------------------------------
+# --- the totals -------------------------------------------------------------------------------------------------------
 
 
 def test_every_outcome_and_every_reason_reconciles_in_total_and_over_the_ticks(run: Run) -> None:
@@ -206,7 +206,7 @@ def test_every_outcome_and_every_reason_reconciles_in_total_and_over_the_ticks(r
     assert told.failed == {outcome.name.lower(): 3 for outcome in FAILURES}
     over_ticks = sums([interval.requests for snapshot in run.snapshots() for interval in snapshot.intervals])
     assert msgspec.structs.replace(over_ticks, planned=told.planned) == told
-    assert "books_do_not_balance" not in [reason.code for reason in report.verdict.reasons]
+    assert "totals_do_not_balance" not in [reason.code for reason in report.verdict.reasons]
     assert len(run.rows()) == count + 1
     assert run.snapshots()[-1].state == "done"
 
@@ -218,7 +218,7 @@ def test_a_slot_that_is_in_no_book_is_a_reason(run: Run) -> None:
     run.finish(START + TICK, planned=2)
     report = done(run, Clock(START + 5 * TICK))
     assert report.verdict.state == "INVALID"
-    assert "books_do_not_balance" in [reason.code for reason in report.verdict.reasons]
+    assert "totals_do_not_balance" in [reason.code for reason in report.verdict.reasons]
 
 
 def test_unmeasured_phases_are_kept_apart(tmp_path: Path) -> None:
@@ -324,6 +324,22 @@ def test_a_dead_workers_requests_are_lost_once_and_its_segment_goes(run: Run) ->
     assert lost == [1]  # the tick of the worker's last sign of life
 
 
+@pytest.mark.parametrize(("kind", "identity"), [("sessions", (7, 3)), ("prompt", (0, 0))])
+def test_a_lost_request_of_a_session_keeps_its_session_and_turn(
+    kind: Literal["sessions", "prompt"], identity: tuple[int, int], tmp_path: Path
+) -> None:
+    """Recorded as session 0, turn 0 they were all taken for the first request of one conversation."""
+    run = Run(tmp_path, msgspec.structs.replace(plan(tick_ns=TICK), workload=Workload(kind=kind)))
+    turn = 3 if kind == "sessions" else 0
+    writer = run.writer()
+    writer.begin(1, 7 | turn << TURN_SHIFT, START + MS, 0, 0)
+    writer.sent(1, START + 2 * MS)
+    mark_dead(writer.path)
+    run.finish(START + TICK)
+    done(run, Clock(START + 2 * TICK))
+    assert [(row["outcome"], (row["session"], row["turn"])) for row in run.rows()] == [("lost", identity)]
+
+
 def test_a_segment_that_a_checkpoint_holds_is_not_read_again(run: Run) -> None:
     """Killed after the checkpoint, before it could remove the file."""
     writer = run.writer()
@@ -412,7 +428,7 @@ def check_once(run: Run, report: Report, number: int) -> None:
     assert sum(i.tokens.output or 0 for snapshot in snapshots for i in snapshot.intervals) == (
         report.tokens.output or 0
     )
-    assert [reason.code for reason in report.verdict.reasons if reason.code == "books_do_not_balance"] == []
+    assert [reason.code for reason in report.verdict.reasons if reason.code == "totals_do_not_balance"] == []
 
 
 @pytest.fixture

@@ -24,7 +24,6 @@ from ...collectors.server import Servers
 from ...collectors.slos import judge_slos
 from ...collectors.snapshot import Report
 from ...engine.errors import LensError
-from ...engine.plan.slo import request_conditions
 from ...engine.process import die_with_parent
 from ...engine.runs.manifest import Manifest, read_manifest
 from ...engine.runs.rundir import LOCK
@@ -41,13 +40,12 @@ _ARRAY_BYTES: Final = 128 << 10
 def collector_of(segment_dir: Path) -> Collector:
     """The collector of a run with the files that its plan asks for. Raises LensError, FileNotFoundError."""
     manifest = read_manifest(segment_dir)
-    expressions, workload = manifest.plan.slo, manifest.plan.workload
+    workload = manifest.plan.workload
     return Collector(
         segment_dir,
         sinks=sinks_of(manifest),
         prices=prices_of(manifest.plan),
-        conditions=request_conditions(expressions) or None,
-        slos=judge_slos(expressions),
+        slos=judge_slos(manifest.plan.slo),
         servers=Servers(manifest.plan),
         count_tokens=counter_of(workload.tokenizer) if workload.count_tokens and workload.tokenizer else None,
     )

@@ -16,13 +16,14 @@ from collections.abc import Callable, Sequence
 from time import monotonic_ns
 from typing import Final
 
-from ..dialects import OK, Dialect
+from ..dialects import OK, Dialect, Prompt
 from ..plan.plan import Target, secrets
 from ..records import record
 from ..records.record import Outcome
-from .connection import IDLE, Connection, Context, End
+from .connection import Connection, Context
 from .dial import Dial
 from .endpoint import Address, Endpoint
+from .ends import IDLE, End
 from .exact import ExactConnection
 from .exchange import Exchange
 from .reactor import Reactor
@@ -81,6 +82,10 @@ class Pool:
         self.stale_resends = 0
         self._max_age_ns = target.max_connection_age_ns or 1 << 62
 
+    def render(self, prompt: Prompt) -> bytes:
+        """One request as it goes on the wire, head and body together."""
+        return self.endpoint.encode(self.dialect.request(self.target, prompt))
+
     def send(self, exchange: Exchange) -> None:
         """Sends the request on an idle connection or a new one. Never waits; `done` is called when it is over."""
         while self.idle:
@@ -118,6 +123,8 @@ class Pool:
 
     def _connected(self, dial: Dial) -> None:
         exchange = dial.exchange
+        if not exchange.send_ns:
+            exchange.waited_ns += (exchange.tls_done_ns or exchange.tcp_done_ns) - exchange.connect_start_ns
         connection = self._connection(self.context, dial.socket, dial.tls, exchange.tcp_done_ns)
         self.busy[exchange] = connection
         connection.send(exchange)
@@ -162,6 +169,8 @@ class Pool:
         self.stale_resends += 1
         exchange.flags = exchange.flags & ~record.REUSED | record.STALE_RESENT
         exchange.outcome, exchange.error = OK, ""
+        if exchange.send_ns:
+            exchange.waited_ns += monotonic_ns() - exchange.send_ns  # for the dead connection, not for the client
         exchange.send_ns = exchange.end_ns = 0
         exchange.sent_bytes = 0
         while self.idle:  # they are as old as the dead one

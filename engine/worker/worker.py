@@ -179,7 +179,7 @@ class Worker:
         feed = Feed(
             schedule.share(share.worker, share.workers, first),
             items,
-            self.render,
+            lambda target, prompt: self.pools[target].render(prompt),
             planned=schedule.planned,
             workers=share.workers,
         )
@@ -202,11 +202,6 @@ class Worker:
         if self.share.stamps == "segment":
             servers = [(int(a.family), str(a.sockaddr[0]).partition("%")[0], int(a.sockaddr[1])) for a in addresses]
             self.say(Word(say="resolved", servers=servers))
-
-    def render(self, target: int, prompt: Prompt) -> bytes:
-        """One request as it goes on the wire, head and body together."""
-        pool = self.pools[target]
-        return pool.endpoint.encode(pool.dialect.request(pool.target, prompt))
 
     def _end_runs(self) -> None:
         """Removes the runs that are over and reports them."""
@@ -255,7 +250,7 @@ class Worker:
                 each.stop(self, self.last_now, Unsent.BUDGET)
         return False
 
-    def dispatch(self, run: PhaseRun, prepared: Prepared, intended_ns: int) -> None:
+    def dispatch(self, run: PhaseRun, prepared: Prepared, intended_ns: int, waited_ns: int = 0) -> None:
         """Starts the request of one slot, at once or when its rate limits permit it."""
         exchange = Exchange(
             prepared.slot,
@@ -265,8 +260,11 @@ class Worker:
             self.plan.series(run.index, prepared.target),
             prepared.wire,
         )
+        exchange.waited_ns = waited_ns
         exchange.session = prepared.session
         exchange.estimate_tokens = prepared.estimate_tokens
+        exchange.asked_input_tokens = prepared.asked_input_tokens
+        exchange.asked_output_tokens = prepared.asked_output_tokens
         exchange.reserved = self.reserved
         self._enter(run, exchange)
 
@@ -287,6 +285,8 @@ class Worker:
         now = monotonic_ns()
         wait = self.allowance.wait_ns(exchange.target, tokens, now)
         if wait:
+            if not exchange.send_ns:
+                exchange.waited_ns += wait
             self.timers.at(now + wait, self._begin_admitted, exchange)
         else:
             self._begin(exchange, now)
@@ -323,6 +323,8 @@ class Worker:
             )
             if delay is not None and self.stopping is None:
                 exchange.deadline_ns = NEVER
+                if not exchange.send_ns:  # it never reached the server: what follows is no lateness of the client
+                    exchange.waited_ns += exchange.end_ns - exchange.connect_start_ns + delay
                 self.timers.at(monotonic_ns() + delay, self._admit, exchange, 0)  # its tokens are still charged
                 return
         self.ledger.record(run, exchange)
@@ -330,11 +332,13 @@ class Worker:
             self.allowance.settle(exchange)
         if exchange.session is None or not self._think(run, exchange, exchange.session):
             run.freed(monotonic_ns(), failed_connect=exchange.outcome in CONNECT)
-        self._leave(run)
+        self._leave(run, exchange.end_ns)
 
-    def _leave(self, run: PhaseRun) -> None:
+    def _leave(self, run: PhaseRun, ended_ns: int) -> None:
         run.in_flight -= 1
         self.in_flight -= 1
+        for each in self.runs:
+            each.left(ended_ns)
 
     def unsent(self, run: PhaseRun, slot: int, slots: int, intended_ns: int, reason: Unsent) -> None:
         """Records that `slots` slots from `slot` on were not sent."""
@@ -343,7 +347,7 @@ class Worker:
     def _withdraw(self, run: PhaseRun, exchange: Exchange, reason: Unsent) -> None:
         """Takes a slot back that waited for its rate limit and was never sent."""
         self.ledger.withdraw(run, exchange, reason)
-        self._leave(run)
+        self._leave(run, monotonic_ns())
 
     def _abandon(self, exchange: Exchange, outcome: Outcome, message: str) -> None:
         run = self.ledger.active[exchange]
@@ -351,7 +355,7 @@ class Worker:
             self._withdraw(run, exchange, Unsent.STOPPED)
         elif not self.pools[exchange.target].abandon(exchange, outcome, message):  # between two attempts
             self.ledger.record(run, exchange)
-            self._leave(run)
+            self._leave(run, monotonic_ns())
 
     def _cancel_planned(self, exchange: Exchange) -> None:
         if exchange in self.ledger.active:
@@ -376,17 +380,18 @@ class Worker:
 
     def _next_turn(self, run: PhaseRun, session: Session, last: Exchange, prompt: Prompt, intended_ns: int) -> None:
         """The think time of a session is over."""
-        self._leave(run)
+        self._leave(run, intended_ns)
         exchange = Exchange(
             last.request & SLOT_MASK | session.turn << TURN_SHIFT,
             intended_ns,
             run.index,
             last.target,
             self.plan.series(run.index, last.target),
-            self.render(last.target, prompt),
+            self.pools[last.target].render(prompt),
         )
         exchange.session = session
         exchange.estimate_tokens = session.estimate_tokens
+        exchange.asked_output_tokens = prompt.max_tokens or 0
         reason = self.stopping if self.stopping is not None else run.stopped
         if reason is None:
             output = prompt.max_tokens or min(OUTPUT_ESTIMATE, session.estimate_tokens)
