@@ -57,6 +57,14 @@ def rows(cwd: Path) -> list[dict[str, Any]]:
         return list(msgpack.Unpacker(file))
 
 
+def sent_by_tick(cwd: Path) -> int:
+    """The requests sent in all ticks of the latest run in `cwd`; none is in flight when its last one ends."""
+    ticks = [json.loads(line) for line in (cwd / "runs" / "latest" / "intervals.jsonl").read_text().splitlines()]
+    assert all(tick["in_flight"] >= 0 for tick in ticks)
+    assert ticks[-1]["in_flight"] == 0
+    return sum(interval["requests"]["sent"] for tick in ticks for interval in tick["intervals"])
+
+
 def outcomes(requests: dict[str, Any]) -> dict[str, int]:
     return {name: count for name, count in ({"ok": requests["ok"]} | requests["failed"]).items() if count}
 
@@ -114,7 +122,7 @@ def test_the_books_balance_with_every_fault_mixed_in(tmp_path: Path) -> None:
         stats, log = sim.stats(), sim.log()
     requests = summary["requests"]
     accounts(requests)
-    assert requests["planned"] == requests["sent"] == stats["requests"] == 600
+    assert requests["planned"] == requests["sent"] == stats["requests"] == sent_by_tick(tmp_path) == 600
     expected: dict[str, int] = {}
     for fault, count in stats["by_fault"].items():
         name = OUTCOMES.get(fault, "ok")
@@ -238,7 +246,7 @@ def test_killed_processes_are_replaced_and_the_books_still_balance(victims: str,
     summary = ended.summary
     accounts(summary["requests"])
     assert summary["requests"]["planned"] == 500
-    assert summary["requests"]["sent"] == received
+    assert summary["requests"]["sent"] == received == sent_by_tick(tmp_path)
     assert summary["client"]["ring_drops"] == 0
     assert summary["client"]["restarts"] == (0 if victims == "collector" else 3)
     assert summary["client"]["collector_restarts"] == (0 if victims == "worker" else 3)
