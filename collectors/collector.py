@@ -12,7 +12,7 @@ same number and time. It reads from run.json when the phases began and that the 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Final, Protocol
@@ -34,10 +34,12 @@ from .checkpoint import Checkpoint, Progress
 from .cost import Prices
 from .health import Moment, client_of_run, client_of_tick, observe
 from .intake import Drained, Intake
-from .report import Losses, ReportBuilder, RunView, Slos
+from .report import Losses, ReportBuilder, RunView
 from .rollup import PICO_PER_USD
+from .self_checks import Arrivals, failed_checks
 from .series import NOBODY, Batch, Key, Reader, Series, Slab, Tally
-from .snapshot import ENCODER, Client, Report, Server, Snapshot
+from .slos import Slos
+from .snapshot import ENCODER, Client, Reason, Report, Server, Snapshot
 from .totals import Totals
 
 _detail_of = msgspec.msgpack.Decoder(Detail).decode
@@ -45,6 +47,7 @@ TURN_S: Final = 0.05
 GRACE_NS: Final = 50_000_000  # a tick is closed this long after its end: its last records are on their way
 DETAILS_KEPT: Final = 1 << 16  # that wait for their record: more than all rings hold at once
 MESSAGE_CHARS: Final = 300
+UNSAVED_MAX: Final = 100  # ticks kept for the checkpoint while tmpfs is full; after more it is written anew
 
 
 class Sink(Protocol):
@@ -103,11 +106,12 @@ class Collector:
         self.totals = Totals(self.reader, start_ns=0, tick_ns=self.manifest.plan.output.tick_ns)
         self.totals.next_tick = self.state.next_tick
         if saved is not None:
-            self.totals.run, self.totals.open = saved.totals, saved.open
+            self.totals.run, self.totals.ladders, self.totals.open = saved.totals, saved.ladders, saved.open
         self.intake = Intake(segment_dir, self.state)
         self.builder = ReportBuilder(
             self.manifest.plan, conditions=conditions is not None, price_date=prices.date if prices else None, slos=slos
         )
+        self.arrivals = Arrivals(self.manifest.plan) if saved is None else None
         self.errors = {(t, o): (message, status) for t, o, message, status in self.state.errors}
         self.details: dict[tuple[int, int, int], Detail] = {}
         for worker, blob in self.state.details:
@@ -177,6 +181,8 @@ class Collector:
                 self.problems.append(f"tokens are no longer counted: {type(error).__name__}: {error}")
         batch = self.reader.batch(drained.records, worker=drained.worker, details=details)
         self.totals.enter(drained, batch, now_ns=now)
+        if self.arrivals is not None:
+            self.arrivals.add(drained.records)
         self._note_errors(batch)
         if len(drained.records):
             for sink in self.sinks:
@@ -215,13 +221,17 @@ class Collector:
         """Closes so many ticks and makes them safe. After a stall that is several; they share the moment's report."""
         moment = self._moment(now)
         observe(self.state.health, self._before, moment)
+        in_flight: dict[Key, int] = {} if last else self.intake.in_flight()
+        if ticks and not last:
+            running = phases_running(self.manifest, in_flight, self.totals.end_of(self.totals.next_tick + ticks - 1))
+            self.totals.note_in_flight(self.totals.next_tick + ticks - 1, running, in_flight)
         closed = [(self.totals.next_tick, self.totals.close()) for _ in range(ticks)]
         everything = self.totals.run.sums()
         client = self._client_of_tick(moment, everything)
-        in_flight: dict[Key, int] = {} if last else self.intake.in_flight()
         report = self._report(moment, finished=last)
         snapshot: Snapshot | None = None
         servers = self.servers()
+        until = [] if last else self.builder.judge.goals(self.totals)
         for tick, slab in closed:
             snapshot = self.builder.snapshot(
                 RunView(self.manifest, self.totals, now),
@@ -230,6 +240,7 @@ class Collector:
                 state="done" if last and tick == closed[-1][0] else _tick_state(self.manifest.state),
                 client=client,
                 in_flight=in_flight,
+                until=until,
             )
             snapshot.servers = servers
             for sink in self.sinks:
@@ -277,9 +288,18 @@ class Collector:
             clock_bracket_ns=max((c[Counter.CLOCK_BRACKET_NS] for c in moment.counters.values()), default=0) or None,
             overspent_usd=self._overspent_usd(),
             problems=tuple(self.problems),
+            self_checks=self._self_checks() if finished else (),
         )
         view = RunView(self.manifest, self.totals, moment.now_ns)
         return self.builder.report(view, client=client, errors=self.errors, finished=finished, losses=losses)
+
+    def _self_checks(self) -> tuple[Reason, ...]:
+        totals, phases = self.totals, {}
+        for i, times in enumerate(self.manifest.phases):
+            if self.manifest.plan.phases[i].measure and times.start_ns:
+                series = totals.run.only(lambda key, i=i: key[0] == i)  # type: ignore[misc]
+                phases[i] = (series, int(series.tally[Tally.LAST_END]) - times.start_ns)
+        return failed_checks(totals.ladders, self.arrivals, phases, totals.tick_ns)
 
     def _overspent_usd(self) -> float:
         budget = self.manifest.plan.limits.budget_usd
@@ -301,11 +321,17 @@ class Collector:
         state.details = [(key[0], msgspec.msgpack.encode(detail)) for key, detail in self.details.items()]
         self.intake.save(state)
         try:
-            self.checkpoint.save(state, closed=self.totals.unsaved, totals=self.totals.run, opened=self.totals.open)
+            totals = self.totals
+            self.checkpoint.save(
+                state, closed=totals.unsaved, totals=totals.run, ladders=totals.ladders, opened=totals.open
+            )
         except OSError:
             self._failures_before += 1
+            if len(totals.unsaved) > UNSAVED_MAX:
+                totals.unsaved.clear()
+                self.checkpoint.rebase_next()
             return
-        self.totals.unsaved = Slab()
+        totals.unsaved.clear()
         self.intake.release()
 
     def _show(self, report: Report, snapshot: Snapshot | None) -> None:
@@ -339,6 +365,16 @@ class Collector:
     def _last_tick(self) -> int:
         """The tick in which the last phase stopped issuing: `lens recover` may come hours later."""
         return self.totals.tick_at(max((times.end_ns for times in self.manifest.phases), default=0))
+
+
+def phases_running(manifest: Manifest, in_flight: Mapping[Key, int], moment_ns: int) -> list[int]:
+    """The phases that issue at this moment, or whose requests are in flight."""
+    busy = {phase for (phase, _), count in in_flight.items() if count}
+    return [
+        i
+        for i, times in enumerate(manifest.phases)
+        if i in busy or (0 < times.start_ns < moment_ns and not 0 < times.end_ns < moment_ns)
+    ]
 
 
 def _tick_state(state: str) -> str:

@@ -86,8 +86,10 @@ class Tally(IntEnum):
     UNPRICED = ATTEMPTS + 25
     PICO_USD = ATTEMPTS + 26
     CLAMPED = ATTEMPTS + 27  # values above the histogram's range, over all metrics
-    FIRST_END = ATTEMPTS + 28  # extremes, CLOCK_MONOTONIC ns; 0 where there is none
-    LAST_END = ATTEMPTS + 29
+    IN_FLIGHT_SUM = ATTEMPTS + 28  # requests in flight at the ends of ticks, added up
+    IN_FLIGHT_TICKS = ATTEMPTS + 29  # at how many; counted in the first target of a phase
+    FIRST_END = ATTEMPTS + 30  # extremes, CLOCK_MONOTONIC ns; 0 where there is none
+    LAST_END = ATTEMPTS + 31
 
 
 TALLIES: Final = Tally.LAST_END + 1

@@ -8,6 +8,7 @@ without a hole, empty ones too.
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -16,18 +17,20 @@ import numpy.typing as npt
 from ..engine.records.record import Outcome
 from .intake import Drained
 from .measures import Records
-from .series import Batch, Reader, Slab
+from .run_ladders import RunLadders
+from .series import Batch, Key, Reader, Slab, Tally
 
 
 class Totals:
-    """The run's sums, what no checkpoint holds of them yet, and the open ticks."""
+    """The run's sums and ladders, what no checkpoint holds of them yet, and the open ticks."""
 
     def __init__(self, reader: Reader, *, start_ns: int, tick_ns: int) -> None:
         self.reader = reader
         self.start_ns = start_ns
         self.tick_ns = tick_ns
         self.run = Slab()
-        self.unsaved = Slab()
+        self.ladders = RunLadders()
+        self.unsaved: list[tuple[int, Slab]] = []  # closed ticks
         self.open: dict[int, Slab] = {}
         self.next_tick = 0
 
@@ -65,10 +68,21 @@ class Totals:
         moment = np.where(moment > 0, moment, alive_ns)
         return np.clip((moment - self.start_ns) // self.tick_ns, self.next_tick, current)
 
+    def note_in_flight(self, tick: int, phases: Iterable[int], in_flight: Mapping[Key, int]) -> None:
+        """Counts the requests in flight at the end of an open tick into the phases that run."""
+        slab = self._slab(tick)
+        for phase in phases:
+            slab.at((phase, 0)).tally[Tally.IN_FLIGHT_TICKS] += 1
+            for key, count in in_flight.items():
+                if key[0] == phase:
+                    slab.at(key).tally[Tally.IN_FLIGHT_SUM] += count
+
     def close(self) -> Slab:
         """Closes the next tick and returns its numbers."""
         slab = self.open.pop(self.next_tick, Slab())
         self.run.add(slab)
-        self.unsaved.add(slab)
+        self.ladders.add(self.next_tick, slab)
+        if slab:
+            self.unsaved.append((self.next_tick, slab))
         self.next_tick += 1
         return slab

@@ -17,7 +17,9 @@ These make a run INVALID:
 These are noted and do not invalidate: `collector_restarts` (nothing is counted twice or lost), `gaps_coalesced` (share
 over 50 %: the exact ITL histogram holds the minority), `loop_lag` (p99 over 5 ms; harmless to kernel stamps),
 `export_failures`, `records_dropped`, `details_dropped`, `clamped`, `timeouts` (over 1 % of the sent: they are missing
-from the percentiles).
+from the percentiles), `not_steady` (the latency changes by over 10 % over the run), `correlated` (the effective number
+of requests is under half of their count: each says less than an independent one), `littles_law` and `arrivals` (our own
+totals, or the sent times, do not fit together: collectors.self_checks).
 
 Fewer than 30 ok requests make a run that is not INVALID INSUFFICIENT.
 """
@@ -65,6 +67,9 @@ class Facts(NamedTuple):
     outages: str = ""  # the ticks in which a worker was dead
     died: str = ""  # why the run did not end by itself
     overspent_usd: float = 0.0  # beyond budget_usd, in all phases
+    unsteady: str = ""  # what drifts, and by how much
+    correlated: str = ""
+    self_checks: tuple[Reason, ...] = ()  # those that failed
     problems: tuple[str, ...] = ()  # of extras that failed: a price look-up, the tokenizer
 
     @property
@@ -198,6 +203,8 @@ NOTES: Final = (
         lambda f: f.overspent_usd > 0,
         lambda f: f"the requests cost {f.overspent_usd:.6f} USD more than budget_usd",
     ),
+    Rule("not_steady", lambda f: bool(f.unsteady), lambda f: f.unsteady),
+    Rule("correlated", lambda f: bool(f.correlated), lambda f: f.correlated),
     Rule("extra_failed", lambda f: bool(f.problems), lambda f: "; ".join(f.problems)),
 )
 
@@ -208,7 +215,7 @@ def _over(value: float | None, bound: float | None) -> bool:
 
 def judge(facts: Facts) -> Verdict:
     """The verdict with its reasons, the invalidating ones first, and the error budget."""
-    against, notes = _reasons(AGAINST, facts), _reasons(NOTES, facts)
+    against, notes = _reasons(AGAINST, facts), _reasons(NOTES, facts) + list(facts.self_checks)
     if against:
         state = "INVALID"
     elif facts.ok < MINIMUM_OK:

@@ -20,7 +20,7 @@ def report() -> Report:
 
 
 def state(report: Report, expression: str) -> tuple[float | None, str]:
-    (slo,) = judge_slos((expression,))(report)
+    (slo,) = judge_slos((expression,))(report, None)
     assert slo.expression == expression
     return slo.value, slo.state
 
