@@ -51,7 +51,7 @@ def judge(interval: Interval | None, operator: str, bound: float, *, requests: i
     low, high = interval.low, interval.high
     if high is not None and (high < bound or (high == bound and operator.endswith("="))):
         return Judgement("PASS")
-    if low is not None and low > bound:
+    if low is not None and (low > bound or (low == bound and not operator.endswith("="))):
         return Judgement("FAIL")
     facing = high if interval.value <= bound else low
     return Judgement("UNDECIDED", _needs(interval, facing, bound, requests, duration_s))
