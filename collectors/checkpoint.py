@@ -49,6 +49,9 @@ class Health(msgspec.Struct, kw_only=True):
     retransmits: int = 0
     retransmits_known: bool = False
     rss_mb_max: float = 0.0
+    segment_ticks: int = 0  # in which every segment kept its own stamp
+    read_ticks: int = 0
+    read_spans: list[tuple[int, int]] = []  # CLOCK_MONOTONIC ns, adjoining ones as one, the first SPANS_KEPT
     export_failures: int = 0
     records_dropped: int = 0
 

@@ -26,6 +26,7 @@ from ..engine.plan.slo import Condition
 from ..engine.records.detail import Detail
 from ..engine.records.layout import Counter
 from ..engine.records.record import LOCAL_TOKENS, UNKNOWN, Outcome
+from ..engine.records.tap_status import read_tap_status
 from ..engine.runs.manifest import FILE as MANIFEST
 from ..engine.runs.manifest import Manifest, read_manifest
 from . import host
@@ -256,6 +257,7 @@ class Collector:
             counters=self.intake.counters_by_worker(),
             lag=self.intake.lag(),
             sample=host.sample(self.manifest.pids),
+            tap=read_tap_status(self.directory),
         )
 
     @property
@@ -287,6 +289,7 @@ class Collector:
             detail_drops=moment.sum(Counter.DETAIL_DROPS),
             clock_bracket_ns=max((c[Counter.CLOCK_BRACKET_NS] for c in moment.counters.values()), default=0) or None,
             overspent_usd=self._overspent_usd(),
+            read_spans=tuple(self.state.health.read_spans),
             problems=tuple(self.problems),
             self_checks=self._self_checks() if finished else (),
         )

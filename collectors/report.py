@@ -47,6 +47,7 @@ class Losses(NamedTuple):
     detail_drops: int = 0
     clock_bracket_ns: int | None = None  # the widest of the workers': how well they know kernel stamps on their clock
     overspent_usd: float = 0.0
+    read_spans: tuple[tuple[int, int], ...] = ()  # in which segments had no stamps of their own
     problems: tuple[str, ...] = ()  # of extras that failed: prices, the tokenizer
     self_checks: tuple[Reason, ...] = ()  # that failed, once the run is over
 
@@ -269,12 +270,14 @@ class ReportBuilder:
             gap_drops=losses.gap_drops,
             detail_drops=losses.detail_drops,
             open_loop=lateness is not None,
+            closed_loop=any(not model_of(phase.load).is_open for phase in measured.values()),
             mean_interval_ms=None if interval is None else interval / SCALES["lateness_ms"],
             lateness_p99_ms=lateness,
             ttft_coalesced_share=share(tally[Tally.STREAMS_COALESCED], tally[Tally.STREAMS]),
             clock_bracket_ns=losses.clock_bracket_ns,
             outages=tick_ranges(manifest.outages, manifest.phases[0].start_ns, plan.output.tick_ns),
             overspent_usd=losses.overspent_usd,
+            read_ticks=tick_ranges(losses.read_spans, manifest.phases[0].start_ns, plan.output.tick_ns),
             problems=losses.problems,
             self_checks=losses.self_checks,
             died=manifest.stop_reason if manifest.stop_reason.startswith(DIED) else "",

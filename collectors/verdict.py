@@ -7,6 +7,9 @@ These make a run INVALID:
     clock_steps             any request ran across a step of the wall clock (it is kept out of the latencies)
     user_clock              user-space stamps, while the event loop's p99 lag (their error then) is over 1 ms
     mixed_clocks            kernel and user stamps in the same distributions
+    ttft_coalesced          over 5 % of the first tokens shared a late read: their time is an upper bound
+    starved                 a worker waited for a CPU for over 5 % of the time, and segments had no stamps of their own
+    client_stopped          closed loop: a worker's loop stood still in stops of over 100 ms for over 1 % of the time
     lateness                open loop: p99 of send - intended over max(1 ms, 5 % of the mean time between slots)
     cpu                     the busiest worker over 90 % of its core
     steal                   the hypervisor took over 5 % of the machine's CPU time
@@ -15,7 +18,8 @@ These make a run INVALID:
     stopped                 the run was ended before its plan was done, by an error: its supervisor died
 
 These are noted and do not invalidate: `collector_restarts` (nothing is counted twice or lost), `gaps_coalesced` (share
-over 50 %: the exact ITL histogram holds the minority), `loop_lag` (p99 over 5 ms; harmless to kernel stamps),
+over 50 %: the exact ITL histogram holds the minority), `loop_lag` (p99 over 5 ms), `starved` and
+`stamps_mixed` (the part that segment stamps leave harmless),
 `export_failures`, `records_dropped`, `details_dropped`, `clamped`, `timeouts` (over 1 % of the sent: they are missing
 from the percentiles), `not_steady` (the latency changes by over 10 % over the run), `correlated` (the effective number
 of requests is under half of their count: each says less than an independent one), `littles_law` and `arrivals` (our own
@@ -37,7 +41,10 @@ from .bounds import (
     LATENESS_FLOOR_MS,
     LATENESS_SHARE,
     MINIMUM_OK,
+    STARVED_BOUND,
     STEAL_BOUND,
+    STOPPED_BOUND,
+    TTFT_COALESCED_BOUND,
     USER_LAG_BOUND_US,
 )
 from .histogram import RESOLUTION
@@ -60,11 +67,13 @@ class Facts(NamedTuple):
     gap_drops: int = 0
     detail_drops: int = 0
     open_loop: bool = False
+    closed_loop: bool = False  # a measured phase waits for replies before it sends
     mean_interval_ms: float | None = None
     lateness_p99_ms: float | None = None
     ttft_coalesced_share: float | None = None
     clock_bracket_ns: int | None = None
     outages: str = ""  # the ticks in which a worker was dead
+    read_ticks: str = ""  # the ticks in which segments had no stamps of their own
     died: str = ""  # why the run did not end by itself
     overspent_usd: float = 0.0  # beyond budget_usd, in all phases
     unsteady: str = ""  # what drifts, and by how much
@@ -75,6 +84,10 @@ class Facts(NamedTuple):
     @property
     def lag_us(self) -> float | None:
         return self.client.loop_lag_us.p99
+
+    @property
+    def starved(self) -> bool:
+        return _over(self.client.run_queue_wait_share, STARVED_BOUND)
 
     def share(self, count: int) -> float:
         """Of the requests that were sent."""
@@ -127,6 +140,32 @@ AGAINST: Final = (
         lambda f: f"requests left late: p99 {f.lateness_p99_ms:.3f} ms > {lateness_bound_ms(f):.3f} ms",
     ),
     Rule(
+        "ttft_coalesced",
+        lambda f: _over(f.client.ttft_coalesced_share, TTFT_COALESCED_BOUND),
+        lambda f: (
+            f"{f.client.ttft_coalesced_share:.1%} of the first tokens shared a late read > {TTFT_COALESCED_BOUND:.0%}: "
+            "the worker read late, and the kernel kept only the latest stamp; give it CPU time of its own, or segment "
+            "stamps (CAP_NET_RAW)"
+        ),
+    ),
+    Rule(
+        "starved",
+        lambda f: f.starved and f.client.stamps != "segment",
+        lambda f: (
+            f"a worker waited for a CPU for {f.client.run_queue_wait_share:.1%} of the time > {STARVED_BOUND:.0%}: what "
+            "it read then is stamped late; free its core (other load, a server on the same cores, a CPU limit), or use "
+            "segment stamps (CAP_NET_RAW)"
+        ),
+    ),
+    Rule(
+        "client_stopped",
+        lambda f: f.closed_loop and _over(f.client.stopped_share, STOPPED_BOUND),
+        lambda f: (
+            f"a worker's loop stood still for {f.client.stopped_share:.1%} of the time > {STOPPED_BOUND:.0%}, in stops "
+            "of over 100 ms: a closed loop sends nothing then, so throughput is this client's, not the server's"
+        ),
+    ),
+    Rule(
         "cpu",
         lambda f: _over(f.client.cpu_utilisation, CPU_BOUND),
         lambda f: f"the busiest worker used {f.client.cpu_utilisation:.0%} of its core > {CPU_BOUND:.0%}",
@@ -168,8 +207,26 @@ NOTES: Final = (
         "loop_lag",
         lambda f: f.client.clock == "kernel" and _over(f.lag_us, LAG_BOUND_US),
         lambda f: (
-            f"reads were late by p99 {f.lag_us:.0f} us > {LAG_BOUND_US:.0f} us; kernel stamps are not touched by it"
+            f"reads were late by p99 {f.lag_us:.0f} us; "
+            + (
+                "every segment kept its own stamp"
+                if f.client.stamps == "segment"
+                else "events that arrived meanwhile share a stamp and are counted as coalesced"
+            )
         ),
+    ),
+    Rule(
+        "starved",
+        lambda f: f.starved and f.client.stamps == "segment",
+        lambda f: (
+            f"a worker waited for a CPU for {f.client.run_queue_wait_share:.1%} of the time; every segment kept its own "
+            "stamp, so latencies stand; sends may have been late"
+        ),
+    ),
+    Rule(
+        "stamps_mixed",
+        lambda f: f.client.stamps == "mixed",
+        lambda f: f"segments had no stamps of their own in {f.read_ticks}: the tap had ended, or its queue was full",
     ),
     Rule(
         "timeouts",
@@ -250,7 +307,9 @@ def error_budget(facts: Facts) -> dict[str, Any]:
         "lateness_p99_ms": facts.lateness_p99_ms,
         "lateness_bound_ms": lateness_bound_ms(facts),
         "loop_lag_p99_us": client.loop_lag_us.p99,
-        "loop_lag_touches_stamps": client.clock != "kernel",
+        "loop_lag_touches_stamps": client.clock != "kernel" or client.stamps != "segment",
+        "stamps": client.stamps,
+        "run_queue_wait_share": client.run_queue_wait_share,
         "clock_stepped_requests": facts.stepped,
         "ring_drops": client.ring_drops,
         "gap_drops": facts.gap_drops,

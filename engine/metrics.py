@@ -175,6 +175,22 @@ CLIENT: Final = {
     "itl_coalesced_share": Field(
         "coalesced gaps", "Share of the token gaps that shared a read.", "lens_client_itl_coalesced_ratio", otel=False
     ),
+    "ttft_coalesced_share": Field(
+        "coalesced first tokens",
+        "Share of the first tokens that shared a late read: their TTFT is an upper bound.",
+        "lens_client_ttft_coalesced_ratio",
+        otel=False,
+    ),
+    "run_queue_wait_share": Field(
+        "waiting for a CPU",
+        "Share of the time in which the worst worker was ready to run and had no CPU.",
+        "lens_client_run_queue_wait_ratio",
+    ),
+    "stopped_share": Field(
+        "loop stopped",
+        "Share of the time in which the worst worker's loop stood still for over 100 ms at once.",
+        "lens_client_stopped_ratio",
+    ),
     "ring_drops": _counter("ring drops", "Records lost to a full ring.", "ring_drops", otel=True),
     "clock_steps": _counter("clock steps", "Steps of the wall clock.", "clock_steps", otel=True),
     "gc_pauses": _counter("GC pauses", "Garbage collections of the workers.", "gc_pauses", otel=True),

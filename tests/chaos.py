@@ -156,8 +156,13 @@ def pids_of(segments: Path) -> dict[str, int]:
     return found
 
 
-def reconcile(run_dir: Path, ended: Ended, received: int, killed: Mapping[str, int]) -> None:
-    """Every slot once, in the totals, the rows and the ticks alike, and as many sent as the server received."""
+def reconcile(
+    run_dir: Path, ended: Ended, received: int, killed: Mapping[str, int], *, ended_together: bool = True
+) -> None:
+    """Every slot once, in the totals, the rows and the ticks alike, and as many sent as the server received.
+
+    Workers that were killed did not end together: on a busy machine one of them sends some slots more than the other.
+    """
     summary = ended.summary
     requests, client = summary["requests"], summary["client"]
     accounts(requests)
@@ -172,7 +177,12 @@ def reconcile(run_dir: Path, ended: Ended, received: int, killed: Mapping[str, i
     assert client["collector_restarts"] <= killed["collector"]
     assert client["exporter_restarts"] <= killed.get("exporter", 0)
     made = rows_of(run_dir)
-    assert sorted(slots_of(made)) == list(range(requests["planned"]))
+    slots = sorted(slots_of(made))
+    assert len(slots) == requests["planned"]
+    for worker in range(WORKERS):
+        own = [slot for slot in slots if slot % WORKERS == worker]
+        assert own == list(range(worker, WORKERS * len(own), WORKERS)), (worker, own)
+    assert not ended_together or slots == list(range(requests["planned"])), slots
     by_outcome = Counter(row["outcome"] for row in made if row["outcome"] != "unsent")
     assert by_outcome == Counter({"ok": requests["ok"]} | requests["failed"])
     assert {row["token_events"] for row in made if row["outcome"] == "ok"} <= {TOKENS}

@@ -124,7 +124,8 @@ def test_a_run_that_was_killed_whole_is_recovered_to_the_request(victims: str, t
         log = server.log(server.stats()["requests"])
     assert recovered.code == 0, recovered.stderr
     requests = recovered.summary["requests"]
-    reconcile(tmp_path / "runs" / "latest", recovered, len(log), {"worker": WORKERS, "collector": 1})
+    killed = {"worker": WORKERS, "collector": 1}
+    reconcile(tmp_path / "runs" / "latest", recovered, len(log), killed, ended_together=False)
     assert requests["ok"] <= sum(row["completed"] for row in log) <= requests["ok"] + requests["failed"].get("lost", 0)
     assert recovered.summary["verdict"]["state"] == "INVALID"
     assert "stopped" in [reason["code"] for reason in recovered.summary["verdict"]["reasons"]]

@@ -17,6 +17,10 @@ def verdict(**given: Any) -> Verdict:
     return judge(Facts(Client(**client), **ENOUGH | given))
 
 
+def reasons(judged: Verdict) -> list[str]:
+    return [reason.code for reason in judged.reasons]
+
+
 AGAINST: list[tuple[str, dict[str, Any], dict[str, Any]]] = [
     # code, within its bound, past it
     ("ring_drops", {"ring_drops": 0}, {"ring_drops": 1}),
@@ -95,4 +99,29 @@ def test_the_error_budget_has_every_cause() -> None:
     budget = verdict(open_loop=True, lateness_p99_ms=0.2, itl_coalesced_share=0.1).error_budget
     assert budget["histogram_resolution"] == pytest.approx(0.001, abs=5e-5)
     assert (budget["lateness_p99_ms"], budget["lateness_bound_ms"], budget["itl_coalesced_share"]) == (0.2, 1.0, 0.1)
-    assert budget["loop_lag_touches_stamps"] is False
+    assert budget["loop_lag_touches_stamps"] is True
+    assert budget["stamps"] == "read"
+    assert verdict(stamps="segment").error_budget["loop_lag_touches_stamps"] is False
+
+
+def test_a_worker_without_a_cpu_invalidates_unless_each_segment_has_its_stamp() -> None:
+    """What a starved worker reads has merged in the kernel meanwhile: only a stamp for every segment survives that."""
+    assert "starved" in reasons(verdict(run_queue_wait_share=0.06))
+    assert verdict(run_queue_wait_share=0.06).state == "INVALID"
+    assert verdict(run_queue_wait_share=0.04).state == "VALID"
+    held = verdict(run_queue_wait_share=0.9, stamps="segment")
+    assert (held.state, reasons(held)) == ("VALID", ["starved"])
+    assert verdict(run_queue_wait_share=0.06, stamps="mixed").state == "INVALID"
+
+
+def test_first_tokens_that_shared_late_reads_invalidate() -> None:
+    """Their TTFT is an upper bound, and nobody knows how far off."""
+    assert reasons(verdict(ttft_coalesced_share=0.06)) == ["ttft_coalesced"]
+    assert verdict(ttft_coalesced_share=0.05).state == "VALID"
+
+
+def test_stops_invalidate_a_closed_loop_only() -> None:
+    """In an open loop the same stop shows as lateness; a closed loop just sends less and looks healthy."""
+    assert reasons(verdict(closed_loop=True, stopped_share=0.02)) == ["client_stopped"]
+    assert verdict(closed_loop=True, stopped_share=0.009).state == "VALID"
+    assert verdict(stopped_share=0.5).state == "VALID"

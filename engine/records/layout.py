@@ -76,6 +76,9 @@ class Counter(IntEnum):
     CLOCK_BRACKET_NS = 14  # width of the mapping of kernel stamps to CLOCK_MONOTONIC, now
     BUDGET_LEFT = 15  # pico-USD + 1, 0 where there is no budget: what a successor may still spend
     MEASURED_NS = 16  # wall time in which CPU_MEASURED_NS was used
+    QUEUE_WAIT_NS = 17  # ready to run and without a CPU
+    QUEUE_WAIT_MEASURED_NS = 18
+    STOPPED_MEASURED_NS = 19  # in stops of the loop longer than STOP_NS (worker/health.py)
 
 
 class Geometry(NamedTuple):

@@ -23,6 +23,7 @@ from ..plan.plan import Plan, salted, secrets
 from ..process import environ_without_keys
 from ..records.layout import Geometry
 from ..records.resume import budget_left, mark_dead, resume_point
+from ..wire.tap.filters import Server
 from .child import Child, WorkerChild, ended
 from .control import Order, Share
 from .interrupts import Interrupts
@@ -31,6 +32,7 @@ from .manifest import Manifest
 from .placement import core_plan
 from .rundir import COLLECTOR_LOG
 from .runlog import last_line, note
+from .tap import TapProcess
 
 READY_TIMEOUT_S: Final = 30.0
 START_DELAY_NS: Final = 20_000_000  # between the last "ready" and the first slot
@@ -64,6 +66,8 @@ class Supervisor:
         prices: Sequence[tuple[int, int]] = (),
         on_tick: Callable[[], str | None] = lambda: None,
         starts_wall_ns: int = 0,
+        tap: TapProcess | None = None,
+        realtime: bool = False,
     ) -> None:
         self.plan = plan
         self.manifest = manifest
@@ -73,6 +77,8 @@ class Supervisor:
         self.prices = list(prices)
         self.on_tick = on_tick
         self.starts_wall_ns = starts_wall_ns
+        self.tap = tap
+        self.realtime = realtime
         self.collector_command = collector
         self.interrupts = interrupts
         self.interrupts_seen = 0
@@ -90,6 +96,11 @@ class Supervisor:
         self.next_phase = 0
         self.failure: LensError | None = None
         self.unpublished = False
+
+    @property
+    def worker_cores(self) -> list[int]:
+        """The cores that workers are pinned to; empty if they are not."""
+        return [core for worker in self.workers for core in worker.cores]
 
     def keep_aside(self, pids: Sequence[int]) -> None:
         """Pins other processes to the cores that no worker has."""
@@ -146,6 +157,8 @@ class Supervisor:
             environ={key: value for key, value in os.environ.items() if key.lower() in PROXY_VARIABLES},
             budget_left=worker.budget_left,
             prices=self.prices,
+            stamps="segment" if self.tap else "read",
+            realtime=self.realtime,
         )
         worker.send(share)
         self._record_child(f"worker-{worker.index}", worker)
@@ -245,6 +258,9 @@ class Supervisor:
         if self.drain_deadline_ns and now > self.drain_deadline_ns:
             self.drain_deadline_ns = DRAIN_LIMIT_PASSED_NS
             self._send_all(Order(do="cancel", reason="in_flight"))
+        if self.tap is not None and self.tap.ended():
+            note(self.run_dir, "tap_ended", detail="from now on segments have no stamps of their own")
+            self.tap = None
         reason = self.on_tick()
         if reason and not self._stopped:
             self.stop(reason)
@@ -290,6 +306,9 @@ class Supervisor:
                 self._ready(worker)
             elif word.say == "phase_done":
                 worker.phases_done.add(word.phase)
+            elif word.say == "resolved":
+                if self.tap is not None:
+                    self.tap.hold(Server(*server) for server in word.servers)
             else:
                 self.failure = PlanError(word.text) if word.code == PlanError.exit_code else LensError(word.text)
 

@@ -47,7 +47,7 @@ STREAM_OVER: Final = END | FAILED
 
 UNREADABLE: Final = frozenset({Outcome.STREAM_MALFORMED, Outcome.STREAM_TRUNCATED})
 
-_timespec = struct.Struct("<qq").unpack_from
+TIMESPEC: Final = struct.Struct("<qq").unpack_from
 
 
 class End(Enum):
@@ -200,7 +200,7 @@ class Connection:
             size, ancillary = -1, []
         now = monotonic_ns()
         if ancillary and size > 0:
-            seconds, rest = _timespec(ancillary[0][2])
+            seconds, rest = TIMESPEC(ancillary[0][2])
             stamp = seconds * 1_000_000_000 + rest - reactor.clock.offset_ns
             lag = now - stamp
             if 15 < lag < LAG_SUSPECT_NS:
@@ -265,7 +265,7 @@ class Connection:
         kernel = bool(ancillary)
         stamp = now
         if kernel:
-            seconds, rest = _timespec(ancillary[0][2])
+            seconds, rest = TIMESPEC(ancillary[0][2])
             stamp = seconds * 1_000_000_000 + rest - reactor.clock.offset_ns
             if not 15 < now - stamp < LAG_SUSPECT_NS:  # else _read() has counted it
                 if not 0 <= now - stamp < LAG_SUSPECT_NS:
@@ -379,16 +379,23 @@ class Connection:
 
     def _drain(self, _mask: int) -> None:
         """Reads what follows the terminal marker; with the body's end the connection can be reused."""
-        parser = self.parser
         try:
             size = self.receive(self.reactor.buffers, ANCILLARY_BYTES)[0]
-            if size:
-                view = self.reactor.view[:size]
-                parser.feed(view if self.tls is None else self.tls.decrypt(view))
         except BlockingIOError:
             return
-        except (OSError, ProtocolError):
+        except OSError:
             size = 0
+        self._drained(size)
+
+    def _drained(self, size: int) -> None:
+        """`size` bytes behind the terminal marker are in the reactor's view; 0: there are no more."""
+        parser = self.parser
+        if size:
+            view = self.reactor.view[:size]
+            try:
+                parser.feed(view if self.tls is None else self.tls.decrypt(view))
+            except (ssl.SSLError, ProtocolError):
+                size = 0
         parser.bodies.clear()
         if not size or (parser.complete and not parser.keep_alive):
             self.close()

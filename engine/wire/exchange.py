@@ -4,15 +4,16 @@ How it works. The worker makes an Exchange when the slot is due; every attempt b
 connection write the marks as they happen, and pass each read's events to `take`, or to `take_one` if the read brought
 exactly one complete event, which nearly every read does. Both ask the dialect's reply what the event means (bits:
 TOKEN, VISIBLE, END, FAILED) and derive the marks of the first event, token and output, and one gap word per further
-token (engine/records/record.py). A read has one stamp, and it belongs to the read's last byte: the time of any other
-event is only known to lie between two reads, so its gaps are marked coalesced, as upper bounds. `exact` says whether
-the last token's time was known; tests/test_exchange.py holds `take_one` equal to `take` for every input.
+token (engine/records/record.py). A read has one stamp, and it belongs to the read's last byte: gaps inside a read are
+unknown and marked coalesced, the gap before it is kept, so that a stall that ends in a burst is seen. A first token that
+shared a late read is marked too: its time is an upper bound. tests/test_exchange.py holds `take_one` equal to `take`.
 An exchange does not know its connection: the pool does.
 """
 
 from __future__ import annotations
 
 from array import array
+from time import monotonic_ns
 from typing import Final
 
 from ..dialects import END, FAILED, OK, TOKEN, VISIBLE, Reply
@@ -21,6 +22,9 @@ from ..records.record import GAP_COALESCED, GAP_MAX, GAP_REASONING, GAP_USER_CLO
 from ..workload import Session
 
 OUTPUT: Final = TOKEN | VISIBLE
+# A first token that shared its read came this long before the read at most when the read was on time: a worker that
+# waits in epoll is woken by the first segment.
+LATE_NS: Final = 1_000_000
 OVER: Final = END | FAILED
 
 
@@ -38,7 +42,6 @@ class Exchange:
         "error",
         "estimate_tokens",
         "events",
-        "exact",
         "first_event_ns",
         "first_output_ns",
         "first_token_ns",
@@ -104,7 +107,6 @@ class Exchange:
         self.headers_ns = self.first_event_ns = self.first_token_ns = self.first_output_ns = 0
         self.last_token_ns = self.end_ns = self.last_send_ns = self.itl_max_ns = self.read_ns = 0
         self.events = self.coalesced = self.gaps_saturated = 0
-        self.exact = True
         self.gaps: array[int] = array("Q")
 
     def fail(self, outcome: Outcome, message: str, now_ns: int) -> None:
@@ -116,8 +118,9 @@ class Exchange:
     def take(self, events: list[tuple[bytes, bytes]], stamp_ns: int, kernel: bool, complete: bool) -> int:
         """Takes the events of one read; returns the bits of all of them together.
 
-        Only the last event is exact, and only if the read ended with it (`complete`). A gap that touches an inexact
-        end is marked coalesced: its value is an upper bound.
+        The stamp is that of the read's last byte, so only the last event is exact, and only if the read ended with it
+        (`complete`). The gap before the read is kept: an upper bound for its first event, and the only trace of a stall
+        that ends in a burst. The gaps between events of one read are unknown, and marked coalesced.
         """
         if not self.first_event_ns:
             self.first_event_ns = stamp_ns
@@ -139,11 +142,11 @@ class Exchange:
     def take_one(self, event: tuple[bytes, bytes], stamp_ns: int, kernel: bool) -> int:
         """`take` for a read that brought exactly one complete event. Less than half its cost (benches/bench_reactor.py)."""
         bits = self.read_event(event[1], event[0])
-        if bits == OUTPUT and kernel and self.exact and self.first_output_ns:
+        if bits == OUTPUT and kernel and self.first_output_ns:
             gap_ns = stamp_ns - self.last_token_ns
             if gap_ns > self.itl_max_ns:
                 self.itl_max_ns = gap_ns
-            if gap_ns <= GAP_MAX:
+            if 0 < gap_ns <= GAP_MAX:
                 self.events += 1
                 self.last_token_ns = self.read_ns = stamp_ns
                 self.gaps.append(self.series_word | gap_ns)
@@ -165,18 +168,16 @@ class Exchange:
     def _token(self, bits: int, stamp_ns: int, kernel: bool, exact: bool) -> None:
         if self.first_token_ns:
             word = self.series_word
-            if self.last_token_ns != stamp_ns:
-                gap_ns = stamp_ns - self.last_token_ns
-                if gap_ns > self.itl_max_ns:
-                    self.itl_max_ns = gap_ns
-            else:
-                gap_ns = stamp_ns - self.read_ns  # both came with this read: after the one before it, no more is known
+            gap_ns = stamp_ns - self.last_token_ns
+            if not gap_ns:  # both came with this read
+                gap_ns = stamp_ns - self.read_ns  # no more is known than that it came after the read before
+                word |= GAP_COALESCED
+                self.coalesced += 1
+            elif gap_ns > self.itl_max_ns:
+                self.itl_max_ns = gap_ns
             if gap_ns > GAP_MAX:
                 gap_ns = GAP_MAX
                 self.gaps_saturated += 1
-            if not (exact and self.exact):
-                word |= GAP_COALESCED
-                self.coalesced += 1
             if not kernel:
                 word |= GAP_USER_CLOCK
             if not bits & VISIBLE:
@@ -184,12 +185,11 @@ class Exchange:
             self.gaps.append(word | gap_ns)
         else:
             self.first_token_ns = stamp_ns
-            if not exact:
+            if not exact and monotonic_ns() - stamp_ns > LATE_NS:
                 self.flags |= record.TTFT_COALESCED
         if bits & VISIBLE and not self.first_output_ns:
             self.first_output_ns = stamp_ns
         self.last_token_ns = stamp_ns
-        self.exact = exact
 
     def values(self, worker: int) -> tuple[int, ...]:
         """The record's values in the order of `record.FIELDS`; the ring fills `gaps_end` in."""

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from time import monotonic_ns
 from typing import Final
 
@@ -22,7 +22,8 @@ from ..records import record
 from ..records.record import Outcome
 from .connection import IDLE, Connection, Context, End
 from .dial import Dial
-from .endpoint import Endpoint
+from .endpoint import Address, Endpoint
+from .exact import ExactConnection
 from .exchange import Exchange
 from .reactor import Reactor
 
@@ -35,7 +36,8 @@ class Pool:
 
     `sending` is called immediately before a request is handed to send(), `done` when an attempt has ended and its
     outcome and marks are set. `suspect` is asked about a kernel stamp that does not fit the clock; it returns the
-    stamp to use and whether that is still the kernel's.
+    stamp to use and whether that is still the kernel's. `exact`: a tap holds clones, reads end where events end.
+    `resolved` is called with a name's addresses, each time it was looked up.
     """
 
     def __init__(
@@ -48,6 +50,8 @@ class Pool:
         sending: Callable[[Exchange], None],
         done: Callable[[Exchange], None],
         suspect: Callable[[int, int], tuple[int, bool]],
+        exact: bool = False,
+        resolved: Callable[[Sequence[Address]], None] = lambda _: None,
     ) -> None:
         self.reactor = reactor
         self.target = target
@@ -66,6 +70,8 @@ class Pool:
             self._release,
             self._lost,
         )
+        self._resolved = resolved
+        self._connection = ExactConnection if exact else Connection
         self.busy: dict[Exchange, Dial | Connection] = {}
         self.idle: dict[Connection, int] = {}
         self.unresolved: list[Exchange] = []  # wait for the name's addresses
@@ -112,7 +118,7 @@ class Pool:
 
     def _connected(self, dial: Dial) -> None:
         exchange = dial.exchange
-        connection = Connection(self.context, dial.socket, dial.tls, exchange.tcp_done_ns)
+        connection = self._connection(self.context, dial.socket, dial.tls, exchange.tcp_done_ns)
         self.busy[exchange] = connection
         connection.send(exchange)
 
@@ -185,6 +191,7 @@ class Pool:
                 endpoint.next_host, endpoint.next_port, type=socket.SOCK_STREAM
             )
             endpoint.resolved(list(found))
+            self._resolved(endpoint.addresses)
         except OSError as error:
             failure = f"cannot resolve {endpoint.next_host}: {error.strerror or error}"
         self.lookup = None

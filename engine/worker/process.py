@@ -17,7 +17,7 @@ import uvloop
 from ..clock import keep_stamps_on
 from ..errors import LensError
 from ..frames import Frames, frame, read_frame
-from ..process import die_with_parent, raise_descriptor_limit, raise_priority
+from ..process import die_with_parent, raise_descriptor_limit, raise_priority, run_in_real_time
 from ..records.layout import Geometry, State
 from ..records.record import Outcome, Unsent
 from ..records.writer import SegmentWriter
@@ -92,9 +92,10 @@ def main() -> int:
     die_with_parent()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the terminal's Ctrl-C is the supervisor's to answer
     raise_descriptor_limit()
-    raise_priority(NICENESS)
     try:
         share = read_frame(STDIN, Share)
+        if not (share.realtime and run_in_real_time()):
+            raise_priority(NICENESS)
         stamps = keep_stamps_on()
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             runner.run(serve(share))

@@ -15,7 +15,8 @@ from __future__ import annotations
 import asyncio
 import os
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from pathlib import Path
 from time import monotonic_ns, time_ns
 from typing import Final
 
@@ -31,9 +32,10 @@ from ..load.schedule import Closed
 from ..plan.plan import secrets
 from ..records.layout import SLOT_MASK, TURN_SHIFT
 from ..records.record import ABORT_PLANNED, Outcome, Unsent
+from ..records.tap_status import TapWatch
 from ..records.writer import SegmentWriter
 from ..runs.control import Share, Word
-from ..wire.endpoint import Endpoint
+from ..wire.endpoint import Address, Endpoint
 from ..wire.exchange import Exchange
 from ..wire.pool import Pool
 from ..wire.reactor import Reactor
@@ -68,7 +70,8 @@ class Worker:
         self.deadlines = Deadlines(plan.limits, plan.seed, [endpoint.tls_context is not None for endpoint in endpoints])
         hidden = [tuple(secrets(target)) for target in plan.targets]
         self.ledger = Ledger(segment, plan, hidden, worker=share.worker, workers=share.workers)
-        self.health = Health(clock, self.ledger, self.pools, self.runs)
+        tap = TapWatch(Path(share.segment).parent) if share.stamps == "segment" else None
+        self.health = Health(self.reactor, self.ledger, self.pools, self.runs, tap)
         for target, endpoint in zip(plan.targets, endpoints, strict=True):
             self.pools.append(
                 Pool(
@@ -79,6 +82,8 @@ class Worker:
                     sending=self.sending,
                     done=self.done,
                     suspect=self.health.suspect,
+                    exact=share.stamps == "segment",
+                    resolved=self._resolved,
                 )
             )
         self.allowance = Allowance(share, segment.counters)
@@ -90,7 +95,8 @@ class Worker:
         self.working = False
         self.reserved = 0  # pico-USD, by affordable() for the dispatch that follows it
         self.stopping: Unsent | None = None
-        self.timers.at(monotonic_ns() + HEARTBEAT_NS, self._heartbeat)
+        first_beat_ns = monotonic_ns() + HEARTBEAT_NS
+        self.timers.at(first_beat_ns, self._heartbeat, first_beat_ns)
 
     # --- the loop -------------------------------------------------------------------------------------------------
 
@@ -98,7 +104,7 @@ class Worker:
         """One wake-up: sockets first, then everything that is due."""
         try:
             self.reactor.turn()
-            if self.pending:
+            if self.pending or self.reactor.yielding:
                 self.work()
         except LensError as error:
             self.give_up(error)
@@ -139,7 +145,7 @@ class Worker:
         for run in self.runs:
             due = min(due, run.next_due_ns(self))
         if due != self.armed_ns:
-            self.armed_ns = due
+            self.armed_ns = self.reactor.due_ns = due
             self.reactor.timer.arm(max(due, 1))
         if not self.filling and any(run.feed.low for run in self.runs if not run.issued):
             self.filling = True
@@ -154,10 +160,10 @@ class Worker:
         if self.filling:
             asyncio.get_running_loop().call_soon(self._fill)
 
-    def _heartbeat(self) -> None:
+    def _heartbeat(self, due_ns: int) -> None:
         now = monotonic_ns()
-        self.health.beat(now)
-        self.timers.at(now + HEARTBEAT_NS, self._heartbeat)
+        self.health.beat(now, due_ns)
+        self.timers.at(now + HEARTBEAT_NS, self._heartbeat, now + HEARTBEAT_NS)
         if not self.in_flight:
             self.health.collect_if_idle(now, lambda: min((run.next_due_ns(self) for run in self.runs), default=NEVER))
 
@@ -190,6 +196,12 @@ class Worker:
         if self.stopping is not None:
             run.stop(self, monotonic_ns(), self.stopping)
         self.work()
+
+    def _resolved(self, addresses: Sequence[Address]) -> None:
+        """Reports where a name leads now: the tap holds the segments of these addresses."""
+        if self.share.stamps == "segment":
+            servers = [(int(a.family), str(a.sockaddr[0]).partition("%")[0], int(a.sockaddr[1])) for a in addresses]
+            self.say(Word(say="resolved", servers=servers))
 
     def render(self, target: int, prompt: Prompt) -> bytes:
         """One request as it goes on the wire, head and body together."""
