@@ -38,16 +38,16 @@ def test_an_objective_of_a_phase_is_judged_by_that_phase(report: Report) -> None
     """What holds at 5 requests/s need not hold at 50; a target of one phase is in no report, and is left open."""
     requests = report.run.phases[0].requests
     failed = sum(requests.failed.values())
-    assert state(report, "[phase=steady] error_rate <= 100%") == (failed / (failed + requests.ok), "PASS")
+    assert state(report, "[phase=steady] error_rate <= 100%") == (failed / (failed + requests.ok), "PASS")  # no doubt
     name = report.targets[0].name
     assert state(report, f"[phase=steady target={name}] error_rate <= 1") == (None, "UNDECIDED")
 
 
 @pytest.mark.parametrize(
-    ("line", "expected"), [("request", "FAIL"), ("request [98%]", "FAIL"), ("request [97%]", "PASS")]
+    ("line", "expected"), [("request", "FAIL"), ("request [98%]", "UNDECIDED"), ("request [97%]", "UNDECIDED")]
 )
 def test_requests_are_judged_by_the_share_of_the_line(report: Report, line: str, expected: str) -> None:
-    """Without a share one slow request fails a run of a million."""
+    """Without a share one slow request fails a run of a million; a share needs an interval (tests/test_certainty.py)."""
     throughput = msgspec.structs.replace(report.throughput, goodput_share=0.975)
     judged = msgspec.structs.replace(report, throughput=throughput)
     assert state(judged, f"{line}: ttft_ms <= 800") == (0.975, expected)
