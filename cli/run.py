@@ -45,6 +45,7 @@ def carry_out(
 ) -> int:
     """Runs a plan and prints the result; returns the exit code. Processes `beside` it are kept off its cores."""
     from ..engine.wire.preflight import check_targets
+    from ..engine.workload import cautions
     from .launch import budget_prices, launched
     from .processes.export import Exporter, check_exports
     from .stops import StopRules
@@ -52,7 +53,8 @@ def carry_out(
     prices = budget_prices(plan)
     check_targets(plan, os.environ)
     run_id = run_id_of(plan.name)
-    for warning in check_exports(plan, run_id):
+    known = [] if quiet or beside else cautions(plan)  # the simulator beside it limits itself
+    for warning in [*known, *check_exports(plan, run_id)]:
         click.echo(f"lens: {warning}", err=True)
     with contextlib.ExitStack() as failed:
         with launched(plan, run_id, interrupts, prices=prices) as launch:

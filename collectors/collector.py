@@ -22,7 +22,6 @@ import numpy as np
 import numpy.typing as npt
 
 from ..engine.files import replace
-from ..engine.plan.slo import Condition
 from ..engine.records.detail import Detail
 from ..engine.records.layout import Counter
 from ..engine.records.record import LOCAL_TOKENS, UNKNOWN, Outcome
@@ -33,13 +32,14 @@ from . import host
 from .checkpoint import FILE as CHECKPOINT
 from .checkpoint import Checkpoint, Progress
 from .cost import Prices
+from .goodput import Key
 from .health import Moment, client_of_run, client_of_tick, observe
 from .intake import Drained, Intake
 from .report import Losses, ReportBuilder, RunView
 from .rollup import PICO_PER_USD
 from .self_checks import Arrivals, failed_checks
-from .series import NOBODY, Batch, Key, Reader, Series, Slab, Tally
-from .slos import Slos
+from .series import NOBODY, Batch, Reader, Series, Slab, Tally
+from .slos import Slos, lines_of
 from .snapshot import ENCODER, Client, Reason, Report, Server, Snapshot
 from .totals import Totals
 
@@ -86,7 +86,6 @@ class Collector:
         *,
         sinks: Sequence[Sink] = (),
         prices: Prices | None = None,
-        conditions: Sequence[Condition] | None = None,
         slos: Slos | None = None,
         servers: Callable[[], dict[str, Server]] = dict,
         count_tokens: Callable[[str], int] | None = None,
@@ -103,15 +102,13 @@ class Collector:
         self.checkpoint = Checkpoint(segment_dir / CHECKPOINT)
         saved = self.checkpoint.load()
         self.state = saved.state if saved else Progress()
-        self.reader = Reader(len(self.manifest.plan.targets), prices=prices, conditions=conditions)
+        self.reader = Reader(len(self.manifest.plan.targets), prices=prices, lines=lines_of(self.manifest.plan))
         self.totals = Totals(self.reader, start_ns=0, tick_ns=self.manifest.plan.output.tick_ns)
         self.totals.next_tick = self.state.next_tick
         if saved is not None:
             self.totals.run, self.totals.ladders, self.totals.open = saved.totals, saved.ladders, saved.open
-        self.intake = Intake(segment_dir, self.state)
-        self.builder = ReportBuilder(
-            self.manifest.plan, conditions=conditions is not None, price_date=prices.date if prices else None, slos=slos
-        )
+        self.intake = Intake(segment_dir, self.state, sessions=self.manifest.plan.workload.kind == "sessions")
+        self.builder = ReportBuilder(self.manifest.plan, price_date=prices.date if prices else None, slos=slos)
         self.arrivals = Arrivals(self.manifest.plan) if saved is None else None
         self.errors = {(t, o): (message, status) for t, o, message, status in self.state.errors}
         self.details: dict[tuple[int, int, int], Detail] = {}
@@ -186,8 +183,9 @@ class Collector:
             self.arrivals.add(drained.records)
         self._note_errors(batch)
         if len(drained.records):
+            complete = batch._replace(gaps=drained.gaps, owners=drained.owners)
             for sink in self.sinks:
-                sink.rows(batch, self.manifest)
+                sink.rows(complete, self.manifest)
 
     def _detail(self, worker: int, blob: bytes) -> None:
         try:

@@ -12,8 +12,9 @@ from typing import NamedTuple
 from ..engine.metrics import SCALES
 from ..engine.plan.plan import SECOND, Plan
 from .confidence import Interval, assumed
+from .goodput import Key
 from .run_ladders import Chosen, RunLadders, View, Window
-from .series import Key, Series, Slab
+from .series import Series, Slab
 from .statistics import interval_of
 
 

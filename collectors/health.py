@@ -164,6 +164,8 @@ def _common(now: Moment, series: Series, health: Health, *, workers: int, restar
         stale_resends=now.sum(Counter.STALE_RESENDS),
         clamped=int(tally[Tally.CLAMPED]),
         gaps_saturated=now.sum(Counter.GAPS_SATURATED),
+        burst_replies=int(tally[Tally.BURSTS]),
+        empty_events=int(tally[Tally.EMPTY_EVENTS]),
         late_renders=now.sum(Counter.LATE_RENDERS),
         export_failures=health.export_failures,
         records_dropped=health.records_dropped,

@@ -5,6 +5,8 @@ Reads /proc through psutil and by hand; a process or counter that is gone gives 
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 import platform
 from collections.abc import Callable, Mapping
@@ -75,8 +77,29 @@ def retransmits(snmp: str) -> int:
     return int(values[names.index("RetransSegs")])
 
 
+# Of `describe`: what makes two machines alike for a measurement. Not the name: the runners of a CI all have their own.
+IDENTITY: Final = ("cpu", "cores", "threads", "usable_threads", "memory_gb", "kernel", "machine")
+
+
 def describe() -> dict[str, Any]:
     """What kind of machine this is, for summary.json's run.host."""
+    found = _describe()
+    return found | {"host_hash": host_hash(found)}
+
+
+def identity(host: Mapping[str, Any]) -> dict[str, Any]:
+    """What of a described host decides whether runs can be compared; None for what a description lacks."""
+    memory = host.get("memory_mb")
+    known = dict(host) | {"memory_gb": round(memory / 1000) if isinstance(memory, int | float) else None}
+    return {name: known.get(name) for name in IDENTITY}
+
+
+def host_hash(host: Mapping[str, Any]) -> str:
+    """16 hex digits, the same for hosts of equal identity."""
+    return hashlib.sha256(json.dumps(identity(host), sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _describe() -> dict[str, Any]:
     return {
         "name": platform.node(),
         "cpu": _read(PROC / "cpuinfo", cpu_model),

@@ -16,9 +16,9 @@ import numpy.typing as npt
 
 from ..engine.errors import SegmentError
 from ..engine.records.lag import LAG_BUCKETS
-from ..engine.records.layout import Counter, State
+from ..engine.records.layout import SLOT_MASK, TURN_SHIFT, Counter, State
 from ..engine.records.reader import SegmentReader
-from ..engine.records.record import NO_TARGET, left_behind_values, record_dtype
+from ..engine.records.record import NO_TARGET, UNKNOWN, left_behind_values, record_dtype
 from .checkpoint import Progress, SegmentState
 from .measures import Records
 
@@ -41,8 +41,9 @@ class Drained(NamedTuple):
 class Segment:
     """One ring file being read."""
 
-    def __init__(self, path: Path, state: SegmentState | None) -> None:
+    def __init__(self, path: Path, state: SegmentState | None, *, sessions: bool) -> None:
         """Continues from `state`. Raises SegmentError if the file is not a segment (yet)."""
+        self._sessions = sessions
         self.path = path
         self.reader = SegmentReader.open(path)
         self.worker = self.reader.worker
@@ -85,6 +86,9 @@ class Segment:
                 worker=self.worker,
                 sent=entry.sent,
                 dead=dead,
+                # a session's number is the slot that it began with (workload.sessions)
+                session=entry.request & SLOT_MASK & UNKNOWN if self._sessions else 0,
+                turn=entry.request >> TURN_SHIFT,
             )
             for entry in self.reader.leftovers()
         ]
@@ -113,8 +117,9 @@ def _owners(records: Records, before: int, gaps: int) -> npt.NDArray[np.int64]:
 class Intake:
     """All segments of a run."""
 
-    def __init__(self, segment_dir: Path, saved: Progress) -> None:
+    def __init__(self, segment_dir: Path, saved: Progress, *, sessions: bool = False) -> None:
         self.directory = segment_dir
+        self._sessions = sessions  # does the plan ask sessions? Then a request left behind is one of them
         self.segments: dict[str, Segment] = {}
         self.retired = list(saved.retired)
         self.counters = {worker: list(counts) for worker, counts in saved.counters.items()}
@@ -128,7 +133,7 @@ class Intake:
                 path.unlink(missing_ok=True)
             elif path.name not in self.segments:
                 try:
-                    self.segments[path.name] = Segment(path, self._saved.get(path.name))
+                    self.segments[path.name] = Segment(path, self._saved.get(path.name), sessions=self._sessions)
                 except (SegmentError, FileNotFoundError):
                     continue  # not complete yet, or gone again: the next scan sees
 

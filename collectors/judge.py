@@ -37,7 +37,7 @@ class Judge:
             return []
         tick = totals.next_tick
         if finished or tick >= JUDGED_AGAIN * self._judged_tick:
-            self._judged = self.slos(report, self._evidence(totals, spans, steady=self.plan.steady))
+            self._judged = self.slos(report, self._evidence(totals, spans, steady=self.plan.steady), {})
             self._judged_tick = tick
         return self._judged
 

@@ -119,6 +119,11 @@ class Ladder:
         return len(self._ends)
 
     @property
+    def first(self) -> int:
+        """The tick with which block 0 starts."""
+        return self.base * self.span
+
+    @property
     def filled(self) -> int:
         """Filled cells over all blocks: 6 bytes each."""
         return self._used
@@ -193,7 +198,7 @@ class Ladder:
         each = np.diff(ends, prepend=0)
         block = np.repeat(np.arange(len(ends)), each)
         cells, counts = self._cells[: self._used].astype(np.int64), self._counts[: self._used].astype(np.int64)
-        return Blocks(block, cells, counts, len(ends), self.span, self.base * self.span)
+        return Blocks(block, cells, counts, len(ends), self.span, self.first)
 
     def packed(self) -> list[Any]:
         """Everything as plain data for a checkpoint; `unpacked` is the way back."""

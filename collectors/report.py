@@ -11,11 +11,13 @@ from ..engine.metrics import SCALES, SHARES
 from ..engine.plan.plan import SECOND, InfluxExport, Phase, Plan
 from ..engine.records.record import Outcome
 from ..engine.runs.manifest import Manifest
+from .asked import cached_share, draws, lengths
 from .evidence import Evidence
+from .goodput import Key
 from .judge import Judge
 from .run_ladders import WINDOW_METRICS, Chosen, View
-from .series import NOBODY, Key, Series, Slab, Tally
-from .slos import Slos
+from .series import NOBODY, Series, Slab, Tally
+from .slos import Slos, lines_of
 from .snapshot import (
     Client,
     Distribution,
@@ -70,12 +72,10 @@ def nothing_known(_: Chosen) -> None:
 class ReportBuilder:
     """A plan's options, and the numbers made of its totals at any moment."""
 
-    def __init__(
-        self, plan: Plan, *, conditions: bool = False, price_date: str | None = None, slos: Slos | None = None
-    ) -> None:
+    def __init__(self, plan: Plan, *, price_date: str | None = None, slos: Slos | None = None) -> None:
         self.plan = plan
         self.hdr = any(isinstance(export, InfluxExport) and export.hdr for export in plan.export)
-        self.conditions = conditions
+        self.lines = lines_of(plan)
         self.price_date = price_date
         self.judge = Judge(plan, slos, self._slice)
 
@@ -87,7 +87,7 @@ class ReportBuilder:
     ) -> dict[str, Any]:
         confidence = unknown if view is None else view.confidence
         return slice_of(
-            series, seconds, conditions=self.conditions, date=self.price_date, planned=planned, known=confidence
+            series, seconds, conditions=bool(self.lines), date=self.price_date, planned=planned, known=confidence
         )
 
     # --- a tick ---------------------------------------------------------------------------------------------------
@@ -255,7 +255,7 @@ class ReportBuilder:
         slots = {i: by_phase[i].sent + by_phase[i].unsent for i in by_phase}
         counted = [i for i in by_phase if manifest.phases[i].planned is not None and manifest.phases[i].start_ns]
         interval = mean_interval_ns(measured, windows, slots)
-        lateness = _open_lateness(plan.phases, by_phase)
+        lateness = _client_lateness(plan.phases, by_phase)
         return Facts(
             client=report.client,
             ok=report.requests.ok,
@@ -272,7 +272,7 @@ class ReportBuilder:
             open_loop=lateness is not None,
             closed_loop=any(not model_of(phase.load).is_open for phase in measured.values()),
             mean_interval_ms=None if interval is None else interval / SCALES["lateness_ms"],
-            lateness_p99_ms=lateness,
+            client_lateness_p99_ms=lateness,
             ttft_coalesced_share=share(tally[Tally.STREAMS_COALESCED], tally[Tally.STREAMS]),
             clock_bracket_ns=losses.clock_bracket_ns,
             outages=tick_ranges(manifest.outages, manifest.phases[0].start_ns, plan.output.tick_ns),
@@ -280,6 +280,9 @@ class ReportBuilder:
             read_ticks=tick_ranges(losses.read_spans, manifest.phases[0].start_ns, plan.output.tick_ns),
             problems=losses.problems,
             self_checks=losses.self_checks,
+            cached_share=cached_share(plan, series),
+            length_ratios=lengths(series),
+            draws=draws(plan.phases, manifest.phases),
             died=manifest.stop_reason if manifest.stop_reason.startswith(DIED) else "",
             unsteady=report.steady.reason if report.steady and report.steady.state == "drifting" else "",
             correlated=correlated(report.metrics),
@@ -327,15 +330,15 @@ def _in_phase(phase: int, key: Key) -> bool:
     return key[0] == phase
 
 
-def _open_lateness(phases: Sequence[Phase], by_phase: Mapping[int, Series]) -> float | None:
-    """p99 of the lateness over the measured phases whose slots are fixed in time."""
+def _client_lateness(phases: Sequence[Phase], by_phase: Mapping[int, Series]) -> float | None:
+    """p99 of the client's own lateness over the measured phases whose slots are fixed in time."""
     total = Series()
     for index, series in by_phase.items():
         phase = phases[index]
         if phase.measure and model_of(phase.load).all_timed:
             total.add(series)
-    values = total.metrics["lateness_ms"].percentiles([99.0]) if "lateness_ms" in total.metrics else None
-    return None if values is None else values[0] / SCALES["lateness_ms"]
+    values = total.metrics["client_lateness_ms"].percentiles([99.0]) if "client_lateness_ms" in total.metrics else None
+    return None if values is None else values[0] / SCALES["client_lateness_ms"]
 
 
 def phase_at(manifest: Manifest, moment_ns: int) -> int:

@@ -3,8 +3,9 @@
 Fed with each closed tick, within one memory budget; the checkpoint keeps them exactly. A view of several series (the run,
 a phase, a target) is the sum of their blocks. What takes ms, intervals and windows, is computed when a report asks.
 
-Counts are a ladder like the metrics: its cells are the positions of `series.Tally` and of the outcomes. So shares
-(error rate, goodput) have intervals from the same blocks, and requests and tokens of any window can be counted.
+Counts are a ladder like the metrics: its cells are the positions of `series.Tally` and of the outcomes, then two for
+each `request` line. So shares (error rate, goodput) have intervals from the same blocks, and requests and tokens of any
+window can be counted.
 """
 
 from __future__ import annotations
@@ -18,12 +19,15 @@ import numpy as np
 from ..engine.metrics import METRICS, SCALES
 from ..engine.records.record import FAILURES, OUTCOMES, Outcome
 from .confidence import Confidence, Interval, confidence, proportion
-from .ladder import Blocks, Ladders, joined
-from .series import Key, Series, Slab, Tally
+from .goodput import Key
+from .histogram import CELLS
+from .ladder import Blocks, Ints, Ladders, joined
+from .series import Series, Slab, Tally
 from .steady import State, steady
 
 COUNTS: Final = "counts"  # name of the ladder of counts, beside those of METRICS
 WINDOW_METRICS: Final = ("ttft_ms", "e2e_ms")  # the window is where both are steady: a slow start hides in neither
+LINES_MAX: Final = 1000  # `request` lines that have an interval
 SENT: Final = tuple(range(Outcome.OK, OUTCOMES))
 _SUMMED: Final = Tally.FIRST_END
 
@@ -62,8 +66,9 @@ class RunLadders:
         for (phase, target), series in slab.series.items():
             for name, histogram in series.metrics.items():
                 self.ladders.add_histogram((phase, target, name), tick, histogram)
-            filled = np.flatnonzero(series.tally[:_SUMMED])
-            self.ladders.add((phase, target, COUNTS), tick, filled, series.tally[filled])
+            counts = np.concatenate((series.tally[:_SUMMED], _line_counts(series)))
+            filled = np.flatnonzero(counts)
+            self.ladders.add((phase, target, COUNTS), tick, filled, counts[filled])
 
     def blocks(self, chosen: Chosen, name: str) -> Blocks | None:
         """A metric, or COUNTS, of all series whose key is chosen."""
@@ -113,10 +118,7 @@ class View:
         blocks = self.blocks(COUNTS)
         if blocks is None:
             return None
-        positions = np.arange(_SUMMED)
-        part, total = (
-            blocks.sums(np.isin(positions, list(each)).astype(np.float64)).astype(np.int64) for each in (hits, of)
-        )
+        part, total = (count_of(blocks, each) for each in (hits, of))
         if not total.any():
             return None
         block = np.repeat(np.arange(blocks.size), 2)
@@ -130,15 +132,39 @@ class View:
     def goodput(self) -> Interval | None:
         return self.share((Tally.GOOD,), SENT)
 
+    def line(self, number: int) -> Interval | None:
+        """The share of the requests asked of a `request` line that met it."""
+        met = _SUMMED + 2 * number
+        return self.share((met,), (met + 1,))
+
     def series(self) -> Series:
         """The numbers of these blocks. The moments of distributions are those of their cells' middles."""
         made = Series()
         if (counts := self.blocks(COUNTS)) is not None:
-            made.tally[:_SUMMED] = counts.sums_of_cells()[:_SUMMED]
+            cells = counts.sums_of_cells()
+            made.tally[:_SUMMED] = cells[:_SUMMED]
+            pairs = cells[_SUMMED : _SUMMED + 2 * LINES_MAX].reshape(-1, 2)
+            made.lines = {int(i): (int(pairs[i, 0]), int(pairs[i, 1])) for i in np.flatnonzero(pairs[:, 1])}
         for name in METRICS:
             if (blocks := self.blocks(name)) is not None:
                 made.metrics[name] = blocks.histogram()
         return made
+
+
+def count_of(blocks: Blocks, positions: Collection[int]) -> Ints:
+    """How many of these counts each block of COUNTS holds, in all."""
+    wanted = np.zeros(CELLS)
+    wanted[list(positions)] = 1
+    return blocks.sums(wanted).astype(np.int64)
+
+
+def _line_counts(series: Series) -> Ints:
+    """Of each line the requests that met it and those it was asked of, one line after the other."""
+    counts = np.zeros(2 * min(LINES_MAX, max(series.lines, default=-1) + 1), np.int64)
+    for line, (met, sent) in series.lines.items():
+        if line < LINES_MAX:
+            counts[2 * line : 2 * line + 2] = met, sent
+    return counts
 
 
 def window_of(ladders: RunLadders, phase: int, tick_s: float) -> Window | None:

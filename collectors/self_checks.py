@@ -20,10 +20,8 @@ import numpy.typing as npt
 from ..engine.plan.plan import SECOND, Phase, Plan
 from ..engine.records.record import Outcome
 from .confidence import ratio
-from .histogram import CELLS
-from .ladder import Blocks
 from .measures import Records
-from .run_ladders import COUNTS, RunLadders
+from .run_ladders import COUNTS, RunLadders, count_of
 from .series import Series, Tally
 from .snapshot import Reason
 
@@ -46,7 +44,7 @@ def littles_law(ladders: RunLadders, phase: int, series: Series, duration_ns: in
     untimed = series.sent - int(tally[Outcome.OK]) - series.failed + int(tally[Tally.STEPPED] + tally[Tally.DROPPED])
     if blocks is None or duration_ns <= 0 or untimed > UNTIMED_MAX * series.sent or tally[Tally.ATTEMPTS] > series.sent:
         return None
-    in_flight, ticks = _of(blocks, Tally.IN_FLIGHT_SUM), _of(blocks, Tally.IN_FLIGHT_TICKS)
+    in_flight, ticks = count_of(blocks, (Tally.IN_FLIGHT_SUM,)), count_of(blocks, (Tally.IN_FLIGHT_TICKS,))
     if not ticks.any():
         return None
     seen = ratio(in_flight, ticks)
@@ -62,10 +60,6 @@ def littles_law(ladders: RunLadders, phase: int, series: Series, duration_ns: in
         "littles_law",
         f"{seen.value:.2f} requests were in flight on average, their rate times their mean duration is {expected:.2f}",
     )
-
-
-def _of(blocks: Blocks, position: int) -> npt.NDArray[np.int64]:
-    return blocks.sums((np.arange(CELLS) == position).astype(np.float64)).astype(np.int64)
 
 
 class Arrivals:

@@ -8,29 +8,53 @@ and bounds that no sample can prove (an error rate of 0, 100 % of the requests) 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 
 from ..engine.metrics import METRICS
-from ..engine.plan.slo import OPERATORS, Objective, RequestObjective, parse_slo
+from ..engine.plan.plan import Plan
+from ..engine.plan.slo import OPERATORS, Objective, RequestObjective, parse_slo, request_objectives
 from .confidence import BEYOND, BEYOND_CENTRE, COUNT_MIN, INTERVALS, QUANTILES, Interval
 from .evidence import Evidence
+from .goodput import Line
 from .snapshot import Report, Slice, Slo
-from .statistics import slice_of
+from .statistics import share, slice_of
 from .until import judge
 
-Slos = Callable[[Report, Evidence | None], list[Slo]]
+Lines = Mapping[int, tuple[int, int]]  # of each `request` line, by its number, the requests that met it and all sent
+Slos = Callable[[Report, Evidence | None, Lines], list[Slo]]
 
 
-def judge_slos(expressions: tuple[str, ...]) -> Slos:
+def lines_of(plan: Plan) -> list[Line]:
+    """The `request` lines of a plan, for those who count."""
+    targets = [target.name for target in plan.targets]
+    phases = [phase.name for phase in plan.phases]
+    return [
+        Line(
+            objective.conditions,
+            None if objective.target is None else targets.index(objective.target),
+            None if objective.phase is None else phases.index(objective.phase),
+        )
+        for objective in request_objectives(plan.slo)
+    ]
+
+
+def judge_slos(expressions: Sequence[str]) -> Slos:
     """A function from a report, and the evidence for its intervals, to the state of each expression, in their order.
 
-    UNDECIDED where the report has no value for it, and without evidence where it needs an interval. The value of a
-    `request:` expression is the share that met all per-request expressions together (goodput).
+    UNDECIDED where there is no value for it, and without evidence where it needs an interval. The value of a `request`
+    line is the share of the requests it judges that met its conditions, by `lines` where there is no evidence.
     """
     objectives = [parse_slo(expression) for expression in expressions]
 
-    def judge_report(report: Report, evidence: Evidence | None) -> list[Slo]:
-        return [_state(objective, report, evidence) for objective in objectives]
+    def judge_report(report: Report, evidence: Evidence | None, lines: Lines) -> list[Slo]:
+        made, line = list[Slo](), 0
+        for objective in objectives:
+            if isinstance(objective, RequestObjective):
+                made.append(_line_state(objective, line, evidence, lines))
+                line += 1
+            else:
+                made.append(_state(objective, report, evidence))
+        return made
 
     return judge_report
 
@@ -64,43 +88,59 @@ def judged_as_fact(expression: str, value: float | None, operator: str, bound: f
     return Slo(expression, value, state)
 
 
-def _state(objective: Objective | RequestObjective, report: Report, evidence: Evidence | None) -> Slo:
-    part = _part(objective, report, evidence)
-    operator, bound = (
-        (">=", objective.share) if isinstance(objective, RequestObjective) else (objective.comparison, objective.bound)
-    )
-    value = _value(objective, part) if part else None
-    fact = not _has_interval(objective) or (_is_share(objective) and bound in (0.0, 1.0))
-    if fact or part is None or (value is None and not _requests(objective, part)):
-        return judged_as_fact(objective.expression, value, operator, bound)
-    source = evidence.part(objective.target, objective.phase) if evidence else None
-    interval = None
-    if source is not None and isinstance(objective, Objective) and objective.statistic:
-        interval = source.interval(objective.metric, objective.statistic)
-    elif source is not None:
-        errors = isinstance(objective, Objective) and objective.metric == "error_rate"
-        interval = source.view.error_rate() if errors else source.view.goodput()
+def _line_state(objective: RequestObjective, line: int, evidence: Evidence | None, lines: Lines) -> Slo:
+    part = evidence.part(objective.target, objective.phase) if evidence else None
+    met, sent = (part.series.lines if part else lines).get(line, (0, 0))
+    value = share(met, sent)
+    if value is None or objective.share == 1:
+        return judged_as_fact(objective.expression, value, ">=", objective.share)
     return judged(
         objective.expression,
         value,
-        operator,
-        bound,
+        ">=",
+        objective.share,
+        interval=part.view.line(line) if part else None,
+        requests=sent,
+        duration_s=part.seconds if part else 0.0,
+    )
+
+
+def _state(objective: Objective, report: Report, evidence: Evidence | None) -> Slo:
+    found = _part(objective, report, evidence)
+    value = _value(objective, found) if found else None
+    is_share = objective.metric in ("error_rate", "goodput_share")
+    fact = objective.bound in (0.0, 1.0) if is_share else objective.statistic not in INTERVALS
+    if fact or found is None or not _values(objective, found):
+        return judged_as_fact(objective.expression, value, objective.comparison, objective.bound)
+    part = evidence.part(objective.target, objective.phase) if evidence else None
+    interval = None
+    if part is not None and objective.statistic:
+        interval = part.interval(objective.metric, objective.statistic)
+    elif part is not None:
+        interval = part.view.error_rate() if objective.metric == "error_rate" else part.view.goodput()
+    return judged(
+        objective.expression,
+        value,
+        objective.comparison,
+        objective.bound,
         interval=interval,
-        requests=_requests(objective, part),
-        duration_s=source.seconds if source else 0.0,
+        requests=_values(objective, found),
+        duration_s=part.seconds if part else 0.0,
         least=_least(objective),
     )
 
 
-def _part(objective: Objective | RequestObjective, report: Report, evidence: Evidence | None) -> Report | Slice | None:
-    """What the expression judges: the run, a target or a phase. A report has no slice of a phase's target."""
+def _part(objective: Objective, report: Report, evidence: Evidence | None) -> Report | Slice | None:
+    """What the expression judges: the run, a target, a phase, or a target in a phase, which a report has not."""
     target, phase = objective.target, objective.phase
     if evidence is not None and (evidence.steady or (phase is not None and target is not None)):
-        found = evidence.part(target, phase)
+        part = evidence.part(target, phase)
         conditions = report.throughput.goodput_per_s is not None
         date = report.cost.price_table_date
-        return Slice(**slice_of(found.series, found.seconds, conditions=conditions, date=date))
-    if phase is not None and target is not None and len(report.targets) > 1:
+        return Slice(
+            **slice_of(part.series, part.seconds, conditions=conditions, date=date, known=part.view.confidence)
+        )
+    if phase is not None and target is not None:
         return None
     if phase is not None:
         return next((part for part in report.run.phases if part.name == phase), None)
@@ -109,9 +149,7 @@ def _part(objective: Objective | RequestObjective, report: Report, evidence: Evi
     return report
 
 
-def _value(objective: Objective | RequestObjective, part: Report | Slice) -> float | None:
-    if isinstance(objective, RequestObjective):
-        return part.throughput.goodput_share
+def _value(objective: Objective, part: Report | Slice) -> float | None:
     if objective.statistic is not None:
         distribution = part.metrics.get(objective.metric)
         return getattr(distribution, objective.statistic) if distribution else None
@@ -125,24 +163,18 @@ def _value(objective: Objective | RequestObjective, part: Report | Slice) -> flo
     return value
 
 
-def _is_share(objective: Objective | RequestObjective) -> bool:
-    return isinstance(objective, RequestObjective) or objective.metric in ("error_rate", "goodput_share")
-
-
-def _has_interval(objective: Objective | RequestObjective) -> bool:
-    return _is_share(objective) or (isinstance(objective, Objective) and objective.statistic in INTERVALS)
-
-
-def _requests(objective: Objective | RequestObjective, part: Report | Slice) -> int:
+def _values(objective: Objective, part: Report | Slice) -> int:
     """How many requests the value rests on."""
-    if isinstance(objective, Objective) and objective.metric in METRICS and objective.metric != "itl_ms":
+    if objective.metric == "itl_ms":
+        return part.requests.ok
+    if objective.metric in METRICS:
         return part.metrics[objective.metric].count if objective.metric in part.metrics else 0
-    return part.requests.ok if isinstance(objective, Objective) and objective.statistic else part.requests.sent
+    return part.requests.sent
 
 
-def _least(objective: Objective | RequestObjective) -> int:
+def _least(objective: Objective) -> int:
     """How many independent requests an interval with an end on both sides needs."""
-    if not isinstance(objective, Objective) or objective.statistic is None:
+    if objective.statistic is None:
         return COUNT_MIN
     q = QUANTILES.get(objective.statistic, 0.5)
     return math.ceil((BEYOND if q > 0.5 else BEYOND_CENTRE) / (1 - q))

@@ -161,7 +161,9 @@ class Client(msgspec.Struct, kw_only=True):
     clamped: int = 0
     gaps_saturated: int = 0  # token gaps longer than a gap word holds (73 minutes)
     late_renders: int = 0  # requests whose body was not ready when their time came
-    tcp_retransmits: int | None = None
+    burst_replies: int = 0  # ok replies that have no tpot_ms and decode_tps: most of their tokens came in bursts
+    empty_events: int = 0  # stream events without a token between the first and the last token of their reply
+    tcp_retransmits: int | None = None  # of the whole network namespace, not only of this run's connections
     export_failures: int = 0
     records_dropped: int = 0  # request rows that could not be written to requests.msgpack
 
@@ -169,6 +171,7 @@ class Client(msgspec.Struct, kw_only=True):
 class Reason(msgspec.Struct):
     code: str
     detail: str
+    note: bool = False  # it is worth knowing and does not invalidate
 
 
 class Verdict(msgspec.Struct, kw_only=True):

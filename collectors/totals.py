@@ -15,10 +15,11 @@ import numpy as np
 import numpy.typing as npt
 
 from ..engine.records.record import Outcome
+from .goodput import Key
 from .intake import Drained
 from .measures import Records
 from .run_ladders import RunLadders
-from .series import Batch, Key, Reader, Slab, Tally
+from .series import Batch, Reader, Slab, Tally
 
 
 class Totals:

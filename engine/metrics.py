@@ -54,6 +54,11 @@ class Metric(NamedTuple):
         return "ms" if self.name.endswith("_ms") else "USD" if self.name.endswith("_usd") else "tok/s"
 
     @property
+    def higher_is_better(self) -> bool:
+        """Whether more of it is an improvement: speeds, but no time and no cost."""
+        return self.unit == "tok/s"
+
+    @property
     def scale(self) -> float:
         """Histogram units per unit."""
         return _SCALE_OF_UNIT[self.unit]
@@ -122,12 +127,21 @@ METRICS: Final = _by_name(
     Metric(
         "lateness_ms",
         "lateness",
-        "How late requests were sent: this client's own error.",
+        "How late requests were sent, whatever the cause.",
         "intended",
         "send",
         _LATENESS_MS,
         otel="lens.lateness",
         prometheus="lens_lateness_seconds",
+    ),
+    Metric(
+        "client_lateness_ms",
+        "client lateness",
+        "The lateness that is this client's fault: without waiting for a connection to open, max_in_flight, rpm, tpm "
+        "or the budget.",
+        buckets=_LATENESS_MS,
+        otel="lens.client_lateness",
+        prometheus="lens_client_lateness_seconds",
     ),
     Metric("dns_ms", "DNS", "Name lookup of a new connection.", "connect_start", "dns_done"),
     Metric("tcp_ms", "TCP connect", "TCP handshake of a new connection.", "dns_done", "tcp_done"),
@@ -205,7 +219,15 @@ CLIENT: Final = {
     "late_renders": _counter(
         "late renders", "Requests whose body was not rendered when their time came.", "late_renders"
     ),
-    "tcp_retransmits": _counter("TCP retransmits", "Segments this host sent again.", "tcp_retransmits"),
+    "burst_replies": _counter(
+        "replies in bursts", "Replies without a pace: most of their tokens came in bursts.", "burst_replies"
+    ),
+    "empty_events": _counter("empty events", "Stream events without a token, between tokens.", "empty_events"),
+    "tcp_retransmits": _counter(
+        "TCP retransmits (whole host)",
+        "Segments sent again by everything in this network namespace, not only by this run.",
+        "tcp_retransmits",
+    ),
     "export_failures": _counter("failed writes", "Writes into the run directory that failed.", "export_failures"),
     "records_dropped": _counter("dropped rows", "Request rows that could not be written.", "records_dropped"),
 }

@@ -135,7 +135,7 @@ class _RunTicks:
     def seconds(self) -> float:
         """What rates are over: the windows that the run itself used, of a part of it the time of its ticks."""
         if self.complete and self.report is not None:
-            return sum(phase.window_s for phase in self.report.run.phases if phase.measured)
+            return sum(round(phase.window_s * SECOND) for phase in self.report.run.phases if phase.measured) / SECOND
         return (self.ended_ns - self.began_ns) / SECOND
 
 
@@ -190,7 +190,8 @@ def report_between(folder: Path, since_ns: int, until_ns: int) -> Report:
         report.slo, report.steady = last.slo, last.steady
         _take_intervals(report, last)
     else:
-        report.slo = judge_slos(tuple(slo.expression for slo in last.slo))(report, None)
+        lines = _series(slices.get(ALL) or Slice(), sums, ALL).lines
+        report.slo = judge_slos([slo.expression for slo in last.slo])(report, None, lines)
     return report
 
 
@@ -247,6 +248,6 @@ def _verdict(run_dirs: list[Path]) -> Verdict:
             verdict = Verdict(state="INVALID", reasons=[Reason("unfinished", str(error))])
         states.add(verdict.state)
         if verdict.state == "INVALID":
-            reasons += [Reason(each.code, f"{run_dir.name}: {each.detail}") for each in verdict.reasons]
+            reasons += [Reason(each.code, f"{run_dir.name}: {each.detail}", each.note) for each in verdict.reasons]
     state = "INVALID" if "INVALID" in states else "VALID" if "VALID" in states else "INSUFFICIENT"
     return Verdict(state=state, reasons=reasons)

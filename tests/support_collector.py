@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from llm_latency_lens.collectors.cost import Prices
+from llm_latency_lens.collectors.goodput import Line
 from llm_latency_lens.collectors.series import Batch, Reader, Series, Slab
 from llm_latency_lens.engine.plan.plan import Load, Output, Phase, Plan, Shape, Target, Workload
 from llm_latency_lens.engine.plan.slo import Condition
@@ -81,7 +82,8 @@ def slab(
     conditions: list[Condition] | None = None,
 ) -> Slab:
     """The books of these records."""
-    reader, made = Reader(targets, prices=prices, conditions=conditions), Slab()
+    lines = [Line(conditions)] if conditions else []
+    reader, made = Reader(targets, prices=prices, lines=lines), Slab()
     reader.records(made, reader.batch(records(*rows), worker=0, details={}))
     return made
 

@@ -96,6 +96,7 @@ def reasons(ended: Ended) -> dict[str, str]:
 
 @pytest.mark.timeout(120 + KILLS * 2)
 def test_random_kills_of_workers_and_collector_lose_nothing_and_count_nothing_twice(tmp_path: Path) -> None:
+    """The claim of the design: any process may die at any moment."""
     killed = storm(KILLS, 6, tmp_path)
     assert {"worker", "collector"} <= set(killed)
 
@@ -133,6 +134,7 @@ def test_a_run_that_was_killed_whole_is_recovered_to_the_request(victims: str, t
 
 @pytest.mark.parametrize("after_ms", [0, 30, 100, 300, 600])
 def test_no_process_outlives_a_supervisor_that_is_killed_while_it_starts_them(after_ms: int, tmp_path: Path) -> None:
+    """A worker without a supervisor would send, and cost money, for as long as its phase lasts."""
     with simulator(**REPLIES) as sim:
         arguments = ("--base-url", f"{sim.base_url}/v1", "--model", "m", "--rate", "10", "--duration", "60s")
         with running(*arguments, cwd=tmp_path) as process:
@@ -147,6 +149,7 @@ def test_no_process_outlives_a_supervisor_that_is_killed_while_it_starts_them(af
 
 
 def test_a_worker_that_dies_in_vain_again_and_again_ends_the_run_with_its_books_closed(tmp_path: Path) -> None:
+    """A worker that cannot start must end the run, not keep it busy with restarts."""
     with simulator(**REPLIES) as server:
         with running(*load(server, "--duration", "1h"), cwd=tmp_path) as process:
             segments, _ = manifest_of(tmp_path)
@@ -170,6 +173,7 @@ def test_a_worker_that_dies_in_vain_again_and_again_ends_the_run_with_its_books_
 
 
 def test_a_collector_stopped_for_8_s_costs_nothing_nor_does_a_stopped_supervisor(tmp_path: Path) -> None:
+    """The rings are sized for that: measuring depends on the workers alone."""
     with simulator(**REPLIES) as server:
         with running(*load(server, "--duration", "9s"), cwd=tmp_path) as process:
             _, manifest = manifest_of(tmp_path)
@@ -186,6 +190,7 @@ def test_a_collector_stopped_for_8_s_costs_nothing_nor_does_a_stopped_supervisor
 
 
 def test_a_collector_stopped_past_the_rings_room_drops_are_exact_and_make_the_run_invalid(tmp_path: Path) -> None:
+    """What is lost is counted, and a report with a loss says that it is not valid."""
     with simulator(**REPLIES) as server:
         with running(*load(server, "--duration", "3s"), cwd=tmp_path, program=SMALL_RINGS) as process:
             _, manifest = manifest_of(tmp_path)
@@ -204,6 +209,7 @@ def test_a_collector_stopped_past_the_rings_room_drops_are_exact_and_make_the_ru
 
 
 def test_a_stopped_worker_sends_late_and_says_so_and_its_latencies_stay_the_kernels(tmp_path: Path) -> None:
+    """A pause of the measuring side must appear as lateness and never as the server's latency."""
     with simulator(**REPLIES) as server:
         with running(*load(server, "--duration", "3s"), cwd=tmp_path) as process:
             _, manifest = manifest_of(tmp_path)
@@ -230,6 +236,7 @@ REMOVALS = [
 def test_a_removed_segment_directory_costs_nothing_while_the_collector_lives(
     killed: str, balanced: bool, tmp_path: Path
 ) -> None:
+    """A cleaner of temporary files may remove it; whoever has it open goes on."""
     with simulator(**REPLIES) as server:
         with running(*load(server, "--duration", "3s"), cwd=tmp_path) as process:
             segments, manifest = manifest_of(tmp_path)
@@ -265,6 +272,7 @@ def test_a_tmpfs_that_is_full_for_a_while_costs_nothing(tmp_path: Path, monkeypa
 
 
 def test_a_disk_that_is_full_for_a_while_costs_nothing(small_disk: Path) -> None:
+    """Ticks and rows wait in memory until there is room."""
     with simulator(**REPLIES) as server:
         with running(*load(server, "--duration", "3s"), cwd=small_disk) as process:
             manifest_of(small_disk)
@@ -317,12 +325,14 @@ OUTAGES = [
 
 @pytest.mark.parametrize(("spans", "told"), OUTAGES)
 def test_outages_are_told_as_ticks(spans: list[tuple[float, float]], told: str) -> None:
+    """The reader finds them in the time series by their numbers."""
     start = 100 * SECOND
     moments = [(start + int(a * SECOND), start + int(b * SECOND)) for a, b in spans]
     assert tick_ranges(moments, start, SECOND) == told
 
 
 def test_outages_that_touch_are_one_and_their_number_is_bounded() -> None:
+    """The manifest is written at each death and must not grow with their number."""
     manifest = Manifest(
         run_id="r", run_dir="r", version="0", plan=small_plan(), plan_sha256="", workers=1, started_at=""
     )

@@ -12,7 +12,7 @@ import time
 from array import array
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 import pytest
@@ -23,8 +23,8 @@ from hypothesis import strategies as st
 from llm_latency_lens.cli.processes.collect import collector_of
 from llm_latency_lens.collectors.collector import GRACE_NS, Collector
 from llm_latency_lens.collectors.snapshot import REPORT_DECODER, SNAPSHOT_DECODER, Report, Requests, Snapshot
-from llm_latency_lens.engine.plan.plan import Plan
-from llm_latency_lens.engine.records.layout import Counter, Geometry
+from llm_latency_lens.engine.plan.plan import Plan, Workload
+from llm_latency_lens.engine.records.layout import TURN_SHIFT, Counter, Geometry
 from llm_latency_lens.engine.records.record import FAILURES, GAP_COALESCED, Outcome, Unsent
 from llm_latency_lens.engine.records.resume import mark_dead
 from llm_latency_lens.engine.records.writer import SegmentWriter
@@ -320,6 +320,22 @@ def test_a_dead_workers_requests_are_lost_once_and_its_segment_goes(run: Run) ->
     assert not list(run.segment_dir.glob("*.ring"))
     lost = [snapshot.tick for snapshot in run.snapshots() for i in snapshot.intervals if "lost" in i.requests.failed]
     assert lost == [1]  # the tick of the worker's last sign of life
+
+
+@pytest.mark.parametrize(("kind", "identity"), [("sessions", (7, 3)), ("prompt", (0, 0))])
+def test_a_lost_request_of_a_session_keeps_its_session_and_turn(
+    kind: Literal["sessions", "prompt"], identity: tuple[int, int], tmp_path: Path
+) -> None:
+    """Recorded as session 0, turn 0 they were all taken for the first request of one conversation."""
+    run = Run(tmp_path, msgspec.structs.replace(plan(tick_ns=TICK), workload=Workload(kind=kind)))
+    turn = 3 if kind == "sessions" else 0
+    writer = run.writer()
+    writer.begin(1, 7 | turn << TURN_SHIFT, START + MS, 0, 0)
+    writer.sent(1, START + 2 * MS)
+    mark_dead(writer.path)
+    run.finish(START + TICK)
+    done(run, Clock(START + 2 * TICK))
+    assert [(row["outcome"], (row["session"], row["turn"])) for row in run.rows()] == [("lost", identity)]
 
 
 def test_a_segment_that_a_checkpoint_holds_is_not_read_again(run: Run) -> None:

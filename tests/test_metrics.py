@@ -75,3 +75,8 @@ def test_names_of_exporters_are_unique() -> None:
 def test_the_catalogue_is_light() -> None:
     """Workers and `lens --help` load it: it is plain tuples that msgspec can encode for the reference."""
     assert msgspec.json.encode([metric._asdict() for metric in METRICS.values()])
+
+
+def test_only_speeds_are_better_when_they_are_higher() -> None:
+    """A gate that takes a longer latency for an improvement would be worse than none."""
+    assert {name for name, metric in METRICS.items() if metric.higher_is_better} == {"decode_tps", "e2e_tps"}

@@ -38,6 +38,7 @@ def write_plan(folder: Path, url: str, probe: str, *, more: str = "") -> Path:
 
 
 def test_it_is_ready_after_the_first_success_reloads_and_stops_with_nothing_lost(tmp_path: Path) -> None:
+    """The life of the service as systemd sees it, with the handovers checked against the server's log."""
     with simulator(**FAST) as sim:
         plan = write_plan(tmp_path, sim.base_url, "{every: 500ms, jitter: 100ms}")
         with managed(tmp_path, plan) as manager:
@@ -80,6 +81,7 @@ def test_it_is_ready_after_the_first_success_reloads_and_stops_with_nothing_lost
 
 
 def test_a_target_that_is_down_delays_readiness_and_nothing_else(tmp_path: Path) -> None:
+    """The watchdog must not restart a probe because its target is down: that is what it measures."""
     with simulator(**FAST) as sim:
         url, port = sim.base_url, sim.port
     plan = write_plan(tmp_path, url, "{every: 400ms}")
@@ -95,6 +97,7 @@ def test_a_target_that_is_down_delays_readiness_and_nothing_else(tmp_path: Path)
     ("module", "name"), [("engine.worker", "worker-0"), ("cli.processes.collect", "the collector")]
 )
 def test_a_hung_process_lets_the_watchdog_bark(module: str, name: str, tmp_path: Path) -> None:
+    """A probe that measures nothing and looks healthy is worse than one that is restarted."""
     with simulator(**FAST) as sim:
         plan = write_plan(tmp_path, sim.base_url, "{every: 500ms}")
         with managed(tmp_path, plan, watchdog_s=6.0) as manager:
@@ -137,6 +140,7 @@ def test_a_killed_probe_goes_on_where_it_was(tmp_path: Path) -> None:
 
 
 def test_a_spent_budget_pauses_until_midnight_also_over_a_restart(tmp_path: Path) -> None:
+    """A restart must not be a way around the budget."""
     with simulator(**FAST) as sim:
         plan = write_plan(tmp_path, sim.base_url, "{every: 200ms, daily_budget_usd: 0.0008}")
         with managed(tmp_path, plan) as manager:
@@ -166,6 +170,7 @@ class Hook(http.server.BaseHTTPRequestHandler):
 
 
 def test_an_alert_reaches_the_webhook_and_is_resolved(tmp_path: Path) -> None:
+    """Each change is sent once, with the values it was judged by."""
     Hook.heard = []
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Hook)
     thread = threading.Thread(target=server.serve_forever)
@@ -212,6 +217,7 @@ def test_an_alert_reaches_the_webhook_and_is_resolved(tmp_path: Path) -> None:
     ],
 )
 def test_a_wrong_probe_section_is_one_line(probe: str, message: str, tmp_path: Path) -> None:
+    """A service's error is read in the journal: one line, without secrets."""
     plan = write_plan(tmp_path, "http://127.0.0.1:9", probe)
     ended = lens("probe", str(plan), "--state-dir", "state", cwd=tmp_path)
     assert ended.code == 2
@@ -221,11 +227,13 @@ def test_a_wrong_probe_section_is_one_line(probe: str, message: str, tmp_path: P
 
 
 def test_a_timetable_and_a_load_exclude_each_other(tmp_path: Path) -> None:
+    """One of the two would be ignored silently."""
     plan = write_plan(tmp_path, "http://127.0.0.1:9", "{every: 1s}", more="load: {rate: 1}\n")
     assert "a probe has a timetable or a load" in lens("probe", str(plan), cwd=tmp_path).stderr
 
 
 def test_two_probes_do_not_share_a_state_directory(tmp_path: Path) -> None:
+    """Each would recover and remove the other's runs."""
     with simulator(**FAST) as sim:
         plan = write_plan(tmp_path, sim.base_url, "{every: 1s}")
         with managed(tmp_path, plan) as manager:
@@ -237,6 +245,7 @@ def test_two_probes_do_not_share_a_state_directory(tmp_path: Path) -> None:
 
 
 def test_without_a_service_manager_nothing_is_sent() -> None:
+    """Started by hand a probe has nobody to notify."""
     notifier = Notifier({"WATCHDOG_USEC": "2000000", "WATCHDOG_PID": "1"})
     notifier.ready()
     assert notifier.watchdog_ns == 0  # meant for another process

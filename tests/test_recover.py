@@ -67,6 +67,7 @@ def living() -> Iterator[int]:
 
 
 def test_the_books_of_a_killed_run_are_finished(tmp_path: Path, tmpfs: Path) -> None:
+    """What was measured before a kill is worth as much as what a finished run measured."""
     run = killed(tmp_path)
     report = recover_run(run.run_dir, segments=tmpfs)
     told = report.requests
@@ -81,6 +82,7 @@ def test_the_books_of_a_killed_run_are_finished(tmp_path: Path, tmpfs: Path) -> 
 
 
 def test_what_a_killed_collector_had_told_is_not_told_twice(tmp_path: Path, tmpfs: Path) -> None:
+    """Recovery goes on from the checkpoint: rows and ticks after it are rewritten, not appended again."""
     run = killed(tmp_path)
     run.manifest.phases = [PhaseTimes(start_ns=time.monotonic_ns() - SECOND)]
     run.manifest.write(run.segment_dir)
@@ -99,6 +101,7 @@ def test_what_a_killed_collector_had_told_is_not_told_twice(tmp_path: Path, tmpf
 
 
 def test_a_run_that_goes_on_is_left_alone(tmp_path: Path, tmpfs: Path, living: int) -> None:
+    """Two collectors on one run would both write its files."""
     run = killed(tmp_path)
     run.manifest.pids["supervisor"] = living
     run.manifest.write(run.segment_dir)
@@ -108,6 +111,7 @@ def test_a_run_that_goes_on_is_left_alone(tmp_path: Path, tmpfs: Path, living: i
 
 
 def test_a_pid_that_another_program_got_is_not_the_run(tmp_path: Path, tmpfs: Path) -> None:
+    """Pids are used again: such a run could never be recovered."""
     run = killed(tmp_path)
     child = subprocess.Popen(["sleep", "60"])
     try:
@@ -120,6 +124,7 @@ def test_a_pid_that_another_program_got_is_not_the_run(tmp_path: Path, tmpfs: Pa
 
 
 def test_a_whole_run_has_nothing_to_recover_and_an_unknown_one_neither(tmp_path: Path, tmpfs: Path) -> None:
+    """The message says which of the two it is."""
     (tmp_path / "summary.json").write_text("{}")
     with pytest.raises(LensError, match="is complete"):
         recover_run(tmp_path, segments=tmpfs)
@@ -128,12 +133,14 @@ def test_a_whole_run_has_nothing_to_recover_and_an_unknown_one_neither(tmp_path:
 
 
 def test_a_segment_that_was_never_whole_is_no_obstacle(tmp_path: Path, tmpfs: Path) -> None:
+    """A worker killed while it makes its ring leaves such a file."""
     run = killed(tmp_path)
     (run.segment_dir / "worker-1.1.ring").write_bytes(b"")
     assert recover_run(run.run_dir, segments=tmpfs).requests.ok == 3
 
 
 def test_the_command_prints_the_summary(tmp_path: Path, tmpfs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`--json` is the same document as that of a run."""
     monkeypatch.setattr(command, "SEGMENTS", tmpfs)
     run = killed(tmp_path)
     found = CliRunner().invoke(command.recover, [str(run.run_dir), "--json"])
@@ -170,6 +177,7 @@ def never_begun(tmpfs: Path, name: str) -> None:
 
 
 def test_what_runs_left_is_listed(tmp_path: Path, here: Path, living: int) -> None:
+    """What dead runs left takes memory: the user sees what, since when, and what to do."""
     assert call().output == f"nothing is left in {here}\n"
     dead = another(tmp_path, "a-dead", started_at="2026-01-02T03:04:05.678+00:00")
     another(tmp_path, "b-alive", pids={"supervisor": living})
@@ -188,6 +196,7 @@ def test_what_runs_left_is_listed(tmp_path: Path, here: Path, living: int) -> No
 def test_all_dead_runs_are_recovered_at_once_and_what_cannot_be_is_told(
     tmp_path: Path, here: Path, living: int
 ) -> None:
+    """One run that cannot be recovered keeps none of the others from it."""
     dead = [another(tmp_path, name) for name in ("a", "b")]
     lives = another(tmp_path, "c", pids={"supervisor": living})
     never_begun(here, "d")
@@ -200,6 +209,7 @@ def test_all_dead_runs_are_recovered_at_once_and_what_cannot_be_is_told(
 
 
 def test_a_run_of_another_version_is_listed_and_left_to_it(tmp_path: Path, here: Path) -> None:
+    """Numbers read with the wrong format would be wrong without a sign of it."""
     run = another(tmp_path, "a")
     path = run.segment_dir / "run.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"plan": {"from": "the future"}}))
@@ -211,6 +221,7 @@ def test_a_run_of_another_version_is_listed_and_left_to_it(tmp_path: Path, here:
 
 
 def test_what_a_dead_run_left_is_removed_and_nothing_else(tmp_path: Path, here: Path, living: int) -> None:
+    """A name from the command line must not remove a directory outside, or a run that goes on."""
     run = another(tmp_path, "a")
     another(tmp_path, "b", pids={"supervisor": living})
     assert "removed" in call("--remove", "a").output
@@ -222,6 +233,7 @@ def test_what_a_dead_run_left_is_removed_and_nothing_else(tmp_path: Path, here: 
 
 
 def test_a_run_that_a_collector_works_on_is_alive_wherever_its_processes_are(tmp_path: Path, here: Path) -> None:
+    """In another container the pids mean nothing; the lock does."""
     run = another(tmp_path, "a")
     with (run.segment_dir / rundir.LOCK).open("wb") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
@@ -230,6 +242,7 @@ def test_a_run_that_a_collector_works_on_is_alive_wherever_its_processes_are(tmp
 
 
 def test_a_run_killed_before_its_first_slot_is_recovered_with_nothing_sent(tmp_path: Path, tmpfs: Path) -> None:
+    """No ring and no slot is a valid state, not an error."""
     run = killed(tmp_path)
     run.manifest.phases = [PhaseTimes()]
     run.manifest.state = "starting"
@@ -270,12 +283,14 @@ def test_a_worker_that_is_dead_when_everything_dies_is_told_with_its_ticks(tmp_p
 
 @pytest.mark.parametrize("arguments", [("x", "--all"), ("--all", "--remove", "x"), ("--json",)])
 def test_contradictions_are_wrong_usage(arguments: tuple[str, ...]) -> None:
+    """To guess what was meant could remove a run."""
     assert isinstance(call(*arguments).exception, click.UsageError)
 
 
 def test_a_new_run_says_in_one_line_what_dead_ones_left(
     tmp_path: Path, here: Path, living: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    """Nobody looks into a tmpfs before it is full."""
     monkeypatch.setattr(run_command, "leftovers", lambda: rundir.leftovers(here))
     another(tmp_path, "alive", pids={"supervisor": living})
     run_command.warn_of_leftovers(quiet=False)

@@ -89,6 +89,7 @@ def test_ttft_and_itl_are_those_of_the_server_log(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("fault", "outcome"), OUTCOMES.items())
 def test_every_fault_ends_in_its_outcome(fault: str, outcome: str, tmp_path: Path) -> None:
+    """A failure under the wrong name sends its reader to the wrong culprit."""
     with simulator(ttft_ms=2, itl_ms=1, tokens=6, faults={fault: 1.0}) as sim:
         ended = lens(
             "run", "--json", "--base-url", f"{sim.base_url}/v1", *TARGET,
@@ -128,6 +129,7 @@ def test_the_books_balance_with_every_fault_mixed_in(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("load", [("--rate", "300"), ("--concurrency", "7")], ids=["rate", "concurrency"])
 def test_two_workers_share_exactly(load: tuple[str, str], tmp_path: Path) -> None:
+    """More workers must change who sends a slot, never which slots there are nor when they are due."""
     with simulator(ttft_ms=5, itl_ms=0, tokens=1) as sim:
         summary = measured(
             "--base-url", f"{sim.base_url}/v1", *TARGET, *load, "--requests", "301", "--workers", "2", cwd=tmp_path
@@ -148,6 +150,7 @@ def test_two_workers_share_exactly(load: tuple[str, str], tmp_path: Path) -> Non
 
 
 def test_an_open_loop_keeps_its_rate_and_is_never_early(tmp_path: Path) -> None:
+    """The rate is the promise of an open loop; a request sent early would hide the server's queue."""
     with simulator(ttft_ms=1, itl_ms=0, tokens=1) as sim:
         summary = measured(
             "--base-url", f"{sim.base_url}/v1", *TARGET, "--rate", "500", "--duration", "3s", cwd=tmp_path
@@ -215,6 +218,7 @@ def test_a_frozen_server_is_felt_in_the_scheduled_latencies(tmp_path: Path) -> N
 
 @pytest.mark.parametrize("victims", ["worker", "collector", "both"])
 def test_killed_processes_are_replaced_and_the_books_still_balance(victims: str, tmp_path: Path) -> None:
+    """A death costs the requests in flight, never a slot, and no request is counted twice."""
     with simulator(ttft_ms=20, itl_ms=5, tokens=10) as sim:
         arguments = ("--base-url", f"{sim.base_url}/v1", *TARGET, "--rate", "100", "--duration", "5s", "--workers", "2")
         with running(*arguments, cwd=tmp_path) as process:
@@ -246,6 +250,7 @@ def test_killed_processes_are_replaced_and_the_books_still_balance(victims: str,
 
 
 def test_ctrl_c_drains_and_writes_a_full_report(tmp_path: Path) -> None:
+    """Ctrl-C is the usual end of a long run: it must not cost the numbers measured so far."""
     with simulator(ttft_ms=50, itl_ms=10, tokens=20) as sim:
         arguments = ("--base-url", f"{sim.base_url}/v1", *TARGET, "--rate", "50", "--duration", "60s")
         with running(*arguments, cwd=tmp_path) as process:
@@ -266,6 +271,7 @@ def test_ctrl_c_drains_and_writes_a_full_report(tmp_path: Path) -> None:
 
 
 def test_a_run_that_overruns_its_drain_counts_what_is_in_flight(tmp_path: Path) -> None:
+    """Requests that are given up at the end are reported, or slow servers would look like fast ones."""
     plan = tmp_path / "plan.json"
     with simulator(ttft_ms=30_000, itl_ms=0, tokens=1) as sim:
         plan.write_text(
@@ -285,7 +291,7 @@ def test_a_run_that_overruns_its_drain_counts_what_is_in_flight(tmp_path: Path) 
 
 
 def test_an_slo_that_fails_is_exit_code_3(tmp_path: Path) -> None:
-    """0 where every objective holds or is open, 4 for an open one with --strict: what a gate in CI sees."""
+    """A pipeline sees only the exit code: 0 where every objective holds or is open, 4 for an open one with --strict."""
     with simulator(ttft_ms=20, itl_ms=1, tokens=3) as sim:
         base = ("run", "--json", "--base-url", f"{sim.base_url}/v1", *TARGET, "--requests", "40", "--slo")
         held = lens(*base, "ttft_ms.p50 <= 5000", "--slo", "request: ttft_ms <= 5000 and tpot_ms <= 900", cwd=tmp_path)
@@ -320,6 +326,7 @@ def test_a_run_ends_when_enough_is_known(tmp_path: Path) -> None:
 
 
 def test_no_process_of_a_run_leaves_a_core_file(tmp_path: Path) -> None:
+    """A core file of a process holds the API keys."""
     with simulator(ttft_ms=1, itl_ms=0, tokens=1) as sim:
         arguments = ("--base-url", f"{sim.base_url}/v1", *TARGET, "--rate", "10", "--duration", "30s")
         with running(*arguments, cwd=tmp_path) as process:
@@ -332,6 +339,7 @@ def test_no_process_of_a_run_leaves_a_core_file(tmp_path: Path) -> None:
 
 
 def test_secrets_stand_in_no_output(tmp_path: Path) -> None:
+    """The key is in no file, no output and no process list, whatever fails."""
     key = "sk-very-secret-0123456789"
     with simulator(flags=("--require-key", "another"), ttft_ms=1, itl_ms=0, tokens=1) as sim:
         arguments = ("--base-url", f"{sim.base_url}/v1", *TARGET, "--requests", "400")
@@ -390,6 +398,7 @@ BAD_INPUT = [
 def test_bad_input_is_one_line_with_the_way_out(
     arguments: tuple[str, ...], env: dict[str, str], code: int, words: str, tmp_path: Path
 ) -> None:
+    """A traceback tells the user nothing about what to change."""
     ended = lens("run", *arguments, cwd=tmp_path, env=env)
     assert ended.code == code
     assert ended.stdout == ""
@@ -398,6 +407,7 @@ def test_bad_input_is_one_line_with_the_way_out(
 
 
 def test_too_few_file_descriptors_are_told_with_the_number(tmp_path: Path) -> None:
+    """Found out in the middle of a run it would be an error of each request beyond the limit."""
     import subprocess
     import sys
 

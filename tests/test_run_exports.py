@@ -102,6 +102,7 @@ def test_a_database_that_goes_and_comes_back_has_every_tick_once(sim: Simulator,
 
 
 def test_an_old_run_is_told_to_another_database(sim: Simulator, tmp_path: Path) -> None:
+    """A run's ticks can be sent anywhere later, as if it had been exported there at once."""
     assert lens("run", "--quiet", *target(sim), "--requests", "50", cwd=tmp_path).code == 0
     with VictoriaMetrics(tmp_path / "vm") as database:
         url = f"influxdb://any@127.0.0.1:{database.port}/org/bucket"
@@ -115,6 +116,7 @@ def test_an_old_run_is_told_to_another_database(sim: Simulator, tmp_path: Path) 
 
 
 def test_a_page_is_scraped_while_the_run_goes_and_does_not_hold_its_end(sim: Simulator, tmp_path: Path) -> None:
+    """A scraper asks every 15 s: the last tick must still be there for it, and the run must end all the same."""
     port = free_port()
     arguments = (*target(sim), "--rate", "50", "--duration", "4s", "--export", f"prometheus://127.0.0.1:{port}")
     with running(*arguments, cwd=tmp_path) as process:
@@ -186,6 +188,7 @@ def test_a_destination_that_hangs_and_a_terminal_that_is_not_read_change_nothing
 def test_a_wrong_export_is_an_error_before_anything_is_sent(
     url: str, words: str, sim: Simulator, tmp_path: Path
 ) -> None:
+    """Found out at the end it would have cost the whole run's money."""
     before = sim.stats()["requests"]
     ended = lens("run", *target(sim), "--requests", "5", "--export", url, cwd=tmp_path)
     assert ended.code == 2
@@ -194,6 +197,7 @@ def test_a_wrong_export_is_an_error_before_anything_is_sent(
 
 
 def test_a_wrong_token_is_told_at_the_start(sim: Simulator, tmp_path: Path) -> None:
+    """The error names what was refused and never shows the token."""
     with Influx(tmp_path / "db") as database:
         url = f"influxdb://wr0ng-token@127.0.0.1:{database.port}/{Influx.org}/{Influx.bucket}"
         ended = lens("run", *target(sim), "--requests", "5", "--export", url, cwd=tmp_path)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
-import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -13,59 +13,20 @@ from pathlib import Path
 from time import monotonic, sleep
 from typing import Any
 
-import numpy as np
-import psutil
 import pytest
 import trustme
 
+from tests import support_seccomp
 from tests.support_lens import LENS, lens, measured, running
 from tests.support_simulator import Simulator, simulator
+from tests.support_stamps import STOP_S, agrees, found, needs_tap, stop_again_and_again, truths
 
 TARGET = ("--model", "m", "--workers", "1")
 STREAMS, REQUESTS, TOKENS = 50, 150, 50
 SCRIPT: dict[str, Any] = {"ttft_ms": "lognormal:50:0.1", "itl_ms": 20, "tokens": TOKENS}
 LOAD = (*TARGET, "--concurrency", str(STREAMS), "--requests", str(REQUESTS))
-STOP_S, PERIOD_S = 0.3, 0.5
 
-
-def _permitted() -> bool:
-    try:
-        socket.socket(socket.AF_PACKET, socket.SOCK_DGRAM, 0).close()
-    except OSError:
-        return False
-    return True
-
-
-needs_tap = pytest.mark.skipif(not _permitted(), reason="packet sockets need CAP_NET_RAW")
 pytestmark = pytest.mark.slow
-
-
-def children(process: psutil.Process, module: str) -> list[psutil.Process]:
-    """The run's processes that execute a module."""
-    return [each for each in process.children(recursive=True) if module in " ".join(each.cmdline())]
-
-
-def found(run: subprocess.Popen[str], module: str) -> psutil.Process:
-    """The one process of the run that executes `module`, as soon as it is there."""
-    deadline = monotonic() + 20
-    while monotonic() < deadline:
-        processes = children(psutil.Process(run.pid), module)
-        if processes:
-            return processes[0]
-        sleep(0.01)
-    raise AssertionError(f"no process executes {module}")
-
-
-def stop_again_and_again(run: subprocess.Popen[str], worker: psutil.Process) -> None:
-    """SIGSTOP for STOP_S in every PERIOD_S until the run is over."""
-    while run.poll() is None:
-        with_worker = worker.is_running() and worker.status() != psutil.STATUS_ZOMBIE
-        if with_worker:
-            worker.suspend()
-        sleep(STOP_S)
-        if with_worker:
-            worker.resume()
-        sleep(PERIOD_S - STOP_S)
 
 
 def stopped_run(sim: Simulator, url: str, *arguments: str, cwd: Path) -> dict[str, Any]:
@@ -81,20 +42,6 @@ def stopped_run(sim: Simulator, url: str, *arguments: str, cwd: Path) -> dict[st
     return summary
 
 
-def truths(sim: Simulator) -> tuple[np.ndarray, np.ndarray]:
-    """TTFT and gaps as the server logged them, ms."""
-    log = [row for row in sim.log(REQUESTS) if row["status"] == 200]
-    ttft = np.array([row["first_token_sent_ns"] - row["arrival_ns"] for row in log]) / 1e6
-    return ttft, np.concatenate([np.diff(row["token_sent_ns"]) for row in log]) / 1e6
-
-
-def agrees(distribution: dict[str, Any], truth: np.ndarray, tolerance_ms: float) -> bool:
-    """p50, p90 and p99 within the tolerance and the histogram's resolution."""
-    points = {"p50": 50, "p90": 90, "p99": 99}
-    expected = {name: float(np.percentile(truth, q, method="inverted_cdf")) for name, q in points.items()}
-    return all(abs(distribution[name] - value) <= tolerance_ms + value / 1000 for name, value in expected.items())
-
-
 @needs_tap
 @pytest.mark.parametrize("host", ["127.0.0.1", "::1"])
 def test_a_stopped_worker_changes_no_latency_while_the_tap_holds_clones(host: str, tmp_path: Path) -> None:
@@ -102,7 +49,7 @@ def test_a_stopped_worker_changes_no_latency_while_the_tap_holds_clones(host: st
     100 ms and more."""
     with simulator(flags=("--log-tokens", "--host", host), **SCRIPT) as sim:
         summary = stopped_run(sim, f"{sim.base_url}/v1", "--stamps", "segment", cwd=tmp_path)
-        ttft, gaps = truths(sim)
+        ttft, gaps = truths(sim, REQUESTS)
     assert summary["requests"]["ok"] == REQUESTS
     client = summary["client"]
     assert client["stamps"] == "segment"
@@ -140,7 +87,8 @@ def test_segments_keep_their_stamps_under_tls_too(tmp_path: Path) -> None:
             stop_again_and_again(run, found(run, "engine.worker"))
             assert run.stdout is not None
             summary = json.loads(run.stdout.read())
-        _, gaps = truths(sim)  # the server's own arrival stamp waits for the other handshakes: not TTFT's truth
+        # The server's own arrival stamp waits for the other handshakes: it is not the truth about TTFT.
+        _, gaps = truths(sim, REQUESTS)
     assert summary["requests"]["ok"] == REQUESTS
     assert summary["client"]["itl_coalesced_share"] < 0.005
     assert summary["client"]["ttft_coalesced_share"] == 0
@@ -166,7 +114,7 @@ def test_a_starved_worker_measures_right_with_the_tap_and_says_what_it_went_thro
     """Four busy loops per core: the worker waits for a CPU, and its latencies are still the server's."""
     with simulator(flags=("--log-tokens",), **SCRIPT) as sim, hogs(4):
         summary = measured("--base-url", f"{sim.base_url}/v1", *LOAD, "--stamps", "segment", cwd=tmp_path)
-        ttft, gaps = truths(sim)
+        ttft, gaps = truths(sim, REQUESTS)
     assert summary["client"]["run_queue_wait_share"] > 0
     assert agrees(summary["metrics"]["ttft_ms"], ttft, 1), summary["metrics"]["ttft_ms"]
     assert agrees(summary["metrics"]["itl_ms"], gaps, 1), summary["metrics"]["itl_ms"]
@@ -225,6 +173,37 @@ def test_a_plan_that_insists_on_segment_stamps_is_refused_without_the_capability
         assert not sim.stats()["requests"]
     assert done.returncode == 2
     assert "CAP_NET_RAW" in done.stderr
+    assert not [*tmp_path.glob("runs/2*")]
+
+
+def without_packet_sockets(error: int) -> list[str]:
+    return [sys.executable, str(Path(support_seccomp.__file__)), str(error)]
+
+
+@pytest.mark.parametrize("error", [errno.EPERM, errno.EAFNOSUPPORT], ids=errno.errorcode.get)
+def test_a_seccomp_filter_on_packet_sockets_costs_the_tap_and_not_the_run(error: int, tmp_path: Path) -> None:
+    """Hardened containers forbid AF_PACKET whatever the capabilities: one line that says so, one stamp per read."""
+    with simulator(ttft_ms=5, itl_ms=1, tokens=4) as sim:
+        command = [*without_packet_sockets(error), *LENS, "run", "--base-url", f"{sim.base_url}/v1", *TARGET]
+        done = subprocess.run([*command, "--requests", "5"], cwd=tmp_path, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    (line,) = [line for line in done.stderr.splitlines() if "one stamp per read" in line]
+    assert ("CAP_NET_RAW" if error == errno.EPERM else os.strerror(error)) in line
+    (summary,) = tmp_path.glob("runs/2*/summary.json")
+    assert json.loads(summary.read_bytes())["client"]["stamps"] == "read"
+
+
+@pytest.mark.parametrize("error", [errno.EPERM, errno.EAFNOSUPPORT], ids=errno.errorcode.get)
+def test_a_plan_that_insists_on_segment_stamps_is_refused_under_that_filter(error: int, tmp_path: Path) -> None:
+    """Exit code 2 before anything is sent: who asks for segment stamps must not get others."""
+    with simulator(ttft_ms=5, itl_ms=1, tokens=4) as sim:
+        command = [*without_packet_sockets(error), *LENS, "run", "--base-url", f"{sim.base_url}/v1", *TARGET]
+        done = subprocess.run(
+            [*command, "--stamps", "segment"], cwd=tmp_path, capture_output=True, text=True, timeout=60
+        )
+        assert not sim.stats()["requests"]
+    assert done.returncode == 2
+    assert "stamps: segment is not possible" in done.stderr
     assert not [*tmp_path.glob("runs/2*")]
 
 

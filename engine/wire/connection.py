@@ -210,6 +210,8 @@ class Connection:
                 stream = self.stream
                 if stream is not None:
                     exchange, framing, feed = stream
+                    if stamp < exchange.read_ns:  # it came before a lost segment: see _arrived()
+                        stamp = exchange.read_ns
                     exchange.received_bytes += size
                     try:
                         feed(reactor.view[:size])
@@ -271,6 +273,9 @@ class Connection:
                 if not 0 <= now - stamp < LAG_SUSPECT_NS:
                     stamp, kernel = self.context.suspect(stamp, now)
                 reactor.lag[lag_bucket(now - stamp)] += 1
+            # A segment that overtook a lost one has waited for it in the kernel, and its stamp is older than that of the
+            # retransmission before it: its bytes completed nothing until then. Without this, a gap would be negative.
+            stamp = max(stamp, exchange.read_ns, exchange.headers_ns)
         if not kernel:
             exchange.flags |= record.USER_CLOCK
         exchange.received_bytes += size

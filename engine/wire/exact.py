@@ -5,7 +5,8 @@ but a read that crosses from one segment into the next returns only the last one
 much waits. About as much as the last event took: one event, read as always. More: the bytes are peeked at, the ends of
 chunks or TLS records found in them (engine/wire/boundaries.py), and read one by one. Units with equal stamps came in
 one segment, or were merged before the tap saw them; they go on together, as one read, and count as coalesced. So a tap
-that died or dropped clones costs exactness and never truth.
+that died or dropped clones costs exactness and never truth. A unit with an older stamp than the one before it overtook
+a lost segment: it could not be read before the retransmission came, so it goes on with that, too.
 A stream that was late has at most UNITS_MAX units read per turn; a turn that has become late for a send ends early
 (`Reactor.due_ns`). What was not read makes the socket ready again.
 """
@@ -92,14 +93,17 @@ class ExactConnection(Connection):
         """Takes the units off the socket, one read each, and handles groups of equal stamps as one read each."""
         exchange = self.exchange
         groups: list[tuple[int, Ancillary]] = []  # (offset behind it, its stamp)
+        latest: tuple[int, ...] = (0, 0)
         start = 0
         for end in ends:
             size, ancillary, _, _ = self.receive([self.reactor.view[: end - start]], ANCILLARY_BYTES)
             start += size
-            if groups and ancillary and groups[-1][1] == ancillary:
-                groups[-1] = start, ancillary
+            stamp = TIMESPEC(ancillary[0][2]) if ancillary else None
+            if groups and stamp is not None and stamp <= latest:
+                groups[-1] = start, groups[-1][1]
             else:
                 groups.append((start, ancillary))
+                latest = stamp or latest
             if start < end:  # fewer bytes than were seen waiting: cannot be, and must not be guessed about
                 break
         start = 0

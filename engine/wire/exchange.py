@@ -32,12 +32,15 @@ class Exchange:
     """One request, from its slot in the schedule to its record. All times CLOCK_MONOTONIC ns, 0 where not reached."""
 
     __slots__ = (
+        "asked_input_tokens",
+        "asked_output_tokens",
         "attempts",
         "coalesced",
         "connect_start_ns",
         "deadline_ns",
         "dequeued_ns",
         "dns_done_ns",
+        "empty_events",
         "end_ns",
         "error",
         "estimate_tokens",
@@ -71,6 +74,9 @@ class Exchange:
         "target",
         "tcp_done_ns",
         "tls_done_ns",
+        "trailing",
+        "trailing_at",
+        "waited_ns",
         "wire",
     )
 
@@ -83,9 +89,11 @@ class Exchange:
         self.wire = wire
         self.session: Session | None = None
         self.estimate_tokens = 0
+        self.asked_input_tokens = self.asked_output_tokens = 0
         self.reserved = 0  # pico-USD of the budget
         self.inflight_slot = 0
         self.dequeued_ns = 0
+        self.waited_ns = 0  # before the first send, for what is not this client's fault (records.record)
         self.send_ns = 0
         self.deadline_ns = 0
         self.first_token_ns = 0  # looked at before the first attempt, while a limit holds the request back
@@ -107,6 +115,9 @@ class Exchange:
         self.headers_ns = self.first_event_ns = self.first_token_ns = self.first_output_ns = 0
         self.last_token_ns = self.end_ns = self.last_send_ns = self.itl_max_ns = self.read_ns = 0
         self.events = self.coalesced = self.gaps_saturated = 0
+        self.empty_events = 0
+        self.trailing = 0  # events without a token since the gap number `trailing_at`
+        self.trailing_at = 0
         self.gaps: array[int] = array("Q")
 
     def fail(self, outcome: Outcome, message: str, now_ns: int) -> None:
@@ -134,6 +145,8 @@ class Exchange:
             self.events += 1
             if bits & TOKEN:
                 self._token(bits, stamp_ns, kernel, complete and i == last)
+            elif self.first_token_ns:
+                self._empty()
             if bits & OVER:  # what follows is not part of the reply, whichever packet brings it
                 break
         self.read_ns = stamp_ns
@@ -156,6 +169,8 @@ class Exchange:
             self.read_ns = self.last_send_ns
         if bits & TOKEN:
             self._token(bits, stamp_ns, kernel, True)
+        elif self.first_token_ns:
+            self._empty()
         self.events += 1
         self.read_ns = stamp_ns
         return bits
@@ -164,6 +179,19 @@ class Exchange:
     def token_events(self) -> int:
         """Events that carried a token: the first one and one for every gap."""
         return len(self.gaps) + (self.first_token_ns > 0)
+
+    def _empty(self) -> None:
+        """Counts an event without a token, for now as part of the ending: it is empty if another token follows.
+
+        Tokens need not look at this: whether one has followed shows in the number of gaps.
+        """
+        self.empty_events = self._empty_so_far()
+        if self.trailing_at != len(self.gaps):
+            self.trailing_at, self.trailing = len(self.gaps), 0
+        self.trailing += 1
+
+    def _empty_so_far(self) -> int:
+        return self.empty_events + (self.trailing if self.trailing_at != len(self.gaps) else 0)
 
     def _token(self, bits: int, stamp_ns: int, kernel: bool, exact: bool) -> None:
         if self.first_token_ns:
@@ -213,6 +241,7 @@ class Exchange:
             self.end_ns,
             self.itl_max_ns,
             0,
+            self.waited_ns,
             1,
             self.sent_bytes if self.sent_bytes < UNKNOWN else UNKNOWN,
             self.received_bytes if self.received_bytes < UNKNOWN else UNKNOWN,
@@ -226,6 +255,9 @@ class Exchange:
             self.events,
             len(self.gaps) + (self.first_token_ns > 0),
             self.coalesced,
+            self._empty_so_far(),
+            self.asked_input_tokens,
+            self.asked_output_tokens,
             session.id & UNKNOWN if session else 0,
             self.inflight_slot,
             self.flags | reply.flags,

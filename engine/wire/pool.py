@@ -118,6 +118,8 @@ class Pool:
 
     def _connected(self, dial: Dial) -> None:
         exchange = dial.exchange
+        if not exchange.send_ns:
+            exchange.waited_ns += (exchange.tls_done_ns or exchange.tcp_done_ns) - exchange.connect_start_ns
         connection = self._connection(self.context, dial.socket, dial.tls, exchange.tcp_done_ns)
         self.busy[exchange] = connection
         connection.send(exchange)
@@ -162,6 +164,8 @@ class Pool:
         self.stale_resends += 1
         exchange.flags = exchange.flags & ~record.REUSED | record.STALE_RESENT
         exchange.outcome, exchange.error = OK, ""
+        if exchange.send_ns:
+            exchange.waited_ns += monotonic_ns() - exchange.send_ns  # for the dead connection, not for the client
         exchange.send_ns = exchange.end_ns = 0
         exchange.sent_bytes = 0
         while self.idle:  # they are as old as the dead one

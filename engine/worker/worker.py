@@ -255,7 +255,7 @@ class Worker:
                 each.stop(self, self.last_now, Unsent.BUDGET)
         return False
 
-    def dispatch(self, run: PhaseRun, prepared: Prepared, intended_ns: int) -> None:
+    def dispatch(self, run: PhaseRun, prepared: Prepared, intended_ns: int, waited_ns: int = 0) -> None:
         """Starts the request of one slot, at once or when its rate limits permit it."""
         exchange = Exchange(
             prepared.slot,
@@ -265,8 +265,11 @@ class Worker:
             self.plan.series(run.index, prepared.target),
             prepared.wire,
         )
+        exchange.waited_ns = waited_ns
         exchange.session = prepared.session
         exchange.estimate_tokens = prepared.estimate_tokens
+        exchange.asked_input_tokens = prepared.asked_input_tokens
+        exchange.asked_output_tokens = prepared.asked_output_tokens
         exchange.reserved = self.reserved
         self._enter(run, exchange)
 
@@ -287,6 +290,8 @@ class Worker:
         now = monotonic_ns()
         wait = self.allowance.wait_ns(exchange.target, tokens, now)
         if wait:
+            if not exchange.send_ns:
+                exchange.waited_ns += wait
             self.timers.at(now + wait, self._begin_admitted, exchange)
         else:
             self._begin(exchange, now)
@@ -323,6 +328,8 @@ class Worker:
             )
             if delay is not None and self.stopping is None:
                 exchange.deadline_ns = NEVER
+                if not exchange.send_ns:  # it never reached the server: what follows is no lateness of the client
+                    exchange.waited_ns += exchange.end_ns - exchange.connect_start_ns + delay
                 self.timers.at(monotonic_ns() + delay, self._admit, exchange, 0)  # its tokens are still charged
                 return
         self.ledger.record(run, exchange)
@@ -330,11 +337,13 @@ class Worker:
             self.allowance.settle(exchange)
         if exchange.session is None or not self._think(run, exchange, exchange.session):
             run.freed(monotonic_ns(), failed_connect=exchange.outcome in CONNECT)
-        self._leave(run)
+        self._leave(run, exchange.end_ns)
 
-    def _leave(self, run: PhaseRun) -> None:
+    def _leave(self, run: PhaseRun, ended_ns: int) -> None:
         run.in_flight -= 1
         self.in_flight -= 1
+        for each in self.runs:
+            each.left(ended_ns)
 
     def unsent(self, run: PhaseRun, slot: int, slots: int, intended_ns: int, reason: Unsent) -> None:
         """Records that `slots` slots from `slot` on were not sent."""
@@ -343,7 +352,7 @@ class Worker:
     def _withdraw(self, run: PhaseRun, exchange: Exchange, reason: Unsent) -> None:
         """Takes a slot back that waited for its rate limit and was never sent."""
         self.ledger.withdraw(run, exchange, reason)
-        self._leave(run)
+        self._leave(run, monotonic_ns())
 
     def _abandon(self, exchange: Exchange, outcome: Outcome, message: str) -> None:
         run = self.ledger.active[exchange]
@@ -351,7 +360,7 @@ class Worker:
             self._withdraw(run, exchange, Unsent.STOPPED)
         elif not self.pools[exchange.target].abandon(exchange, outcome, message):  # between two attempts
             self.ledger.record(run, exchange)
-            self._leave(run)
+            self._leave(run, monotonic_ns())
 
     def _cancel_planned(self, exchange: Exchange) -> None:
         if exchange in self.ledger.active:
@@ -376,7 +385,7 @@ class Worker:
 
     def _next_turn(self, run: PhaseRun, session: Session, last: Exchange, prompt: Prompt, intended_ns: int) -> None:
         """The think time of a session is over."""
-        self._leave(run)
+        self._leave(run, intended_ns)
         exchange = Exchange(
             last.request & SLOT_MASK | session.turn << TURN_SHIFT,
             intended_ns,
@@ -387,6 +396,7 @@ class Worker:
         )
         exchange.session = session
         exchange.estimate_tokens = session.estimate_tokens
+        exchange.asked_output_tokens = prompt.max_tokens or 0
         reason = self.stopping if self.stopping is not None else run.stopped
         if reason is None:
             output = prompt.max_tokens or min(OUTPUT_ESTIMATE, session.estimate_tokens)

@@ -16,7 +16,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
-from ...collectors.series import NOBODY, Batch, Key, Slab
+from ...collectors.goodput import Key
+from ...collectors.series import NOBODY, Batch, Slab
 from ...collectors.snapshot import Report, Snapshot
 from ...engine.files import replace
 from ...engine.metrics import METRICS, SCALES
