@@ -72,7 +72,7 @@ def carry_out(
             supervisor = launch.supervisor(on_tick)
             supervisor.keep_aside(beside)
             if not quiet:
-                warn_of_stamps(launch.stamps, supervisor.worker_cores)
+                warn_of_stamps(launch.stamps, supervisor.worker_cores, beside)
             with live_console(launch.segment_dir, quiet=quiet or as_json):
                 manifest = supervisor.run()
         failed.pop_all()  # from here on there is a summary, and the exporter can come to its end
@@ -83,10 +83,11 @@ def carry_out(
         exporter.finish()
 
 
-def warn_of_stamps(stamps: Stamps, worker_cores: Collection[int]) -> None:
-    """Lines on stderr: why segments have no stamps of their own, and which servers share the workers' cores."""
+def warn_of_stamps(stamps: Stamps, worker_cores: Collection[int], beside: Collection[int]) -> None:
+    """Lines on stderr: why segments have no stamps of their own, and which servers share the workers' cores. The run's
+    own processes `beside` it were moved to other cores."""
     lines = [f"one stamp per read: {stamps.refusal}"] if stamps.refusal else []
-    for line in [*lines, *core_warnings(stamps.local, worker_cores)]:
+    for line in [*lines, *core_warnings([each for each in stamps.local if each.pid not in beside], worker_cores)]:
         click.echo(f"lens: {line}", err=True)
 
 

@@ -66,6 +66,10 @@ class Progress(msgspec.Struct, kw_only=True):
     sinks: list[list[int]] = []
     errors: list[tuple[int, int, str, int | None]] = []  # target, outcome, latest message, HTTP status
     details: list[tuple[int, bytes]] = []  # (worker, blob) whose record has not come yet
+    rows: list[tuple[str, int, bytes]] = []  # tick rows as last read: segment, key, counts (collectors.live)
+    pending: list[
+        tuple[int, int, int, bytes]
+    ] = []  # tick, phase, target, counts that were read before their tick closed
     health: Health = msgspec.field(default_factory=Health)
 
 

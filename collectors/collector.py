@@ -12,7 +12,7 @@ same number and time. It reads from run.json when the phases began and that the 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Final, Protocol
@@ -32,9 +32,9 @@ from . import host
 from .checkpoint import FILE as CHECKPOINT
 from .checkpoint import Checkpoint, Progress
 from .cost import Prices
-from .goodput import Key
 from .health import Moment, client_of_run, client_of_tick, observe
 from .intake import Drained, Intake
+from .live import LiveTicks
 from .report import Losses, ReportBuilder, RunView
 from .rollup import PICO_PER_USD
 from .self_checks import Arrivals, failed_checks
@@ -108,6 +108,7 @@ class Collector:
         if saved is not None:
             self.totals.run, self.totals.ladders, self.totals.open = saved.totals, saved.ladders, saved.open
         self.intake = Intake(segment_dir, self.state, sessions=self.manifest.plan.workload.kind == "sessions")
+        self.live = LiveTicks(len(self.manifest.plan.targets), self.state)
         self.builder = ReportBuilder(self.manifest.plan, price_date=prices.date if prices else None, slos=slos)
         self.arrivals = Arrivals(self.manifest.plan) if saved is None else None
         self.errors = {(t, o): (message, status) for t, o, message, status in self.state.errors}
@@ -220,25 +221,25 @@ class Collector:
         """Closes so many ticks and makes them safe. After a stall that is several; they share the moment's report."""
         moment = self._moment(now)
         observe(self.state.health, self._before, moment)
-        in_flight: dict[Key, int] = {} if last else self.intake.in_flight()
-        if ticks and not last:
-            running = phases_running(self.manifest, in_flight, self.totals.end_of(self.totals.next_tick + ticks - 1))
-            self.totals.note_in_flight(self.totals.next_tick + ticks - 1, running, in_flight)
-        closed = [(self.totals.next_tick, self.totals.close()) for _ in range(ticks)]
+        self.live.read(self.intake.segments, self.totals.next_tick, self.totals.next_tick + ticks)
+        closed = []
+        for tick in range(self.totals.next_tick, self.totals.next_tick + ticks):
+            issuing = None if last else phases_issuing(self.manifest, self.totals.end_of(tick))
+            closed.append((tick, self.totals.close(self.live, issuing), self.totals.in_flight()))
         everything = self.totals.run.sums()
         client = self._client_of_tick(moment, everything)
         report = self._report(moment, finished=last)
         snapshot: Snapshot | None = None
         servers = self.servers()
         until = [] if last else self.builder.judge.goals(self.totals)
-        for tick, slab in closed:
+        for tick, slab, in_flight in closed:
             snapshot = self.builder.snapshot(
                 RunView(self.manifest, self.totals, now),
                 tick,
                 slab,
                 state="done" if last and tick == closed[-1][0] else _tick_state(self.manifest.state),
                 client=client,
-                in_flight=in_flight,
+                in_flight={} if last and tick == closed[-1][0] else in_flight,
                 until=until,
             )
             snapshot.servers = servers
@@ -321,6 +322,7 @@ class Collector:
         state.errors = [(target, outcome, *message) for (target, outcome), message in self.errors.items()]
         state.details = [(key[0], msgspec.msgpack.encode(detail)) for key, detail in self.details.items()]
         self.intake.save(state)
+        self.live.save(state)
         try:
             totals = self.totals
             self.checkpoint.save(
@@ -333,6 +335,7 @@ class Collector:
                 self.checkpoint.rebase_next()
             return
         totals.unsaved.clear()
+        self.live.release(self.intake.segments)
         self.intake.release()
 
     def _show(self, report: Report, snapshot: Snapshot | None) -> None:
@@ -348,10 +351,13 @@ class Collector:
         """Closes every tick up to now, also the one that runs, and writes the last report."""
         ticks = 0
         if self.totals.start_ns and not self.state.done:
-            newest = max(self.totals.open, default=self.totals.next_tick - 1)
-            ticks = max(newest, min(self.totals.tick_at(now), self._last_tick())) + 1 - self.totals.next_tick
+            next_tick, now_tick = self.totals.next_tick, self.totals.tick_at(now)
+            self.live.read(self.intake.segments, next_tick, next_tick)
+            newest = max([*self.totals.open, min(self.live.newest, now_tick), min(now_tick, self._last_tick())])
+            ticks = newest + 1 - next_tick
         if not self.state.done:  # the last line of intervals.jsonl says so, once
             ticks = max(1, ticks)
+            self.live.fold(self.totals.next_tick + ticks - 1)
         self.state.done = True
         report = self._close_ticks(max(0, ticks), now, last=True)
         for sink in self.sinks:
@@ -368,13 +374,12 @@ class Collector:
         return self.totals.tick_at(max((times.end_ns for times in self.manifest.phases), default=0))
 
 
-def phases_running(manifest: Manifest, in_flight: Mapping[Key, int], moment_ns: int) -> list[int]:
-    """The phases that issue at this moment, or whose requests are in flight."""
-    busy = {phase for (phase, _), count in in_flight.items() if count}
+def phases_issuing(manifest: Manifest, moment_ns: int) -> list[int]:
+    """The phases that issue requests at this moment."""
     return [
         i
         for i, times in enumerate(manifest.phases)
-        if i in busy or (0 < times.start_ns < moment_ns and not 0 < times.end_ns < moment_ns)
+        if 0 < times.start_ns < moment_ns and not 0 < times.end_ns < moment_ns
     ]
 
 

@@ -18,7 +18,7 @@ from ..engine.errors import SegmentError
 from ..engine.records.lag import LAG_BUCKETS
 from ..engine.records.layout import SLOT_MASK, TURN_SHIFT, Counter, State
 from ..engine.records.reader import SegmentReader
-from ..engine.records.record import NO_TARGET, UNKNOWN, left_behind_values, record_dtype
+from ..engine.records.record import UNKNOWN, left_behind_values, record_dtype
 from .checkpoint import Progress, SegmentState
 from .measures import Records
 
@@ -93,13 +93,6 @@ class Segment:
             for entry in self.reader.leftovers()
         ]
         return np.array(left, record_dtype())
-
-    def in_flight(self) -> Iterator[tuple[int, int]]:
-        """(phase, target) of every request that is running now."""
-        if not self.ended:
-            for entry in self.reader.leftovers():
-                if entry.sent and entry.target != NO_TARGET:
-                    yield entry.phase, entry.target
 
     def saved(self) -> SegmentState:
         cells = np.argwhere(self._drops)
@@ -196,14 +189,6 @@ class Intake:
 
     def _retired_plus(self, more: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
         return more.copy() if self._retired_lag is None else more + self._retired_lag
-
-    def in_flight(self) -> dict[tuple[int, int], int]:
-        """Running requests by (phase, target)."""
-        counts: dict[tuple[int, int], int] = {}
-        for segment in self.segments.values():
-            for key in segment.in_flight():
-                counts[key] = counts.get(key, 0) + 1
-        return counts
 
 
 def _alive(pid: int) -> bool:

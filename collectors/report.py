@@ -31,7 +31,7 @@ from .snapshot import (
     Snapshot,
     TargetReport,
 )
-from .statistics import buckets, cost, mean_interval_ns, share, slice_of, unknown, window_ns
+from .statistics import buckets, cost, mean_interval_ns, share, slice_of, slice_of_tick, unknown, window_ns
 from .totals import Totals
 from .verdict import Facts, judge
 
@@ -118,7 +118,7 @@ class ReportBuilder:
             state=state,
             phase=self.plan.phases[phase].name,
             in_flight=sum(in_flight.values()),
-            sent_total=everything.sent,
+            sent_total=int(everything.tally[Tally.LIVE_SENT]),
             ok_total=int(everything.tally[Outcome.OK]),
             failed_total=everything.failed,
             unsent_total=everything.unsent,
@@ -145,8 +145,8 @@ class ReportBuilder:
             counts=series.counts(),
             moments=series.moments(),
             buckets=buckets(series),
-            hdr={name: h.hdr().encode().decode() for name, h in series.metrics.items()} if self.hdr else {},
-            **self._slice(series, tick_ns / SECOND),
+            hdr={name: h.hdr().encode().decode() for name, h in series.shown().items()} if self.hdr else {},
+            **slice_of_tick(series, tick_ns / SECOND, conditions=bool(self.lines), date=self.price_date),
         )
 
     # --- the run --------------------------------------------------------------------------------------------------

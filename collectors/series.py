@@ -39,6 +39,8 @@ from .measures import Column, Records, Values, in_bursts, measures, output_token
 from .rollup import UNRECORDED
 from .snapshot import Moments
 
+LIVE: Final = ("ttft_ms", "itl_ms")  # shown in the tick in which their values happened
+ENDED: Final = ".ended"  # marks the name of such a metric of requests by their end
 NOBODY: Final = -1  # target of a slot that ended unsent before it had one, in a plan of several targets
 
 _LATENESS: Final = ("lateness_ms", "client_lateness_ms")
@@ -84,10 +86,16 @@ class Tally(IntEnum):
     MEASURED_INPUT = ATTEMPTS + 31
     ASKED_OUTPUT = ATTEMPTS + 32
     MEASURED_OUTPUT = ATTEMPTS + 33
-    IN_FLIGHT_SUM = ATTEMPTS + 34  # requests in flight at the ends of ticks, added up
-    IN_FLIGHT_TICKS = ATTEMPTS + 35  # at how many; counted in the first target of a phase
-    FIRST_END = ATTEMPTS + 36  # extremes, CLOCK_MONOTONIC ns; 0 where there is none
-    LAST_END = ATTEMPTS + 37
+    TOKEN_EVENTS = ATTEMPTS + 34  # of ok requests
+    LIVE_SENT = ATTEMPTS + 35  # what happened in the tick, whenever its requests end (collectors.live)
+    LIVE_EVENTS = ATTEMPTS + 36
+    LIVE_TOKEN_EVENTS = ATTEMPTS + 37
+    LIVE_COALESCED = ATTEMPTS + 38
+    LIVE_TOKENS = ATTEMPTS + 39
+    IN_FLIGHT_SUM = ATTEMPTS + 40  # requests in flight at the ends of ticks, added up
+    IN_FLIGHT_TICKS = ATTEMPTS + 41  # at how many; counted in the first target of a phase
+    FIRST_END = ATTEMPTS + 42  # extremes, CLOCK_MONOTONIC ns; 0 where there is none
+    LAST_END = ATTEMPTS + 43
 
 
 TALLIES: Final = Tally.LAST_END + 1
@@ -103,15 +111,20 @@ _NAMES: Final = (
 
 class Series:
     """One (phase, target). `tally` holds the counts at the positions of `Tally` and of the outcomes; `lines` of each
-    `request` objective that judges it, by its number, the requests that met it and those it was asked of."""
+    `request` objective that judges it, by its number, the requests that met it and those it was asked of.
 
-    __slots__ = ("failures", "lines", "metrics", "tally")
+    `metrics` are of requests by their end. `live`, in a closed tick only, are those of LIVE by the moment of each value,
+    requests that still run included; they are never added to the totals.
+    """
+
+    __slots__ = ("failures", "lines", "live", "metrics", "tally")
 
     def __init__(self) -> None:
         self.tally: Values = np.zeros(TALLIES, np.int64)
         self.lines: dict[int, tuple[int, int]] = {}
         self.metrics: dict[str, Histogram] = {}
         self.failures: dict[Outcome, Histogram] = {}
+        self.live: dict[str, Histogram] | None = None
 
     def add(self, other: Series) -> None:
         self.add_counts(other)
@@ -119,6 +132,10 @@ class Series:
             self.metrics.setdefault(name, Histogram()).add(histogram)
         for outcome, histogram in other.failures.items():
             self.failures.setdefault(outcome, Histogram()).add(histogram)
+        if other.live is not None:
+            self.live = self.live or {}
+            for name, histogram in other.live.items():
+                self.live.setdefault(name, Histogram()).add(histogram)
 
     def add_counts(self, other: Series) -> None:
         """The tallies only: for those who do not need the distributions."""
@@ -156,10 +173,24 @@ class Series:
             counted |= {f"{name}_{line}": n for name, n in zip(_LINE_NAMES, pair, strict=True) if n}
         return counted
 
+    def shown(self) -> dict[str, Histogram]:
+        """The distributions by metric; in a tick those of LIVE are the live ones."""
+        if self.live is None:
+            return self.metrics
+        return {name: each for name, each in self.metrics.items() if name not in LIVE} | self.live
+
+    def named(self) -> dict[str, Histogram]:
+        """All distributions by the names they have in files: those shown, in a tick those of requests that ended as
+        `<metric>.ended`, which add up to the run's, and those of failures as `e2e_ms.<outcome>`."""
+        shown = self.shown()
+        named = {name: shown[name] for name in METRICS if name in shown}
+        if self.live is not None:
+            named |= {f"{name}{ENDED}": self.metrics[name] for name in LIVE if name in self.metrics}
+        return named | {f"e2e_ms.{outcome.name.lower()}": each for outcome, each in sorted(self.failures.items())}
+
     def moments(self) -> dict[str, Moments]:
-        """Of each metric, and of the failures' as `e2e_ms.<outcome>`."""
-        named = {**self.metrics, **{f"e2e_ms.{each.name.lower()}": h for each, h in sorted(self.failures.items())}}
-        return {name: found for name, histogram in named.items() if (found := histogram.moments()) is not None}
+        """Of each distribution of `named`."""
+        return {name: found for name, each in self.named().items() if (found := each.moments()) is not None}
 
     @classmethod
     def restored(
@@ -265,6 +296,7 @@ class Series:
             both = (ok[f"asked_{name}"] > 0) & (ok[name] != UNKNOWN)
             tally[asked] += int(ok[f"asked_{name}"][both].sum(dtype=np.int64))
             tally[measured] += int(ok[name][both].sum(dtype=np.int64))
+        tally[Tally.TOKEN_EVENTS] += int(ok["token_events"].sum(dtype=np.int64))
         said = ok["output_tokens"] != UNKNOWN
         local = said & ((ok["flags"] & LOCAL_TOKENS) != 0)
         tally[Tally.BY_TOKENIZER] += int(np.count_nonzero(local))

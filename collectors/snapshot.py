@@ -265,14 +265,20 @@ class ErrorSample(msgspec.Struct, kw_only=True):
 
 
 class Interval(Slice, kw_only=True):
-    """One (phase, target) during one tick."""
+    """One (phase, target) during one tick.
+
+    `requests.sent`, output tokens, events, `itl_ms` and `ttft_ms` are of what happened in the tick, requests that still
+    run included, in cells of at most 1.6 %; everything else is of the requests that ended in it. `in_flight` is that of
+    the tick's end. Summed over a run's ticks, tokens are those reported (collectors.totals.settle).
+    """
 
     target: str
     phase: str
     measured: bool
     in_flight: int = 0
     # what adds up over ticks (collectors.rollup): all that was counted, by the lower-case names of series.Tally and of
-    # the outcomes, without zeros; and the moments of each metric, of the failures' as `e2e_ms.<outcome>`
+    # the outcomes, without zeros; and the moments of each metric, of `itl_ms` and `ttft_ms` by the requests' end as
+    # `<metric>.ended`, of the failures' as `e2e_ms.<outcome>`
     counts: dict[str, int] = msgspec.field(default_factory=dict)
     moments: dict[str, Moments] = msgspec.field(default_factory=dict)
     # per metric of metrics.BUCKETS: how many of this tick's values fell in each bucket, one more than bounds (the rest above)

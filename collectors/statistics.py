@@ -94,9 +94,9 @@ def unknown(metric: str) -> None:
 
 def distributions(series: Series, known: Known = unknown) -> dict[str, Distribution]:
     """All metrics; those without a sample have count 0."""
-    found = {}
+    found, shown = {}, series.shown()
     for name in METRICS:
-        histogram = series.metrics.get(name)
+        histogram = shown.get(name)
         n_eff = effective_size(name, histogram, series) if histogram else 0
         found[name] = distribution(histogram, scale=SCALES[name], n_eff=n_eff, known=known(name) if histogram else None)
     return found
@@ -111,10 +111,11 @@ def failure_distributions(series: Series) -> dict[str, Distribution]:
 
 def buckets(series: Series) -> dict[str, list[int]]:
     """The classic histograms of BUCKETS, for those metrics that have a sample."""
+    shown = series.shown()
     return {
-        name: series.metrics[name].below([round(bound * SCALES[name]) for bound in bounds])
+        name: shown[name].below([round(bound * SCALES[name]) for bound in bounds])
         for name, bounds in BUCKETS.items()
-        if name in series.metrics
+        if name in shown
     }
 
 
@@ -209,6 +210,22 @@ def slice_of(
         "ttft_coalesced_share": share(tally[Tally.STREAMS_COALESCED], tally[Tally.STREAMS]),
         "connection_reused_share": share(tally[Tally.REUSED], tally[Tally.REUSED] + tally[Tally.OPENED]),
     }
+
+
+def slice_of_tick(series: Series, seconds: float, *, conditions: bool, date: str | None) -> dict[str, Any]:
+    """The fields of a tick's Slice: sent, output tokens, events, ITL and TTFT are of what happened in the tick, requests
+    that still run included; everything else is of the requests that ended in it."""
+    fields = slice_of(series, seconds, conditions=conditions, date=date)
+    tally, used, rates = series.tally, fields["tokens"], fields["throughput"]
+    fields["requests"].sent = int(tally[Tally.LIVE_SENT])
+    used.output = int(tally[Tally.LIVE_TOKENS])
+    rates.output_tokens_per_s = used.output / seconds
+    rates.events_per_s = int(tally[Tally.LIVE_EVENTS]) / seconds
+    if used.input is not None or not tally[Outcome.OK]:  # a reply that did not say leaves the total unknown
+        rates.total_tokens_per_s = (used.output + (used.input or 0)) / seconds
+    gaps = fields["metrics"]["itl_ms"].count + int(tally[Tally.LIVE_COALESCED])
+    fields["itl_coalesced_share"] = share(tally[Tally.LIVE_COALESCED], gaps)
+    return fields
 
 
 def share(part: int, total: int) -> float | None:

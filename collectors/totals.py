@@ -3,21 +3,23 @@
 Ticks are [start + k * tick, start + (k + 1) * tick). A record belongs to the tick of its end, also when the collector
 was stopped for seconds and reads it late, so that a stall of the collector leaves no dent and no spike in the series.
 What comes after its tick was closed goes into the oldest tick that is open. Every tick is closed once, in order,
-without a hole, empty ones too.
+without a hole, empty ones too. Beside that, a tick has what happened in it, requests that still run included: tokens,
+events and requests sent (collectors.live).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from ..engine.records.record import Outcome
+from ..engine.records.record import OUTCOMES, Outcome
 from .goodput import Key
 from .intake import Drained
-from .measures import Records
+from .live import LiveTicks
+from .measures import Records, Values
 from .run_ladders import RunLadders
 from .series import Batch, Reader, Slab, Tally
 
@@ -69,21 +71,59 @@ class Totals:
         moment = np.where(moment > 0, moment, alive_ns)
         return np.clip((moment - self.start_ns) // self.tick_ns, self.next_tick, current)
 
-    def note_in_flight(self, tick: int, phases: Iterable[int], in_flight: Mapping[Key, int]) -> None:
-        """Counts the requests in flight at the end of an open tick into the phases that run."""
-        slab = self._slab(tick)
-        for phase in phases:
-            slab.at((phase, 0)).tally[Tally.IN_FLIGHT_TICKS] += 1
-            for key, count in in_flight.items():
-                if key[0] == phase:
-                    slab.at(key).tally[Tally.IN_FLIGHT_SUM] += count
-
-    def close(self) -> Slab:
-        """Closes the next tick and returns its numbers."""
+    def close(self, live: LiveTicks, issuing: Iterable[int] | None = None) -> Slab:
+        """Closes the next tick and returns its numbers, with what happened in it. The requests in flight at its end are
+        counted for the phases `issuing` then and those that still have some; for none if it is None."""
         slab = self.open.pop(self.next_tick, Slab())
+        distributions = live.close(self.next_tick, slab)
+        for key, series in slab.series.items():
+            settle(series.tally, self.run.at(key).tally)
+        if issuing is not None:
+            self._count_in_flight(slab, set(issuing))
         self.run.add(slab)
         self.ladders.add(self.next_tick, slab)
         if slab:
             self.unsaved.append((self.next_tick, slab))
         self.next_tick += 1
+        for key in slab.series:
+            slab.series[key].live = distributions.get(key, {})
         return slab
+
+    def _count_in_flight(self, slab: Slab, phases: set[int]) -> None:
+        for key in {*self.run.series, *slab.series}:
+            both = [each for each in (self.run.series.get(key), slab.series.get(key)) if each is not None]
+            count = sum(int(each.tally[Tally.LIVE_SENT]) - each.sent for each in both)
+            if count > 0:
+                slab.at(key).tally[Tally.IN_FLIGHT_SUM] += count
+                phases.add(key[0])
+        for phase in phases:
+            slab.at((phase, 0)).tally[Tally.IN_FLIGHT_TICKS] += 1
+
+    def in_flight(self) -> dict[Key, int]:
+        """Requests that were sent and had not ended when the last tick was closed, by (phase, target)."""
+        return {key: int(each.tally[Tally.LIVE_SENT]) - each.sent for key, each in self.run.series.items()}
+
+
+def settle(tick: Values, before: Values) -> None:
+    """Completes the live counts of a tick by what is known of the requests that have ended; `before` is the sum of all
+    earlier ticks.
+
+    Tokens are known when a request ends: until then each of its token events counts as many tokens as those of the
+    series' ok requests did so far (1 where there is none). The difference to what the provider said counts in the tick
+    in which it becomes known, though never as less than nothing; so the ticks add up to what was reported, and to the
+    estimate for requests that did not end well. Nothing counts fewer than the records have: a scripted worker, or one
+    killed between an entry and its count, leaves no row.
+    """
+    total = before + tick
+    ended = int(total[Outcome.OK : OUTCOMES].sum())
+    for count, least in (
+        (Tally.LIVE_SENT, ended),
+        (Tally.LIVE_EVENTS, int(total[Tally.EVENTS])),
+        (Tally.LIVE_TOKEN_EVENTS, int(total[Tally.TOKEN_EVENTS])),
+    ):
+        tick[count] += max(0, least - int(total[count]))
+    known = int(total[Tally.TOKEN_EVENTS])
+    per_event = int(total[Tally.OUTPUT]) / known if known else 1.0
+    running = int(before[Tally.LIVE_TOKEN_EVENTS] + tick[Tally.LIVE_TOKEN_EVENTS]) - known
+    tokens = int(total[Tally.OUTPUT]) + round(per_event * running)
+    tick[Tally.LIVE_TOKENS] = max(0, tokens - int(before[Tally.LIVE_TOKENS]))

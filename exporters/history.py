@@ -11,7 +11,7 @@ import msgspec
 
 from ..collectors.alerts import Values, Window
 from ..collectors.rollup import Slice
-from ..collectors.series import Series
+from ..collectors.series import ENDED, Series
 from ..collectors.slos import judge_slos
 from ..collectors.snapshot import SNAPSHOT_DECODER, Reason, Report, Run, TargetReport, Verdict
 from ..collectors.statistics import slice_of
@@ -216,7 +216,11 @@ def _report_of(run_dir: Path) -> Report | None:
 def _series(total: Slice, sums: Sums, target: str) -> Series:
     """The series that the ticks came from, but for its extremes of time."""
     name = tag("", target)[1:]
-    histograms = {each: sums.histogram((each, name)).with_moments(moments) for each, moments in total.moments.items()}
+    histograms = {  # of requests by their end, where a tick has a distribution of what happened in it too
+        each.removesuffix(ENDED): sums.histogram((each, name)).with_moments(moments)
+        for each, moments in total.moments.items()
+        if f"{each}{ENDED}" not in total.moments
+    }
     metrics = {each: histogram for each, histogram in histograms.items() if each in METRICS}
     failures = {
         Outcome[each.removeprefix(FAILED).upper()]: histogram

@@ -100,7 +100,7 @@ class Page:
         family = HistogramMetricFamily("gen_ai_client_token_usage", text, labels=labels)
         for at, each in self._slices.items():
             for kind in ("input", "output"):
-                if (tokens := each.tokens(kind)) is not None:
+                if (tokens := each.tokens_ended(kind)) is not None:
                     family.add_metric((*at, *self._model(at), kind), [("+Inf", each.count("ok"))], tokens)
         return family
 

@@ -12,6 +12,8 @@ from llm_latency_lens.collectors.series import Batch, Reader, Series, Slab
 from llm_latency_lens.engine.plan.plan import Load, Output, Phase, Plan, Shape, Target, Workload
 from llm_latency_lens.engine.plan.slo import Condition
 from llm_latency_lens.engine.records.record import FIELDS, UNKNOWN, Outcome, record_dtype
+from llm_latency_lens.engine.records.ticks import SENT
+from llm_latency_lens.engine.records.writer import SegmentWriter
 from llm_latency_lens.engine.runs.manifest import Manifest, PhaseTimes
 
 MS = 1_000_000
@@ -90,6 +92,15 @@ def slab(
 
 def series(*rows: dict[str, int], **options: Any) -> Series:
     return slab(*rows, **options).only(lambda _: True)
+
+
+def happens(writer: SegmentWriter, series: int, at_ns: int, *gaps_ns: int, ttft_ns: int = 20 * MS) -> None:
+    """A request is sent, and its first token and one token a gap arrive, all at one moment."""
+    live = writer.ticks.of(series)
+    live.count(SENT, at_ns)
+    live.first(ttft_ns, at_ns)
+    for gap_ns in gaps_ns:
+        live.gap(gap_ns, at_ns)
 
 
 def plan(

@@ -29,7 +29,7 @@ from llm_latency_lens.engine.records.record import FAILURES, GAP_COALESCED, Outc
 from llm_latency_lens.engine.records.resume import mark_dead
 from llm_latency_lens.engine.records.writer import SegmentWriter
 from llm_latency_lens.engine.runs.manifest import Manifest, PhaseTimes
-from tests.support_collector import MS, SECOND, START, fields, manifest, plan, unsent, values
+from tests.support_collector import MS, SECOND, START, fields, happens, manifest, plan, unsent, values
 from tests.test_exporter_json import rows_of
 from tests.test_hdrlog import read
 
@@ -49,7 +49,9 @@ class Run:
 
     def writer(self, worker: int = 0, incarnation: int = 1) -> SegmentWriter:
         path = self.segment_dir / f"worker-{worker}.{incarnation}.ring"
-        return SegmentWriter.create(path, self.geometry, worker=worker, incarnation=incarnation)
+        made = SegmentWriter.create(path, self.geometry, worker=worker, incarnation=incarnation)
+        made.ticks.start(self.manifest.phases[0].start_ns, self.manifest.plan.output.tick_ns)
+        return made
 
     def finish(self, end_ns: int = 0, planned: int | None = None) -> None:
         for times in self.manifest.phases:
@@ -371,6 +373,7 @@ steps = st.lists(
     st.one_of(
         st.tuples(st.just("push"), st.integers(1, 40)),
         st.tuples(st.just("turn"), st.integers(1, 350)),
+        st.tuples(st.just("beat"), st.just(0)),
         st.tuples(st.just("kill"), st.just(0)),
     ),
     min_size=5,
@@ -390,8 +393,11 @@ def test_any_sequence_of_records_turns_and_deaths_counts_everything_once(
         if what == "push":
             for _ in range(amount):
                 at_ms = (clock.now_ns - START) // MS
+                happens(writer, number % 2, clock.now_ns, 5 * MS, 6 * MS)
                 writer.push(values(ended(at_ms, request=number, target=number % 2)), gaps(5, 6))
                 number += 1
+        elif what == "beat":
+            writer.ticks.acknowledge()
         elif what == "turn":
             clock.now_ns += amount * MS
             made.turn()
@@ -403,7 +409,7 @@ def test_any_sequence_of_records_turns_and_deaths_counts_everything_once(
 
 
 def check_once(run: Run, report: Report, number: int) -> None:
-    """Each of `number` ok requests with two gaps of 5 and 6 ms is everywhere once."""
+    """Each of `number` ok requests with two gaps of 5 and 6 ms is everywhere once, by its end and as it happened."""
     assert (report.requests.planned, report.requests.ok) == (number, number)
     assert report.metrics["ttft_ms"].count == number
     assert report.metrics["itl_ms"].count == 2 * number
@@ -416,6 +422,12 @@ def check_once(run: Run, report: Report, number: int) -> None:
     logged: list[HdrHistogram] = read(run.run_dir / "intervals.hlog") if number else []
     itl = [each.get_total_count() for each in logged if each.get_tag().startswith("itl_ms/")]
     assert sum(itl) == 2 * number
+    ended_itl = [each.get_total_count() for each in logged if each.get_tag().startswith("itl_ms.ended/")]
+    assert sum(ended_itl) == 2 * number
+    assert sum(i.requests.sent for snapshot in snapshots for i in snapshot.intervals) == number
+    assert sum(i.tokens.output or 0 for snapshot in snapshots for i in snapshot.intervals) == (
+        report.tokens.output or 0
+    )
     assert [reason.code for reason in report.verdict.reasons if reason.code == "books_do_not_balance"] == []
 
 
@@ -473,7 +485,10 @@ def _push(writer: SegmentWriter, number: int) -> int:
     if number - int(writer._tails[0]) >= writer.geometry.requests - 1:
         time.sleep(0.001)
         return 0
+    happens(writer, 0, now, 5 * MS, 6 * MS)
     assert writer.push(values(fields(request=number, intended_ns=now - 131 * MS)), gaps(5, 6))
+    if not number % 16:
+        writer.ticks.acknowledge()
     time.sleep(0.0003)
     return 1
 
@@ -519,6 +534,7 @@ def test_a_run_directory_that_comes_back_gets_every_line(run: Run) -> None:
     away = run.run_dir.with_name("away")
     run.run_dir.rename(away)
     for tick in range(1, 4):
+        happens(writer, 0, START + tick * TICK - 10 * MS, 5 * MS, 6 * MS)
         writer.push(values(ended(tick * 100 - 10, request=tick - 1)), gaps(5, 6))
         clock.now_ns = START + tick * TICK + GRACE_NS
         made.turn()

@@ -22,6 +22,7 @@ from llm_latency_lens.engine.records.record import (
     UNKNOWN,
     Outcome,
 )
+from llm_latency_lens.engine.records.ticks import COALESCED, GAP_CELLS, OTHER_EVENTS, unwatched
 from llm_latency_lens.engine.wire.exchange import Exchange
 
 SEND = 1_000_000
@@ -225,13 +226,14 @@ def test_a_second_attempt_begins_anew_and_keeps_the_first_send() -> None:
 
 
 words = st.sampled_from(sorted(word.decode() for word in MEANINGS))
-steps = st.sampled_from([0, 1, 7, 1000, GAP_MAX - 1, GAP_MAX, GAP_MAX + 1])
+steps = st.sampled_from([0, 1, 7, 1000, 1024, 20_000_001, GAP_MAX - 1, GAP_MAX, GAP_MAX + 1])
 
 
 @given(st.lists(st.tuples(words, steps, st.booleans(), st.booleans()), max_size=12))
 def test_one_event_taken_alone_means_the_same_as_taken_with_a_list(reads: list[tuple[str, int, bool, bool]]) -> None:
-    """The hot path's short way is an optimization and nothing else."""
+    """The hot path's short way is an optimization and nothing else, and the tick has each event once."""
     one, many = after([]), after([])
+    one.live, many.live = unwatched(), unwatched()
     at = SEND
     for word, step, kernel, alone in reads:
         at += step
@@ -239,8 +241,12 @@ def test_one_event_taken_alone_means_the_same_as_taken_with_a_list(reads: list[t
         bits = many.take([event], at, kernel, True)
         assert (one.take_one(event, at, kernel) if alone else one.take([event], at, kernel, True)) == bits
     for name in Exchange.__slots__:
-        if name not in ("reply", "read_event"):
+        if name not in ("reply", "read_event", "live"):
             assert getattr(one, name) == getattr(many, name), name
+    counts = one.live.row_at(at).tolist()
+    assert counts == many.live.row_at(at).tolist()
+    tokens = counts[COALESCED] + sum(counts[GAP_CELLS:])
+    assert (tokens, tokens + counts[OTHER_EVENTS]) == (one.token_events, one.events)
 
 
 batches = st.lists(st.tuples(st.lists(words, min_size=1, max_size=4).map(" ".join), steps, st.booleans()), max_size=8)

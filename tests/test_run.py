@@ -165,7 +165,8 @@ def test_an_open_loop_keeps_its_rate_and_is_never_early(tmp_path: Path) -> None:
 def test_a_worker_over_its_limit_uses_a_core_and_not_more(tmp_path: Path) -> None:
     """Most of the work is done after the phase's last slot: that time counts on both sides of the division.
 
-    What the kernel says of the process is the measure: how much of a core it got depends on the machine's other load.
+    How much of a core it got depends on the machine's other load, so what the kernel counted of it is the least that
+    it must report: a look that comes late sees less of it, never more.
     """
     with simulator(ttft_ms=0, itl_ms=0, tokens=500) as sim:
         arguments = (
@@ -192,7 +193,7 @@ def test_a_worker_over_its_limit_uses_a_core_and_not_more(tmp_path: Path) -> Non
     duration_s, utilisation = summary["run"]["duration_s"], summary["client"]["cpu_utilisation"]
     assert duration_s > 1.5
     assert utilisation <= 1.02
-    assert utilisation * duration_s == pytest.approx(after_s - before_s, rel=0.2)
+    assert utilisation * duration_s > 0.8 * (after_s - before_s) > 0
 
 
 def cpu_s(process: psutil.Process) -> float:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import mmap
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 from zlib import crc32
@@ -14,6 +15,7 @@ import numpy.typing as npt
 from ..errors import SegmentError
 from .lag import LAG_BUCKETS
 from .layout import (
+    BOUND_WORDS,
     COMMITTED,
     COUNTER_WORDS,
     COUNTERS,
@@ -23,6 +25,7 @@ from .layout import (
     HEAD,
     JOURNAL_WORDS,
     LAG_WORDS,
+    LEFT_WORD,
     MAGIC,
     NUMBER_MASK,
     PID_MAX,
@@ -37,6 +40,7 @@ from .layout import (
     State,
 )
 from .record import NO_TARGET, OUTCOMES, PAYLOAD_BYTES, SLOT_BYTES, record_dtype
+from .ticks import ROW_WORDS, SERIES_BITS, SERIES_MASK
 
 _STATES: Final = frozenset(State)
 
@@ -79,6 +83,9 @@ class SegmentReader:
         self._gap_lane = self._words[layout.gaps // 8 : layout.gaps // 8 + geometry.gaps]
         self._details = memoryview(memory)[layout.details : layout.details + geometry.details * DETAIL_BYTES]
         self._detail_words = self._details.cast("Q")
+        self._tick_keys = self._words[layout.tick_keys // 8 : layout.tick_keys // 8 + geometry.ticks]
+        rows = np.frombuffer(memory, np.uint32, geometry.ticks * ROW_WORDS, layout.tick_rows)
+        self._tick_rows = rows.reshape(geometry.ticks, ROW_WORDS)
         self._dtype = record_dtype()
         self._cursor = self._gap_cursor = self._detail_cursor = 0
         self._checked_gaps = 0  # the gap lane's position after the last record that was verified
@@ -176,6 +183,23 @@ class SegmentReader:
         """The lag histogram: reads by `lag_bucket`, since the worker's start."""
         return self._words[LAG_WORDS : LAG_WORDS + LAG_BUCKETS].copy()
 
+    def close_ticks(self, end: int) -> int:
+        """Closes the ticks below `end` for the worker. Returns the first tick that it may still increment."""
+        self._words[BOUND_WORDS] = max(end, int(self._words[BOUND_WORDS]))
+        return int(self._words[LEFT_WORD])
+
+    def tick_rows(self, end: int) -> Iterator[tuple[int, int, int, npt.NDArray[np.uint32]]]:
+        """(key, tick, series, counts) of every row that is not released and of a tick below `end`; counts are records.ticks'."""
+        series, released = self.geometry.phases * self.geometry.targets, int(self._words[BOUND_WORDS + 1])
+        for row, key in enumerate(self._tick_keys.tolist()):
+            tick = (key >> SERIES_BITS) - 1
+            if released <= tick < end and key & SERIES_MASK < series:
+                yield key, tick, key & SERIES_MASK, self._tick_rows[row].copy()
+
+    def release_ticks(self, end: int) -> None:
+        """Lets the worker use the rows of ticks below `end` again. Only after the checkpoint that holds them."""
+        self._words[BOUND_WORDS + 1] = max(end, int(self._words[BOUND_WORDS + 1]))
+
     def drops(self) -> npt.NDArray[Any]:
         """Slots of dropped records by [phase * targets + target][outcome], since the worker's start."""
         return self._drop_table().reshape(-1, OUTCOMES).copy()
@@ -202,7 +226,7 @@ class SegmentReader:
         """Lets the mapping go; arrays that were returned are copies and stay."""
         self._detail_words.release()
         self._details.release()
-        del self._words, self._slots, self._commits, self._gap_lane
+        del self._words, self._slots, self._commits, self._gap_lane, self._tick_keys, self._tick_rows
         self._memory.close()
 
     def _committed(self, limit: int) -> int:

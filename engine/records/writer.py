@@ -22,6 +22,7 @@ from zlib import crc32
 from ..errors import SegmentError
 from .lag import LAG_BUCKETS
 from .layout import (
+    BOUND_WORDS,
     COMMITTED,
     COUNTER_WORDS,
     COUNTERS,
@@ -32,6 +33,7 @@ from .layout import (
     HEAD,
     JOURNAL_WORDS,
     LAG_WORDS,
+    LEFT_WORD,
     MAGIC,
     NUMBER_MASK,
     OUTCOME,
@@ -48,6 +50,7 @@ from .layout import (
     State,
 )
 from .record import OUTCOMES, RECORD, SLOT_BYTES
+from .ticks import ROW_BYTES, TickWriter
 
 _pack: Final = RECORD.pack
 
@@ -81,6 +84,13 @@ class SegmentWriter:
         self._gaps = words[layout.gaps // 8 : layout.gaps // 8 + geometry.gaps]
         self._details = view[layout.details : layout.details + geometry.details * DETAIL_BYTES]
         self._detail_words = self._details.cast("Q")
+        self.ticks = TickWriter(
+            words[layout.tick_keys // 8 : layout.tick_keys // 8 + geometry.ticks],
+            view[layout.tick_rows : layout.tick_rows + geometry.ticks * ROW_BYTES].cast("I"),
+            words[BOUND_WORDS : BOUND_WORDS + 2],
+            words[LEFT_WORD : LEFT_WORD + 1],
+            geometry.phases * geometry.targets,
+        )
         self._request_head = self._gap_head = self._detail_head = self._dropped = 0
         self._request_mask = geometry.requests - 1
         self._gap_mask = geometry.gaps - 1
@@ -176,12 +186,14 @@ class SegmentWriter:
         table[first + 3] = phase << 16 | target
         table[first] = request + 1 << 1
 
-    def sent(self, slot: int, send_ns: int) -> None:
-        """Marks the request as handed to send()."""
+    def sent(self, slot: int, send_ns: int) -> bool:
+        """Marks the request as handed to send(). False if it was before, as before a retry."""
         table = self._table
         first = slot * ENTRY_WORDS
+        known = table[first] & 1
         table[first + 2] = send_ns
         table[first] |= 1
+        return not known
 
     def clear(self, slot: int) -> None:
         """Takes the request out, after its record was pushed."""

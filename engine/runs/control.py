@@ -30,11 +30,13 @@ class Share(msgspec.Struct, kw_only=True):
 
 
 class Order(msgspec.Struct, kw_only=True):
-    """What to do now. `phase` begins phase `phase` at `at_ns` with the share's slots from `first` on."""
+    """What to do now. `phase` begins phase `phase` at `at_ns` with the share's slots from `first` on, of a run that began
+    at `origin_ns`: its ticks are counted from there."""
 
     do: Literal["phase", "drain", "cancel", "stop"]
     phase: int = 0
     at_ns: int = 0
+    origin_ns: int = 0
     first: int = 0
     reason: str = "stopped"
 

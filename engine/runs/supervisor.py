@@ -208,9 +208,11 @@ class Supervisor:
             times.start_ns = at_ns
             times.end_ns = at_ns + phase.duration_ns if phase.duration_ns is not None else 0
             note(self.run_dir, "phase", name=phase.name, starts_in_s=round((at_ns - monotonic_ns()) / 1e9, 6))
+            origin_ns = self.manifest.phases[0].start_ns
             for worker in self.workers:
                 if not worker.gone:
-                    self._order_phase(worker, Order(do="phase", phase=index, at_ns=at_ns, first=worker.index))
+                    order = Order(do="phase", phase=index, at_ns=at_ns, origin_ns=origin_ns, first=worker.index)
+                    self._order_phase(worker, order)
             if not times.end_ns or phase.requests is not None:
                 break
             at_ns = times.end_ns

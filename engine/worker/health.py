@@ -65,6 +65,7 @@ class Health:
         if self._tap is not None:
             self._reactor.protected = self._tap.protects(now_ns)
         self.publish()
+        self._ledger.segment.ticks.acknowledge()
         if now_ns - self._checked_ns >= CLOCK_CHECK_NS:
             self._checked_ns = now_ns
             self.check_clock()

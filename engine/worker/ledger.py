@@ -20,7 +20,8 @@ from ..load.phase_run import PhaseRun
 from ..plan.plan import Plan
 from ..records.detail import Detail
 from ..records.layout import DETAIL_MAX, PHASE_SHIFT, TURN_SHIFT, Counter
-from ..records.record import NO_TARGET, STALE_RESENT, UNKNOWN, Unsent, unsent_values
+from ..records.record import NO_TARGET, SERIES_SHIFT, STALE_RESENT, UNKNOWN, Unsent, unsent_values
+from ..records.ticks import SENT
 from ..records.writer import SegmentWriter
 from ..wire.exchange import Exchange
 
@@ -67,13 +68,15 @@ class Ledger:
         self.active[exchange] = run
         exchange.inflight_slot = slot = self._free.pop()
         segment = self.segment
+        exchange.live = segment.ticks.of(exchange.series_word >> SERIES_SHIFT)
         segment.begin(slot, exchange.request, exchange.intended_ns, run.index, exchange.target)
         if not exchange.request >> TURN_SHIFT:  # after begin(): a worker killed in between must not lose the slot
             segment.counters[_NEXT_SLOT] = run.index << PHASE_SHIFT | exchange.request + 1
 
     def sending(self, exchange: Exchange, now_ns: int) -> bool:
         """Before send(), so that a request which may have left is never taken for one that did not. True the first time."""
-        self.segment.sent(exchange.inflight_slot, now_ns)
+        if self.segment.sent(exchange.inflight_slot, now_ns):
+            exchange.live.count(SENT, now_ns)
         return exchange.attempts == 1 and not exchange.flags & STALE_RESENT
 
     def attempt_ended(self, exchange: Exchange) -> None:
@@ -82,6 +85,8 @@ class Ledger:
 
     def record(self, run: PhaseRun, exchange: Exchange) -> None:
         """Writes one request: its details, then the record that commits it; then its entry is free."""
+        if self.segment.sent(exchange.inflight_slot, exchange.end_ns):  # refused: it counts as sent, but never was
+            exchange.live.count(SENT, exchange.end_ns)
         if exchange.error or exchange.kept_headers or exchange.reply.finish or exchange.reply.request_id:
             self._detail(run, exchange)
         if self._texts:

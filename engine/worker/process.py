@@ -39,6 +39,7 @@ def obey(worker: Worker, order: Order, stopped: asyncio.Future[None]) -> None:
     """Carries out one order of the supervisor."""
     match order.do:
         case "phase":
+            worker.ledger.segment.ticks.start(order.origin_ns, worker.plan.output.tick_ns)
             worker.begin(order.phase, order.at_ns, order.first)
         case "drain":
             worker.stop(Unsent[order.reason.upper()])
