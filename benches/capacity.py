@@ -60,9 +60,10 @@ def line(name: str, server: Server, seeds: int) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--seeds", type=int, default=100)
+    parser.add_argument("--only", default=",".join(SERVERS))
     given = parser.parse_args()
-    for name, server in SERVERS.items():
-        print(line(name, server, given.seeds), flush=True)
+    for name in given.only.split(","):
+        print(line(name, SERVERS[name], given.seeds), flush=True)
 
 
 if __name__ == "__main__":

@@ -3,7 +3,7 @@
     python -m benches.week [--days 7] [--tick 10] [--targets 3]
 
 The rings are real, the requests are made up, and nobody waits for the time to pass. Prints memory, descriptors and disk
-on the way. Memory must stand still after the first day; disk is told apart from request rows, which have their cap.
+on the way. Memory must stand still after the first day; disk is counted separately from request rows, which have their cap.
 """
 
 from __future__ import annotations

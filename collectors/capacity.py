@@ -9,8 +9,9 @@ Both are functions of the points measured until now, so that a sweep that was ki
     4. Both ends of the bracket are measured a second time. One wrong verdict would otherwise move the bracket for good:
        bisection never looks back. A load with one PASS and one FAIL gets a third look, and the majority counts.
 
-The interval of the answer is the bracket; the value is where a line through the points around it meets the objective
-(weighted least squares of the logarithms of load and of measured/objective), kept inside the bracket. A load at which
+The value of the answer is where a line through the points around the bracket meets the objective (weighted least squares
+of the logarithms of load and of measured/objective), kept inside the bracket; the interval is the bracket and the line's
+own: points that are judged at every doubling of their requests are judged wrongly more often than one by itself. A load at which
 the client is the limit never counts as one that the server fails.
 """
 
@@ -198,8 +199,15 @@ def answer_of(points: Sequence[Point], range_: Range) -> Answer:
         )
     adjacent = range_.integers and high - low <= 1
     narrow = adjacent or high / low <= (1 + range_.precision) ** 2 * (1 + 1e-9)
-    value = low if adjacent else min(max(_crossing(points, low, high), low), high)
-    return Answer(value=value, ci95=(low, high), state="FOUND" if narrow else "UNDECIDED", limited_by=limited_by)
+    if adjacent:
+        return Answer(value=low, ci95=(low, high), state="FOUND", limited_by=limited_by)
+    fit = _crossing(points, low, high)
+    return Answer(
+        value=min(max(fit.value, low), high),
+        ci95=(min(low, fit.low), max(high, fit.high)),
+        state="FOUND" if narrow else "UNDECIDED",
+        limited_by=limited_by,
+    )
 
 
 def _limit(looks: dict[float, list[Point]], high: float | None, undecided: Sequence[float]) -> str | None:
@@ -210,11 +218,18 @@ def _limit(looks: dict[float, list[Point]], high: float | None, undecided: Seque
     return None
 
 
-def _crossing(points: Sequence[Point], low: float, high: float) -> float:
-    """Where measured/objective is 1 on a line through the points around the bracket; its middle without such a line."""
-    middle = math.sqrt(low * high)
+class _Crossing(NamedTuple):
+    value: float
+    low: float
+    high: float
+
+
+def _crossing(points: Sequence[Point], low: float, high: float) -> _Crossing:
+    """Where measured/objective is 1 on a line through the points around the bracket, with its 95 % interval; the
+    bracket and its middle without such a line."""
+    middle = _Crossing(math.sqrt(low * high), low, high)
     rows = [
-        (math.log(point.value), math.log(point.against), 1 / max(math.log(point.high / point.low), 0.01) ** 2)
+        (math.log(point.value), math.log(point.against), (2 * _Z / max(math.log(point.high / point.low), 1e-3)) ** 2)
         for point in points
         if low / NEAR <= point.value <= high * NEAR
         and point.against is not None
@@ -226,9 +241,16 @@ def _crossing(points: Sequence[Point], low: float, high: float) -> float:
     if len({x for x, _, _ in rows}) < 2:
         return middle
     x, y, weight = np.array(rows).T
-    centre, level = np.average(x, weights=weight), np.average(y, weights=weight)
-    slope = float(np.sum(weight * (x - centre) * (y - level)) / np.sum(weight * (x - centre) ** 2))
-    return middle if slope <= 0 else math.exp(float(centre) - float(level) / slope)
+    centre, level = float(np.average(x, weights=weight)), float(np.average(y, weights=weight))
+    across = float(np.sum(weight * (x - centre) ** 2))
+    slope = float(np.sum(weight * (x - centre) * (y - level))) / across
+    if slope <= 0:
+        return middle
+    at = centre - level / slope
+    reach = _Z * math.sqrt(1 / float(weight.sum()) + (at - centre) ** 2 / across) / slope
+    if reach > math.log(NEAR):  # the line is too flat to say where it meets the objective
+        return middle
+    return _Crossing(math.exp(at), math.exp(at - reach), math.exp(at + reach))
 
 
 def peak_of(points: Sequence[Point]) -> Peak | None:

@@ -142,6 +142,7 @@ class Collector:
         """
         self._read_manifest()
         now = self.clock()
+        # Read before the rings: read after them, "finished" could be true while a last record is not in this drain.
         finished = self.manifest.state == "finished"
         if not self.totals.start_ns and not finished:
             return None
@@ -161,6 +162,7 @@ class Collector:
             status = (self.directory / MANIFEST).stat()
             if (status.st_ino, status.st_mtime_ns) != self._stamp:
                 self._stamp = (status.st_ino, status.st_mtime_ns)
+                # The supervisor's manifest does not hold what this process found out about the host.
                 described = self.manifest.host
                 self.manifest = read_manifest(self.directory)
                 self.manifest.host = described | self.manifest.host
@@ -196,6 +198,7 @@ class Collector:
         known = self.details.setdefault((worker, detail.phase, detail.request), detail)
         if known is not detail:
             known.add(detail)
+        # A record that was dropped never claims its detail: without a bound these would grow for weeks.
         if len(self.details) > DETAILS_KEPT:
             del self.details[next(iter(self.details))]
 
@@ -318,6 +321,7 @@ class Collector:
         self._count_failures()
         state = self.state
         state.next_tick = self.totals.next_tick
+        # In the same checkpoint as the totals: files and sums go back to one moment, or a tick would be in one of them twice.
         state.sinks = [sink.position() for sink in self.sinks]
         state.errors = [(target, outcome, *message) for (target, outcome), message in self.errors.items()]
         state.details = [(key[0], msgspec.msgpack.encode(detail)) for key, detail in self.details.items()]
@@ -334,6 +338,7 @@ class Collector:
                 totals.unsaved.clear()
                 self.checkpoint.rebase_next()
             return
+        # After the checkpoint, else a failed one would lose them; before the release, which makes them the only copy.
         totals.unsaved.clear()
         self.live.release(self.intake.segments)
         self.intake.release()
@@ -353,6 +358,7 @@ class Collector:
         if self.totals.start_ns and not self.state.done:
             next_tick, now_tick = self.totals.next_tick, self.totals.tick_at(now)
             self.live.read(self.intake.segments, next_tick, next_tick)
+            # Records of the drain may have opened ticks beyond the last phase: their lines are written as well.
             newest = max([*self.totals.open, min(self.live.newest, now_tick), min(now_tick, self._last_tick())])
             ticks = newest + 1 - next_tick
         if not self.state.done:  # the last line of intervals.jsonl says so, once

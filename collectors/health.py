@@ -1,4 +1,4 @@
-"""The health of the measuring side, from the rings' counters and the host: `Client` of a tick and of the whole run."""
+"""The health of the measuring side, from the rings' counters and the host: `Client` of a tick and of the complete run."""
 
 from __future__ import annotations
 
@@ -99,7 +99,7 @@ def lag_of(counts: npt.NDArray[np.int64]) -> Lag:
 def client_of_run(
     now: Moment, series: Series, health: Health, *, workers: int, restarts: tuple[int, int, int]
 ) -> Client:
-    """Over the whole run. CPU is that of the measured phases, drain included; utilisation the busiest worker's mean."""
+    """Over the complete run. CPU is that of the measured phases, drain included; utilisation the busiest worker's mean."""
     spans = [(counts[Counter.CPU_MEASURED_NS], counts[Counter.MEASURED_NS]) for counts in now.counters.values()]
     events, cpu_ns = now.sum(Counter.EVENTS_MEASURED), now.sum(Counter.CPU_MEASURED_NS)
     client = _common(now, series, health, workers=workers, restarts=restarts)

@@ -1,6 +1,6 @@
 """What the measuring machine went through: CPU and memory of our processes, steal, retransmits, and what it is.
 
-Reads /proc through psutil and by hand; a process or counter that is gone gives no number, never an error.
+Reads /proc through psutil and by hand; a process or counter that is gone is left out, never an error.
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ def steal_and_total(stat: str) -> tuple[int, int]:
 
 
 def retransmits(snmp: str) -> int:
-    """Tcp RetransSegs of /proc/net/snmp: of the whole network namespace, since boot."""
+    """Tcp RetransSegs of /proc/net/snmp: of the complete network namespace, since boot."""
     names, values = (line.split() for line in snmp.splitlines() if line.startswith("Tcp:"))
     return int(values[names.index("RetransSegs")])
 
@@ -117,7 +117,7 @@ def _describe() -> dict[str, Any]:
 
 
 def cpu_model(cpuinfo: str) -> str:
-    """The first processor's name; ARM has none and gives its implementer and part."""
+    """The first processor's name; ARM has none and reports its implementer and part."""
     fields: dict[str, str] = {}
     for line in cpuinfo.splitlines():
         name, _, value = line.partition(":")

@@ -122,6 +122,7 @@ class Intake:
     def scan(self) -> None:
         """Opens the segments that have appeared; removes those that a checkpoint already holds completely."""
         for path in sorted(self.directory.glob(PATTERN)):
+            # Killed between checkpoint and unlink: reading it again would count its records twice.
             if path.name in self.retired:
                 path.unlink(missing_ok=True)
             elif path.name not in self.segments:
@@ -133,6 +134,7 @@ class Intake:
     def drain(self, *, finished: bool) -> Iterator[Drained]:
         """What is new in every segment. `finished`: the supervisor says that no worker is left."""
         for segment in self.segments.values():
+            # A SIGKILLed worker leaves the state LIVE; only the end of its process says that no more comes.
             orphaned = finished and not _alive(segment.reader.pid)
             while not segment.ended:
                 yield segment.drain(orphaned=orphaned)
@@ -146,6 +148,7 @@ class Intake:
 
     def save(self, state: Progress) -> None:
         """Puts the position in every ring into `state`; segments that have ended become sums."""
+        # Cursors only of what still lives: those that ended are sums from now on, and their files go after the checkpoint.
         state.segments = {name: each.saved() for name, each in self.segments.items() if not each.ended}
         ended = {name: each for name, each in self.segments.items() if each.ended}
         state.retired = self.retired + sorted(ended)
@@ -165,6 +168,7 @@ class Intake:
         self._retired_lag = self._retired_plus(segment.reader.lag().astype(np.int64))
         self.retired.append(name)
         del self.segments[name]
+        # The lag and the counters were added before: the mapping goes now.
         segment.reader.close()
         segment.path.unlink(missing_ok=True)
 
@@ -196,6 +200,7 @@ def _alive(pid: int) -> bool:
         os.kill(pid, 0)
     except ProcessLookupError:
         return False
+    # It exists, under another user: `lens recover` as root and the run as a service.
     except PermissionError:
         return True
     return True

@@ -7,6 +7,7 @@ collectors.series' business.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any, Final
 
 import numpy as np
@@ -81,3 +82,13 @@ def _between(begun: npt.NDArray[np.uint64], ended: npt.NDArray[np.uint64]) -> Co
 
 def _signed(column: npt.NDArray[Any]) -> Values:
     return column.astype(np.int64)
+
+
+def groups(labels: npt.NDArray[np.int64]) -> Iterator[tuple[int, Any]]:
+    """(label, selection) for each label; a batch of one series is not copied."""
+    found = np.unique(labels)
+    if len(found) == 1:
+        yield int(found[0]), slice(None)
+        return
+    for label in found:
+        yield int(label), labels == label

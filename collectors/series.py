@@ -1,13 +1,13 @@
 """The numbers of a span of time: per (phase, target) the distributions, tallies and extremes. All of it adds up.
 
-A `Slab` is a tick's, or the whole run's: `total.add(tick)` is the only way numbers reach the totals, so intervals and
+A `Slab` is a tick's, or the complete run's: `total.add(tick)` is the only way numbers reach the totals, so intervals and
 totals cannot disagree. Only `ok` requests whose run saw no clock step enter the latency distributions; both latenesses are
 of all that were sent; failures have their own e2e by outcome.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from enum import IntEnum
 from typing import Any, Final, NamedTuple
 
@@ -35,7 +35,7 @@ from ..engine.records.record import (
 from .cost import PICO_PER_UNIT, Prices
 from .goodput import Key, Line, meets
 from .histogram import Histogram
-from .measures import Column, Records, Values, in_bursts, measures, output_tokens
+from .measures import Column, Records, Values, groups, in_bursts, measures, output_tokens
 from .rollup import UNRECORDED
 from .snapshot import Moments
 
@@ -426,7 +426,7 @@ class Reader:
         phase = batch.records["phase"].astype(np.int64)
         target = batch.records["target"].astype(np.int64)
         target = np.where(target < self.targets, target, 0 if self.targets == 1 else NOBODY)
-        for label, mine in _groups(phase * (self.targets + 1) + target + 1):
+        for label, mine in groups(phase * (self.targets + 1) + target + 1):
             key = (label // (self.targets + 1), label % (self.targets + 1) - 1)
             series = slab.at(key)
             part = batch if isinstance(mine, slice) else batch.take(mine)
@@ -437,20 +437,10 @@ class Reader:
 
     def gaps(self, slab: Slab, words: npt.NDArray[np.uint64]) -> None:
         series = ((words >> np.uint64(SERIES_SHIFT)) & np.uint64(SERIES_MAX - 1)).astype(np.int64)
-        for label, mine in _groups(series):
+        for label, mine in groups(series):
             slab.at((label // self.targets, label % self.targets)).gaps(words[mine])
 
     def drops(self, slab: Slab, table: npt.NDArray[np.int64]) -> None:
         """`table[phase * targets + target][outcome]`: new drops since the last time."""
         for label in np.flatnonzero(table.any(axis=1)):
             slab.at((int(label) // self.targets, int(label) % self.targets)).drops(table[label])
-
-
-def _groups(labels: npt.NDArray[np.int64]) -> Iterator[tuple[int, Any]]:
-    """(label, selection) for each label; a batch of one series is not copied."""
-    found = np.unique(labels)
-    if len(found) == 1:
-        yield int(found[0]), slice(None)
-        return
-    for label in found:
-        yield int(label), labels == label

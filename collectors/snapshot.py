@@ -100,7 +100,7 @@ class Cost(msgspec.Struct, kw_only=True):
 
 
 class Slice(msgspec.Struct, kw_only=True):
-    """The numbers of one target, one phase, or both: over the whole run in a Report, over one tick in a Snapshot."""
+    """The numbers of one target, one phase, or both: over the complete run in a Report, over one tick in a Snapshot."""
 
     requests: Requests = msgspec.field(default_factory=Requests)
     throughput: Throughput = msgspec.field(default_factory=Throughput)
@@ -143,7 +143,7 @@ class Client(msgspec.Struct, kw_only=True):
     clock: str = "kernel"  # kernel | user | mixed
     cpu_us_per_event: float | None = None
     loop_lag_us: Lag = msgspec.field(default_factory=Lag)
-    cpu_utilisation: float | None = None  # of the busiest worker, 1.0 is a whole core
+    cpu_utilisation: float | None = None  # of the busiest worker, 1.0 is one complete core
     steal_share: float | None = None
     rss_mb_max: float | None = None
     ring_drops: int = 0

@@ -45,12 +45,14 @@ class Totals:
 
     def enter(self, drained: Drained, batch: Batch, *, now_ns: int) -> None:
         """Takes a drain in. `batch` is of `drained.records`."""
+        # A clock read before the last close() may lie in a tick that is closed.
         current = max(self.next_tick, self.tick_at(now_ns))
         if drained.drops.any():
             self.reader.drops(self._slab(current), drained.drops)
         if not len(drained.records):
             return
         ticks = self._ticks(drained.records, current, min(now_ns, drained.alive_ns or now_ns))
+        # A gap belongs to the tick in which its request ended, as the record does, so that both are in the same line.
         gap_ticks = ticks[drained.owners]
         for tick in np.unique(ticks):
             mine: Any = ticks == tick
@@ -68,7 +70,9 @@ class Totals:
         request that its worker left behind has none, the worker's last heartbeat stands for it."""
         unsent = records["outcome"] == Outcome.UNSENT
         moment = np.where(unsent, np.minimum(records["intended_ns"], alive_ns), records["end_ns"]).astype(np.int64)
+        # end_ns is 0 for a request that its worker never ended.
         moment = np.where(moment > 0, moment, alive_ns)
+        # Below: its tick is closed. Above: a broken time stamp must not open ticks of the future that never close.
         return np.clip((moment - self.start_ns) // self.tick_ns, self.next_tick, current)
 
     def close(self, live: LiveTicks, issuing: Iterable[int] | None = None) -> Slab:
@@ -82,6 +86,7 @@ class Totals:
             self._count_in_flight(slab, set(issuing))
         self.run.add(slab)
         self.ladders.add(self.next_tick, slab)
+        # Beside the sums: the checkpoint appends only what is new, and the sums of weeks are not written anew every second.
         if slab:
             self.unsaved.append((self.next_tick, slab))
         self.next_tick += 1

@@ -3,7 +3,7 @@
 These make a run INVALID:
 
     ring_drops              any record or gap lost to a full ring
-    books_do_not_balance    planned != sent + unsent
+    totals_do_not_balance    planned != sent + unsent
     clock_steps             any request ran across a step of the wall clock (it is kept out of the latencies)
     user_clock              user-space stamps, while the event loop's p99 lag (their error then) is over 1 ms
     mixed_clocks            kernel and user stamps in the same distributions
@@ -58,7 +58,7 @@ from .snapshot import Client, Reason, Verdict
 
 
 class Facts(NamedTuple):
-    """What the rules look at, over the measured phases unless it is about the whole process."""
+    """What the rules look at, over the measured phases unless it is about the complete process."""
 
     client: Client
     ok: int = 0
@@ -121,7 +121,7 @@ AGAINST: Final = (
         ),
     ),
     Rule(
-        "books_do_not_balance",
+        "totals_do_not_balance",
         lambda f: f.finished and f.planned is not None and f.planned != f.settled,
         lambda f: (
             f"planned {f.planned} slots, sent + unsent are {f.settled}: requests were lost with a process or a removed "

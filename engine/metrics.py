@@ -153,7 +153,7 @@ BUCKETS: Final = {name: metric.buckets for name, metric in METRICS.items() if me
 
 
 class Field(NamedTuple):
-    """A number about the client or the server. A counter only grows within a run (within a server's life)."""
+    """A number about the client or the server. A counter only grows within a run (until the server restarts)."""
 
     label: str
     help: str
@@ -224,7 +224,7 @@ CLIENT: Final = {
     ),
     "empty_events": _counter("empty events", "Stream events without a token, between tokens.", "empty_events"),
     "tcp_retransmits": _counter(
-        "TCP retransmits (whole host)",
+        "TCP retransmits (of the host)",
         "Segments sent again by everything in this network namespace, not only by this run.",
         "tcp_retransmits",
     ),

@@ -24,7 +24,7 @@ TOKENS = ("input_tokens", "cached_tokens", "cache_write_tokens", "output_tokens"
 
 
 def fields(**given: Any) -> dict[str, int]:
-    """A record's fields: unless told otherwise an `ok` stream of 11 tokens, 20 ms to the first, 10 ms between."""
+    """A record's fields: by default an `ok` stream of 11 tokens, 20 ms to the first, 10 ms between."""
     intended = given.get("intended_ns", START)
     usual = {
         "intended_ns": intended,
@@ -83,7 +83,7 @@ def slab(
     prices: Prices | None = None,
     conditions: list[Condition] | None = None,
 ) -> Slab:
-    """The books of these records."""
+    """The totals of these records."""
     lines = [Line(conditions)] if conditions else []
     reader, made = Reader(targets, prices=prices, lines=lines), Slab()
     reader.records(made, reader.batch(records(*rows), worker=0, details={}))

@@ -168,7 +168,7 @@ class FakeRun:
         )
 
     def report(self) -> Report:
-        """The summary of the ticks told so far."""
+        """The summary of the ticks written so far."""
         targets = [self._target(name) for name in self.names]
         total = Series()
         for each in self._totals.values():

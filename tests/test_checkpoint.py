@@ -31,7 +31,7 @@ def state(tick: int) -> Progress:
 
 
 def written(path: Path, slabs: list[Slab], opened: dict[int, Slab]) -> Slab:
-    """A life of the collector that saved after each tick."""
+    """An incarnation of the collector that saved after each tick."""
     file, totals, ladders = Checkpoint(path), Slab(), RunLadders()
     file.load()
     for number, closed in enumerate(slabs, 1):

@@ -186,7 +186,7 @@ def test_the_console_finds_the_latest_report_and_snapshot(run: Run) -> None:
     assert (report.requests.ok, snapshot.tick, snapshot.state) == (1, 1, "running")
 
 
-# --- the books --------------------------------------------------------------------------------------------------------
+# --- the totals -------------------------------------------------------------------------------------------------------
 
 
 def test_every_outcome_and_every_reason_reconciles_in_total_and_over_the_ticks(run: Run) -> None:
@@ -206,7 +206,7 @@ def test_every_outcome_and_every_reason_reconciles_in_total_and_over_the_ticks(r
     assert told.failed == {outcome.name.lower(): 3 for outcome in FAILURES}
     over_ticks = sums([interval.requests for snapshot in run.snapshots() for interval in snapshot.intervals])
     assert msgspec.structs.replace(over_ticks, planned=told.planned) == told
-    assert "books_do_not_balance" not in [reason.code for reason in report.verdict.reasons]
+    assert "totals_do_not_balance" not in [reason.code for reason in report.verdict.reasons]
     assert len(run.rows()) == count + 1
     assert run.snapshots()[-1].state == "done"
 
@@ -218,7 +218,7 @@ def test_a_slot_that_is_in_no_book_is_a_reason(run: Run) -> None:
     run.finish(START + TICK, planned=2)
     report = done(run, Clock(START + 5 * TICK))
     assert report.verdict.state == "INVALID"
-    assert "books_do_not_balance" in [reason.code for reason in report.verdict.reasons]
+    assert "totals_do_not_balance" in [reason.code for reason in report.verdict.reasons]
 
 
 def test_unmeasured_phases_are_kept_apart(tmp_path: Path) -> None:
@@ -428,7 +428,7 @@ def check_once(run: Run, report: Report, number: int) -> None:
     assert sum(i.tokens.output or 0 for snapshot in snapshots for i in snapshot.intervals) == (
         report.tokens.output or 0
     )
-    assert [reason.code for reason in report.verdict.reasons if reason.code == "books_do_not_balance"] == []
+    assert [reason.code for reason in report.verdict.reasons if reason.code == "totals_do_not_balance"] == []
 
 
 @pytest.fixture

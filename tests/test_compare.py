@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llm_latency_lens.collectors.compare import (
@@ -193,6 +193,7 @@ def test_nothing_to_compare_is_not_a_pass() -> None:
     assert compare([], base=["a"], candidate=["b"], margin=0.05).state == "UNDECIDED"
 
 
+@settings(deadline=None)
 @given(
     st.lists(st.floats(1e-6, 1e9), min_size=1, max_size=6),
     st.lists(st.floats(1e-6, 1e9), min_size=1, max_size=6),

@@ -1,4 +1,4 @@
-"""METRICS' definitions on scripted requests: which mark makes which sample, what is counted where, what is not told."""
+"""METRICS' definitions on scripted requests: which mark makes which sample, what is counted where, what is not reported."""
 
 from __future__ import annotations
 

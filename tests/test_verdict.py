@@ -25,7 +25,7 @@ AGAINST: list[tuple[str, dict[str, Any], dict[str, Any]]] = [
     # code, within its bound, past it
     ("ring_drops", {"ring_drops": 0}, {"ring_drops": 1}),
     ("ring_drops", {"gap_drops": 0}, {"gap_drops": 3}),
-    ("books_do_not_balance", {"planned": None}, {"settled": 999}),
+    ("totals_do_not_balance", {"planned": None}, {"settled": 999}),
     ("clock_steps", {"stepped": 0}, {"stepped": 1}),
     ("clock_steps", {"clock_steps": 0}, {"clock_steps": 1}),
     ("mixed_clocks", {"clock": "kernel"}, {"clock": "mixed"}),

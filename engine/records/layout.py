@@ -115,7 +115,7 @@ class Layout:
         tick keys  one word per row: (tick + 1) << 16 | series, written last
         tick rows  u32 counts of records.ticks: what happened to a series in a tick
 
-    A commit word is `crc32 << 32 | COMMITTED | number`. The number (from 1, 31 bits) tells a slot of this lap from an
+    A commit word is `crc32 << 32 | COMMITTED | number`. The number (from 1, 31 bits) distinguishes a slot of this lap from an
     older one, COMMITTED from a slot that is being written, which has 0 there. The crc of a record runs over its gaps
     and then its payload, the crc of a detail over its blob.
 

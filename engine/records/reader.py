@@ -58,7 +58,7 @@ class Leftover(NamedTuple):
 
 
 class SegmentReader:
-    """The collector's end. One reader. It has private cursors; `release()` gives the room back to the writer.
+    """The collector's end. One reader. It has private cursors; `release()` returns the space to the writer.
 
     Everything it returns is a copy, verified: a slot whose commit word does not fit its bytes ends the reading there.
     """
@@ -79,6 +79,7 @@ class SegmentReader:
         self._words = np.frombuffer(memory, np.uint64)
         lane = np.frombuffer(memory, np.uint8, geometry.requests * SLOT_BYTES, layout.requests)
         self._slots = lane.reshape(geometry.requests, SLOT_BYTES)
+        # Commit words of all slots as one strided view: a comparison of 4,096 of them is one numpy call.
         self._commits = lane.view(np.uint64)[:: SLOT_BYTES // 8]
         self._gap_lane = self._words[layout.gaps // 8 : layout.gaps // 8 + geometry.gaps]
         self._details = memoryview(memory)[layout.details : layout.details + geometry.details * DETAIL_BYTES]
@@ -112,6 +113,7 @@ class SegmentReader:
             return np.zeros(0, self._dtype)
         slots = self._slots_of(self._cursor, count)
         sums = (self._commits[slots] >> 32).tolist()
+        # Fancy indexing copies: what is verified below can no longer change.
         payloads = self._slots[slots, 8:].reshape(-1)
         records = payloads.view(self._dtype)
         content = payloads.data
@@ -119,6 +121,7 @@ class SegmentReader:
         good = 0
         for end, checksum in zip(records["gaps_end"].tolist(), sums, strict=True):
             payload = content[good * PAYLOAD_BYTES : (good + 1) * PAYLOAD_BYTES]
+            # On a machine with weak store order the commit word may be seen before the payload: the next drain finds both.
             if crc32(payload, self._gap_sum(position, end)) != checksum:
                 self.torn += 1
                 break
@@ -144,6 +147,7 @@ class SegmentReader:
         for number in range(self._detail_cursor, self._detail_cursor + self.geometry.details):
             offset = (number & self.geometry.details - 1) * DETAIL_BYTES
             commit, size = words[offset >> 3], words[(offset >> 3) + 1]
+            # The size is checked before it is used: a torn slot could name one beyond its lane.
             if commit & SEQUENCE_MASK != COMMITTED | number + 1 & NUMBER_MASK or size > DETAIL_MAX:
                 break
             blob = bytes(self._details[offset + 16 : offset + 16 + size])
@@ -164,10 +168,11 @@ class SegmentReader:
         self._checked_gaps = self._gap_cursor
 
     def release(self) -> None:
-        """Gives the room of everything read back to the writer. Only after the checkpoint that holds it.
+        """Returns the space of everything read to the writer. Only after the checkpoint that holds it.
 
         The lanes' pages are unmapped, as by the writer's trim(): this process does not grow to the size of the rings.
         """
+        # From this store on the writer may overwrite the slots: what was read of them must be in a checkpoint by now.
         for word, cursor in enumerate(self.cursors(), TAIL_WORDS):
             self._words[word] = cursor
         layout = self._layout
@@ -176,6 +181,7 @@ class SegmentReader:
     def counters(self) -> list[int]:
         """All live counters, indexed by Counter."""
         found: list[int] = self._words[COUNTER_WORDS : COUNTER_WORDS + COUNTERS].tolist()
+        # From the table, not from the counter: a kill between the two stores would leave the counter one short.
         found[Counter.REQUEST_DROPS] = int(self._drop_table().sum())
         return found
 
@@ -213,6 +219,7 @@ class SegmentReader:
         table = self._words[self._layout.inflight_word : self._layout.drops_word].reshape(-1, ENTRY_WORDS)
         slots = np.flatnonzero(table[:, 0])
         entries = table[slots].tolist()
+        # After the table was copied: a record that is committed in between explains its entry, not the other way round.
         recorded = self._recorded_last()
         found: list[Leftover] = []
         for slot, (key, intended, send, where) in zip(slots.tolist(), entries, strict=True):
@@ -226,6 +233,7 @@ class SegmentReader:
         """Lets the mapping go; arrays that were returned are copies and stay."""
         self._detail_words.release()
         self._details.release()
+        # mmap.close() raises BufferError while a view of it exists.
         del self._words, self._slots, self._commits, self._gap_lane, self._tick_keys, self._tick_rows
         self._memory.close()
 
@@ -244,6 +252,7 @@ class SegmentReader:
             if not fits.all():
                 return found + int(fits.argmin())
             found += step
+            # A drain of an idle worker reads 64 commit words, one of a full ring grows its step.
             step = min(step * 8, 4096)
         return found
 

@@ -37,7 +37,7 @@ class TapStatus(NamedTuple):
 
 
 class TapStatusWriter:
-    """The tap's own side. Made whole before it gets its name."""
+    """The tap's own side. Completed before it gets its name."""
 
     def __init__(self, directory: Path) -> None:
         temporary = directory / f".{NAME}.{os.getpid()}"

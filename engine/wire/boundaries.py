@@ -1,6 +1,6 @@
 """Where one unit ends and the next begins in bytes that still wait in the socket: HTTP chunks or TLS records. Sans-IO.
 
-A worker that reads late finds several segments waiting. The kernel gives one time stamp per read, that of the last
+A worker that reads late finds several segments waiting. The kernel returns one time stamp per read, that of the last
 segment the read touched, so each read must end where a unit ends. These functions look at peeked bytes (recv(2),
 MSG_PEEK) and return those ends. Bytes that do not look like units have none, and are then read at once.
 """

@@ -16,13 +16,14 @@ from collections.abc import Callable, Sequence
 from time import monotonic_ns
 from typing import Final
 
-from ..dialects import OK, Dialect
+from ..dialects import OK, Dialect, Prompt
 from ..plan.plan import Target, secrets
 from ..records import record
 from ..records.record import Outcome
-from .connection import IDLE, Connection, Context, End
+from .connection import Connection, Context
 from .dial import Dial
 from .endpoint import Address, Endpoint
+from .ends import IDLE, End
 from .exact import ExactConnection
 from .exchange import Exchange
 from .reactor import Reactor
@@ -80,6 +81,10 @@ class Pool:
         self.reuse_works = False  # it did at least once
         self.stale_resends = 0
         self._max_age_ns = target.max_connection_age_ns or 1 << 62
+
+    def render(self, prompt: Prompt) -> bytes:
+        """One request as it goes on the wire, head and body together."""
+        return self.endpoint.encode(self.dialect.request(self.target, prompt))
 
     def send(self, exchange: Exchange) -> None:
         """Sends the request on an idle connection or a new one. Never waits; `done` is called when it is over."""

@@ -30,7 +30,7 @@ IDLE_GAP_NS: Final = 20_000_000  # a point is idle if nothing is due for this lo
 class Health:
     """One worker's own measurements. `runs` and `pools` are the worker's, looked at when something is published.
 
-    `tap` is the run's, if it has one: the reactor is told at every heartbeat whether it protects the stamps.
+    `tap` is the run's, if it has one: the reactor learns at every heartbeat whether it protects the stamps.
     """
 
     def __init__(

@@ -51,6 +51,7 @@ class Ledger:
         self.active: dict[Exchange, PhaseRun] = {}
         self.events = 0
         self._secrets = secrets  # of each target: what must not stand in a message
+        # A stack: the entries of a light load are the same few, whose cache lines and pages are warm.
         self._free = list(range(segment.geometry.inflight - 1, -1, -1))  # entries of the in-flight table
         self._worker = worker
         self._workers = workers
@@ -81,6 +82,7 @@ class Ledger:
 
     def attempt_ended(self, exchange: Exchange) -> None:
         """Adds an attempt to the totals; its exchange begins the next one, or is recorded."""
+        # Before begin_attempt() sets them to 0.
         self.events += exchange.events
 
     def record(self, run: PhaseRun, exchange: Exchange) -> None:
@@ -91,6 +93,7 @@ class Ledger:
             self._detail(run, exchange)
         if self._texts:
             self._text(run, exchange)
+        # Only `ok` requests enter the latency distributions, so only their gaps take room in the lane.
         self.segment.push(exchange.values(self._worker), exchange.gaps if exchange.outcome is OK else None)
         if exchange.gaps_saturated:
             self.segment.counters[_GAPS_SATURATED] += exchange.gaps_saturated
@@ -133,6 +136,7 @@ class Ledger:
         hidden = self._secrets[exchange.target]
         headers = exchange.kept_headers
         if hidden:
+            # Providers echo keys in errors and request ids; nothing of this process may carry one to disk.
             headers = {name: masked_text(value, hidden) for name, value in headers.items()}
         detail = Detail(
             exchange.request,
@@ -144,6 +148,7 @@ class Ledger:
         )
         blob = _packed(detail)
         if len(blob) > DETAIL_MAX:
+            # A detail that does not fit would be dropped completely: the message matters more than the headers.
             detail.headers = {}
             detail.message = detail.message[:MESSAGE_CHARS]
             blob = _packed(detail)
@@ -155,6 +160,7 @@ class Ledger:
         if not (self._keep_replies or reply.output_tokens == UNKNOWN):
             return
         text = "".join([*reply.reasoning_text, *reply.text])
+        # By characters, not bytes: a cut inside a UTF-8 sequence would be two replacement characters.
         pieces = [text[i : i + TEXT_PIECE_CHARS] for i in range(0, len(text), TEXT_PIECE_CHARS)]
         for piece in pieces:
             detail = Detail(exchange.request, run.index, texts=[piece], pieces=len(pieces))

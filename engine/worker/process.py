@@ -1,4 +1,4 @@
-"""The process of a worker: limits and signals, its share from stdin, orders until it is told to stop.
+"""The process of a worker: limits and signals, its share from stdin, orders until the order to stop.
 
 It dies with its supervisor: by prctl, and by the end of file on stdin where the supervisor was gone before the call.
 """

@@ -179,7 +179,7 @@ class Worker:
         feed = Feed(
             schedule.share(share.worker, share.workers, first),
             items,
-            self.render,
+            lambda target, prompt: self.pools[target].render(prompt),
             planned=schedule.planned,
             workers=share.workers,
         )
@@ -202,11 +202,6 @@ class Worker:
         if self.share.stamps == "segment":
             servers = [(int(a.family), str(a.sockaddr[0]).partition("%")[0], int(a.sockaddr[1])) for a in addresses]
             self.say(Word(say="resolved", servers=servers))
-
-    def render(self, target: int, prompt: Prompt) -> bytes:
-        """One request as it goes on the wire, head and body together."""
-        pool = self.pools[target]
-        return pool.endpoint.encode(pool.dialect.request(pool.target, prompt))
 
     def _end_runs(self) -> None:
         """Removes the runs that are over and reports them."""
@@ -392,7 +387,7 @@ class Worker:
             run.index,
             last.target,
             self.plan.series(run.index, last.target),
-            self.render(last.target, prompt),
+            self.pools[last.target].render(prompt),
         )
         exchange.session = session
         exchange.estimate_tokens = session.estimate_tokens
