@@ -5,8 +5,10 @@ from __future__ import annotations
 import errno
 import json
 import os
+import socket
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,8 +18,9 @@ from typing import Any
 import pytest
 import trustme
 
-from tests import support_seccomp
-from tests.support_lens import LENS, lens, measured, running
+from llm_latency_lens.engine.records.tap_status import TapStatus, read_tap_status
+from tests import support_seccomp, support_small_tap
+from tests.support_lens import LENS, accounts, lens, measured, running
 from tests.support_simulator import Simulator, simulator
 from tests.support_stamps import STOP_S, agrees, found, needs_tap, stop_again_and_again, truths
 
@@ -143,6 +146,51 @@ def test_a_killed_tap_costs_the_stamps_of_later_segments_and_nothing_else(tmp_pa
     assert requests["sent"] == requests["ok"] + requests["in_flight_at_end"] + sum(requests["failed"].values())
     (log,) = tmp_path.glob("runs/2*/log.jsonl")
     assert "tap_ended" in log.read_text()
+
+
+@needs_tap
+def test_a_flood_that_overflows_the_tap_costs_stamps_and_no_request(tmp_path: Path) -> None:
+    """Packets of the server beyond the tap's queue, here of connections that are opened and closed: the kernel drops
+    clones, and the ticks in which segments may have merged are named. Before and after, each keeps its stamp."""
+    with simulator(**SCRIPT) as sim:
+        plan = tmp_path / "plan.yaml"
+        plan.write_text(
+            f"targets: [{{base_url: '{sim.base_url}/v1', model: m}}]\nworkers: 1\nstamps: read\n"
+            f"load: {{concurrency: 5}}\nduration: 8s\noutput: {{dir: '{tmp_path / 'runs'}'}}\n"
+        )
+        command = [sys.executable, str(Path(support_small_tap.__file__)), str(plan), str(1 << 18)]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as run:
+            worker = found(run, "engine.worker")
+            stopping = threading.Thread(target=stop_again_and_again, args=(run, worker))
+            stopping.start()
+            while sim.stats()["requests"] < 8:
+                sleep(0.01)
+            assert not tap_status(tmp_path).dropped
+            flooded_s = monotonic() + 1.5  # several times that the worker is stopped
+            while tap_status(tmp_path).dropped < 50 or monotonic() < flooded_s:
+                with socket.create_connection(("127.0.0.1", sim.port)):
+                    pass
+            stopping.join()
+        assert run.returncode == 0
+    (path,) = tmp_path.glob("runs/2*/summary.json")
+    summary = json.loads(path.read_bytes())
+    accounts(summary["requests"])
+    assert not summary["requests"]["failed"]
+    client = summary["client"]
+    assert client["stamps"] == "mixed"
+    assert client["itl_coalesced_share"] > 0
+    note = next(reason for reason in summary["verdict"]["reasons"] if reason["code"] == "stamps_mixed")
+    assert "tick" in note["detail"]
+    ticks = [json.loads(line) for line in (path.parent / "intervals.jsonl").read_text().splitlines()]
+    assert {tick["client"]["stamps"] for tick in ticks} == {"segment", "read"}
+
+
+def tap_status(cwd: Path) -> TapStatus:
+    """The counters of the tap of the run in `cwd`."""
+    (link,) = cwd.glob("runs/latest/.live")
+    status = read_tap_status(link.resolve())
+    assert status is not None
+    return status
 
 
 WITHOUT = ["setpriv", "--bounding-set=-net_raw", "--inh-caps=-net_raw"]

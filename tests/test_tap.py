@@ -139,6 +139,25 @@ def test_a_full_queue_is_counted_and_the_hold_time_shrinks_until_nothing_is_lost
             queue.close()
 
 
+def test_without_net_admin_the_clones_are_dealt_out_to_sockets_with_short_queues() -> None:
+    """An ordinary container may not exceed net.core.rmem_max: one such queue holds 500 clones, 50 ms of 10k segments/s."""
+    with streams(socket.AF_INET) as (stream,):
+        queue = PacketQueue(socket.AF_INET, [stream.server], queue_bytes=64 << 20, force=False)
+        try:
+            now = monotonic_ns()
+            for _ in range(3):
+                stream.write()
+                assert len({*stream.stamps()}) == SEGMENTS
+            queue.tick(now)
+            assert queue.held() == queue.packets
+            assert queue.packets >= 3 * SEGMENTS
+            assert queue.dropped == 0
+            queue.tick(now + HOLD_NS)
+            assert queue.held() == 0
+        finally:
+            queue.close()
+
+
 def test_later_servers_replace_earlier_ones() -> None:
     """A DNS answer that changes brings new addresses."""
     with streams(socket.AF_INET, socket.AF_INET) as (first, second):

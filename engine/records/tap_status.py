@@ -16,6 +16,9 @@ from typing import Final, NamedTuple
 
 NAME: Final = "tap"
 MAGIC: Final = 0x3154_5041_5453_4E4C  # "LNSTAPT1"
+# The kernel merges a segment into the one before it unless that one's clone is still held: held for less than the gap
+# between two segments it protects nothing.
+HOLD_MIN_NS: Final = 500_000_000
 SILENT_NS: Final = 500_000_000  # a tap that wrote nothing for this long protects nothing: it holds no clone for sure
 
 _words = struct.Struct("<7Q")
@@ -32,8 +35,8 @@ class TapStatus(NamedTuple):
     pid: int
 
     def protects(self, now_ns: int) -> bool:
-        """Whether the tap was at work at `now_ns`."""
-        return not self.ended and now_ns - self.heartbeat_ns < SILENT_NS
+        """Whether the tap was at work at `now_ns` and held clones for long enough."""
+        return not self.ended and self.hold_ns >= HOLD_MIN_NS and now_ns - self.heartbeat_ns < SILENT_NS
 
 
 class TapStatusWriter:

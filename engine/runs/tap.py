@@ -15,6 +15,7 @@ from ..frames import frame, read_frame
 from ..plan.plan import Plan
 from ..wire.endpoint import Endpoint
 from ..wire.tap.filters import Server
+from ..wire.tap.packets import QUEUE_BYTES
 from ..wire.tap.process import Readiness, Servers
 
 START_S: Final = 5.0
@@ -74,10 +75,13 @@ class TapProcess:
             self.process.wait()
 
 
-def start_tap(segment_dir: Path, servers: Iterable[Server], environ: Mapping[str, str]) -> TapProcess | str:
+def start_tap(
+    segment_dir: Path, servers: Iterable[Server], environ: Mapping[str, str], *, queue_bytes: int = QUEUE_BYTES
+) -> TapProcess | str:
     """A tap that holds the servers' segments; or why there can be none here, and what would grant it."""
+    command = [sys.executable, "-m", "llm_latency_lens.engine.wire.tap", "--segment-dir", str(segment_dir)]
     process = subprocess.Popen(
-        [sys.executable, "-m", "llm_latency_lens.engine.wire.tap", "--segment-dir", str(segment_dir)],
+        [*command, "--queue-bytes", str(queue_bytes)],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         env=environ,

@@ -7,6 +7,8 @@ chunks or TLS records found in them (engine/wire/boundaries.py), and read one by
 one segment, or were merged before the tap saw them; they go on together, as one read, and count as coalesced. So a tap
 that died or dropped clones costs exactness and never truth. A unit with an older stamp than the one before it overtook
 a lost segment: it could not be read before the retransmission came, so it goes on with that, too.
+FIONREAD is left out for a stream that has brought some events, never two in one read, while the worker is on time: what
+waits came after the last turn began, too short a while ago for a second event (benches/stamps.py).
 A stream that was late has at most UNITS_MAX units read per turn; a turn that has become late for a send ends early
 (`Reactor.due_ns`). What was not read makes the socket ready again.
 """
@@ -29,6 +31,8 @@ from .tls import TlsPipe
 
 UNITS_MAX: Final = 64  # per connection and turn
 PEEK_BYTES: Final = 1 << 16
+ON_TIME_NS: Final = 2_000_000
+SETTLED_EVENTS: Final = 16
 SLACK_BYTES: Final = 32  # by how much a token's event may be longer than the last one and still pass for one event
 
 Ancillary = list[tuple[int, int, bytes]]
@@ -52,6 +56,16 @@ class ExactConnection(Connection):
         super().send(exchange)
 
     def _read(self, mask: int) -> None:
+        exchange = self.exchange
+        if (
+            exchange is not None
+            and exchange.events > SETTLED_EVENTS
+            and not exchange.coalesced
+            and monotonic_ns() - self.reactor.since_ns < ON_TIME_NS
+            and not self.missing
+        ):
+            read_at_once(self, mask)
+            return
         waiting = self.waiting
         ioctl(self.fd, termios.FIONREAD, waiting, True)
         if waiting[0] > self._usual or self.missing:

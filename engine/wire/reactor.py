@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import select
 from collections.abc import Callable
+from time import monotonic_ns
 from typing import Final
 
 from ..clock import StampClock, Timer
@@ -37,7 +38,9 @@ class Reactor:
         "lag",
         "owners",
         "protected",
+        "since_ns",
         "timer",
+        "turn_ns",
         "view",
         "yielding",
     )
@@ -53,6 +56,8 @@ class Reactor:
         self.buffers = [buffer]
         self.due_ns = 1 << 62  # when the worker wants to send or time out next; set by the worker
         self.protected = False  # a tap was seen at work a moment ago
+        self.turn_ns = 0  # when this turn began
+        self.since_ns = 0  # what waits in a socket now came after this: the turn that began then left nothing unread
         self.yielding = False  # an owner found that this moment has passed: the turn ends early
 
     def watch(self, fd: int, mask: int, owner: Owner) -> None:
@@ -74,13 +79,19 @@ class Reactor:
     def turn(self) -> None:
         """Serves everything that is ready now, once, unless an owner sets `yielding`: the rest stays ready."""
         self.yielding = False
+        self.since_ns = self.turn_ns
+        self.turn_ns = monotonic_ns()
         owners = self.owners
-        for fd, mask in self.epoll.poll(0, READY_MAX):
+        ready = self.epoll.poll(0, READY_MAX)
+        for fd, mask in ready:
             owner = owners.get(fd)
             if owner is not None:  # closed by an owner served before it in this turn
                 owner(mask)
                 if self.yielding:
+                    self.turn_ns = 0
                     return
+        if len(ready) == READY_MAX:
+            self.turn_ns = 0
 
     def close(self) -> None:
         self.epoll.close()

@@ -25,7 +25,7 @@ from ...frames import Frames, frame
 from ...process import die_with_parent, raise_priority
 from ...records.tap_status import TapStatusWriter
 from .filters import Server
-from .packets import PacketQueue
+from .packets import HOLD_NS, QUEUE_BYTES, PacketQueue
 
 TICK_S: Final = 0.05
 NICENESS: Final = -5  # above what loads the machine: a tap that does not run drops clones
@@ -57,8 +57,9 @@ def explained(error: OSError) -> str:
 class Tap:
     """The packet queues of both families, as far as they are needed, and the status page."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, queue_bytes: int) -> None:
         self._status = TapStatusWriter(directory)
+        self._queue_bytes = queue_bytes
         self._queues: dict[int, PacketQueue] = {}
 
     def select(self, servers: Sequence[Server]) -> None:
@@ -67,7 +68,7 @@ class Tap:
             if family in self._queues:
                 self._queues[family].select(servers)
             else:
-                self._queues[family] = PacketQueue(family, servers)
+                self._queues[family] = PacketQueue(family, servers, queue_bytes=self._queue_bytes)
 
     def tick(self, *, ended: bool = False) -> None:
         """Drops what is old enough and writes the counters."""
@@ -75,7 +76,7 @@ class Tap:
         queues = self._queues.values()
         for queue in queues:
             queue.tick(now)
-        hold_ns = min((queue.hold_ns for queue in queues), default=0)
+        hold_ns = min((queue.hold_ns for queue in queues), default=HOLD_NS)
         self._status.write(now, sum(q.packets for q in queues), sum(q.dropped for q in queues), hold_ns, ended=ended)
 
     def close(self) -> None:
@@ -105,13 +106,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Entry of the process. Exit code 0 also when it may not work: that is said on stdout."""
     parser = argparse.ArgumentParser(prog="python -m llm_latency_lens.engine.wire.tap", description=__doc__)
     parser.add_argument("--segment-dir", type=Path, required=True)
+    parser.add_argument("--queue-bytes", type=int, default=QUEUE_BYTES, help="of clones, per address family")
     options = parser.parse_args(arguments)
     die_with_parent()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     raise_priority(NICENESS)
     try:
         socket.socket(socket.AF_PACKET, socket.SOCK_DGRAM, 0).close()
-        tap = Tap(options.segment_dir)
+        tap = Tap(options.segment_dir, options.queue_bytes)
     except OSError as error:
         os.write(1, frame(Readiness("refused", explained(error))))
         return 0
