@@ -150,7 +150,10 @@ def _json(run_dir: Path, _: Path) -> None:
 
 def _csv(run_dir: Path, folder: Path) -> None:
     from ..exporters import csv
+    from ..exporters.rundir import finished
 
+    if finished(run_dir):
+        _wrote(folder / "metrics.csv", csv.write_metrics(run_dir, folder / "metrics.csv"))
     _wrote(folder / "intervals.csv", csv.write_intervals(run_dir, folder / "intervals.csv"))
     if any(run_dir.glob(f"{Path(REQUESTS).stem}*.msgpack")):
         _wrote(folder / "requests.csv", csv.write_requests(run_dir, folder / "requests.csv"))

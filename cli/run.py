@@ -139,7 +139,8 @@ def print_result(run_dir: Path, manifest: Manifest, *, as_json: bool, quiet: boo
         return 1
     if any(slo.state == "FAIL" for slo in report.slo):
         return 3
-    if strict and report.verdict.state != "VALID":
+    undecided = any(slo.state == "UNDECIDED" for slo in report.slo)
+    if strict and (undecided or report.verdict.state != "VALID"):
         return 4
     return 0
 

@@ -1,4 +1,7 @@
-"""The rules that end a run before its plan does: too many errors, a broken SLO. Read from the latest snapshot and report."""
+"""The rules that end a run before its plan does: too many errors, a broken SLO, all goals of `until` reached.
+
+Read from the latest snapshot and report, as the collector replaces them every tick.
+"""
 
 from __future__ import annotations
 
@@ -18,13 +21,14 @@ class StopRules:
 
     def __init__(self, plan: Plan, segment_dir: Path) -> None:
         self._limits = plan.limits
+        self._goals = bool(plan.until)
         self._dir = segment_dir
         self._tick = -1
         self._window: deque[tuple[float, int, int]] = deque([(0.0, 0, 0)])  # (elapsed s, ok, failed), cumulative
 
     def reason(self) -> str | None:
-        """`max_error_rate` or `slo` when a rule is broken."""
-        if self._limits.max_error_rate is None and not self._limits.stop_on_slo:
+        """`max_error_rate` or `slo` when a rule is broken, `until` when enough is known."""
+        if self._limits.max_error_rate is None and not self._limits.stop_on_slo and not self._goals:
             return None
         try:
             snapshot = SNAPSHOT_DECODER.decode((self._dir / SNAPSHOT).read_bytes())
@@ -36,7 +40,9 @@ class StopRules:
         self._window.append((snapshot.elapsed_s, snapshot.ok_total, snapshot.failed_total))
         if self._too_many_errors():
             return "max_error_rate"
-        return "slo" if self._limits.stop_on_slo and self._slo_broken() else None
+        if self._limits.stop_on_slo and self._slo_broken():
+            return "slo"
+        return "until" if self._goals and snapshot.until and all(goal.reached for goal in snapshot.until) else None
 
     def _too_many_errors(self) -> bool:
         limit = self._limits.max_error_rate

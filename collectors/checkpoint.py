@@ -6,7 +6,8 @@ The file `checkpoint` of the segment directory is a base and what came after it:
     file    one base frame, then any number of delta frames
 
 A frame's `state` is complete and replaces the one before; `closed` has the numbers of the ticks closed since then, which
-are added up; `open` those of ticks that still run, which replace the ones before. So a tick costs what changed in it
+are added up; `open` those of ticks that still run, which replace the ones before. The base has the totals of all ticks
+before it as one, and their ladders; the ticks after it go through the ladders again, which makes the same of them. So a tick costs what changed in it
 and not what the run has seen. A frame cut short by a SIGKILL fails its checksum, ends the file, and is overwritten by
 the next. When the deltas outgrow the base, a new base goes into a second file that takes the first one's name: there is
 a complete one at every moment. tmpfs needs no fsync: what a process has written survives the process.
@@ -17,12 +18,14 @@ from __future__ import annotations
 import os
 import struct
 import zlib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
 import msgspec
 
 from ..engine.files import write_at
+from .run_ladders import RunLadders
 from .series import Slab
 
 FILE: Final = "checkpoint"
@@ -72,7 +75,9 @@ class Progress(msgspec.Struct, kw_only=True):
 
 class Frame(msgspec.Struct, kw_only=True):
     state: Progress
-    closed: list[Any]  # Slab.packed()
+    totals: list[Any] | None = None  # Slab.packed(), of a base frame
+    ladders: list[Any] = []  # RunLadders.packed(), of a base frame
+    closed: list[tuple[int, list[Any]]] = []  # (tick, Slab.packed()), ascending
     open: list[tuple[int, list[Any]]]
 
 
@@ -81,6 +86,7 @@ class Saved(msgspec.Struct):
 
     state: Progress
     totals: Any  # Slab
+    ladders: Any  # RunLadders
     open: dict[int, Any]  # tick -> Slab
 
 
@@ -105,23 +111,43 @@ class Checkpoint:
             return None
         saved: Saved | None = None
         for frame, end in _frames(content):
-            totals = Slab() if saved is None else saved.totals
-            totals.add(Slab.unpacked(frame.closed))
-            saved = Saved(frame.state, totals, {tick: Slab.unpacked(packed) for tick, packed in frame.open})
+            if saved is None or frame.totals is not None:
+                totals, ladders = Slab.unpacked(frame.totals or []), RunLadders.unpacked(frame.ladders)
+            else:
+                totals, ladders = saved.totals, saved.ladders
+            for tick, packed in frame.closed:
+                slab = Slab.unpacked(packed)
+                totals.add(slab)
+                ladders.add(tick, slab)
+            opened = {tick: Slab.unpacked(packed) for tick, packed in frame.open}
+            saved = Saved(frame.state, totals, ladders, opened)
             self._base_bytes = self._base_bytes or end
             self._end = end
         return saved
 
-    def save(self, state: Progress, *, closed: Slab, totals: Slab, opened: dict[int, Slab]) -> None:
-        """Makes this moment the one to come back to. `closed` is what came to `totals` since the last save."""
+    def save(
+        self,
+        state: Progress,
+        *,
+        closed: Sequence[tuple[int, Slab]],
+        totals: Slab,
+        ladders: RunLadders,
+        opened: dict[int, Slab],
+    ) -> None:
+        """Makes this moment the one to come back to. `closed` ticks came to `totals` and `ladders` since the last save."""
         running = [(tick, slab.packed()) for tick, slab in opened.items()]
         removed = (
             self._file >= 0 and not os.fstat(self._file).st_nlink
         )  # the file was unlinked; a restarted collector could not reopen it
         if removed or not self._base_bytes or self._end - self._base_bytes > max(REBASE_BYTES, 2 * self._base_bytes):
-            self._rebase(_framed(Frame(state=state, closed=totals.packed(), open=running)))
+            self._rebase(_framed(Frame(state=state, totals=totals.packed(), ladders=ladders.packed(), open=running)))
         else:
-            self._append(_framed(Frame(state=state, closed=closed.packed(), open=running)))
+            ticks = [(tick, slab.packed()) for tick, slab in closed]
+            self._append(_framed(Frame(state=state, closed=ticks, open=running)))
+
+    def rebase_next(self) -> None:
+        """The next save writes everything, whatever `closed` says."""
+        self._base_bytes = 0
 
     def _append(self, frame: bytes) -> None:
         if self._file < 0:

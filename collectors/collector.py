@@ -35,11 +35,12 @@ from .cost import Prices
 from .health import Moment, client_of_run, client_of_tick, observe
 from .intake import Drained, Intake
 from .live import LiveTicks
-from .report import Losses, ReportBuilder, RunView, Slos
+from .report import Losses, ReportBuilder, RunView
 from .rollup import PICO_PER_USD
+from .self_checks import Arrivals, failed_checks
 from .series import NOBODY, Batch, Reader, Series, Slab, Tally
-from .slos import lines_of
-from .snapshot import ENCODER, Client, Report, Server, Snapshot
+from .slos import Slos, lines_of
+from .snapshot import ENCODER, Client, Reason, Report, Server, Snapshot
 from .totals import Totals
 
 _detail_of = msgspec.msgpack.Decoder(Detail).decode
@@ -47,6 +48,7 @@ TURN_S: Final = 0.05
 GRACE_NS: Final = 50_000_000  # a tick is closed this long after its end: its last records are on their way
 DETAILS_KEPT: Final = 1 << 16  # that wait for their record: more than all rings hold at once
 MESSAGE_CHARS: Final = 300
+UNSAVED_MAX: Final = 100  # ticks kept for the checkpoint while tmpfs is full; after more it is written anew
 
 
 class Sink(Protocol):
@@ -104,10 +106,11 @@ class Collector:
         self.totals = Totals(self.reader, start_ns=0, tick_ns=self.manifest.plan.output.tick_ns)
         self.totals.next_tick = self.state.next_tick
         if saved is not None:
-            self.totals.run, self.totals.open = saved.totals, saved.open
+            self.totals.run, self.totals.ladders, self.totals.open = saved.totals, saved.ladders, saved.open
         self.intake = Intake(segment_dir, self.state, sessions=self.manifest.plan.workload.kind == "sessions")
         self.live = LiveTicks(len(self.manifest.plan.targets), self.state)
         self.builder = ReportBuilder(self.manifest.plan, price_date=prices.date if prices else None, slos=slos)
+        self.arrivals = Arrivals(self.manifest.plan) if saved is None else None
         self.errors = {(t, o): (message, status) for t, o, message, status in self.state.errors}
         self.details: dict[tuple[int, int, int], Detail] = {}
         for worker, blob in self.state.details:
@@ -178,6 +181,8 @@ class Collector:
                 self.problems.append(f"tokens are no longer counted: {type(error).__name__}: {error}")
         batch = self.reader.batch(drained.records, worker=drained.worker, details=details)
         self.totals.enter(drained, batch, now_ns=now)
+        if self.arrivals is not None:
+            self.arrivals.add(drained.records)
         self._note_errors(batch)
         if len(drained.records):
             complete = batch._replace(gaps=drained.gaps, owners=drained.owners)
@@ -218,14 +223,17 @@ class Collector:
         """Closes so many ticks and makes them safe. After a stall that is several; they share the moment's report."""
         moment = self._moment(now)
         observe(self.state.health, self._before, moment)
-        first = self.totals.next_tick
-        self.live.read(self.intake.segments, first, first + ticks)
-        closed = [(self.totals.next_tick, self.totals.close(self.live), self.totals.in_flight()) for _ in range(ticks)]
+        self.live.read(self.intake.segments, self.totals.next_tick, self.totals.next_tick + ticks)
+        closed = []
+        for tick in range(self.totals.next_tick, self.totals.next_tick + ticks):
+            issuing = None if last else phases_issuing(self.manifest, self.totals.end_of(tick))
+            closed.append((tick, self.totals.close(self.live, issuing), self.totals.in_flight()))
         everything = self.totals.run.sums()
         client = self._client_of_tick(moment, everything)
         report = self._report(moment, finished=last)
         snapshot: Snapshot | None = None
         servers = self.servers()
+        until = [] if last else self.builder.judge.goals(self.totals)
         for tick, slab, in_flight in closed:
             snapshot = self.builder.snapshot(
                 RunView(self.manifest, self.totals, now),
@@ -234,6 +242,7 @@ class Collector:
                 state="done" if last and tick == closed[-1][0] else _tick_state(self.manifest.state),
                 client=client,
                 in_flight={} if last and tick == closed[-1][0] else in_flight,
+                until=until,
             )
             snapshot.servers = servers
             for sink in self.sinks:
@@ -283,9 +292,18 @@ class Collector:
             overspent_usd=self._overspent_usd(),
             read_spans=tuple(self.state.health.read_spans),
             problems=tuple(self.problems),
+            self_checks=self._self_checks() if finished else (),
         )
         view = RunView(self.manifest, self.totals, moment.now_ns)
         return self.builder.report(view, client=client, errors=self.errors, finished=finished, losses=losses)
+
+    def _self_checks(self) -> tuple[Reason, ...]:
+        totals, phases = self.totals, {}
+        for i, times in enumerate(self.manifest.phases):
+            if self.manifest.plan.phases[i].measure and times.start_ns:
+                series = totals.run.only(lambda key, i=i: key[0] == i)  # type: ignore[misc]
+                phases[i] = (series, int(series.tally[Tally.LAST_END]) - times.start_ns)
+        return failed_checks(totals.ladders, self.arrivals, phases, totals.tick_ns)
 
     def _overspent_usd(self) -> float:
         budget = self.manifest.plan.limits.budget_usd
@@ -309,12 +327,18 @@ class Collector:
         self.intake.save(state)
         self.live.save(state)
         try:
-            self.checkpoint.save(state, closed=self.totals.unsaved, totals=self.totals.run, opened=self.totals.open)
+            totals = self.totals
+            self.checkpoint.save(
+                state, closed=totals.unsaved, totals=totals.run, ladders=totals.ladders, opened=totals.open
+            )
         except OSError:
             self._failures_before += 1
+            if len(totals.unsaved) > UNSAVED_MAX:
+                totals.unsaved.clear()
+                self.checkpoint.rebase_next()
             return
         # After the checkpoint, else a failed one would lose them; before the release, which makes them the only copy.
-        self.totals.unsaved = Slab()
+        totals.unsaved.clear()
         self.live.release(self.intake.segments)
         self.intake.release()
 
@@ -353,6 +377,15 @@ class Collector:
     def _last_tick(self) -> int:
         """The tick in which the last phase stopped issuing: `lens recover` may come hours later."""
         return self.totals.tick_at(max((times.end_ns for times in self.manifest.phases), default=0))
+
+
+def phases_issuing(manifest: Manifest, moment_ns: int) -> list[int]:
+    """The phases that issue requests at this moment."""
+    return [
+        i
+        for i, times in enumerate(manifest.phases)
+        if 0 < times.start_ns < moment_ns and not 0 < times.end_ns < moment_ns
+    ]
 
 
 def _tick_state(state: str) -> str:

@@ -35,6 +35,7 @@ from .histogram import CELLS, Histogram, highest_equivalent, lowest_equivalent
 from .ladder import Blocks, Floats, Ints
 
 QUANTILES: Final = {"p50": 0.5, "p90": 0.9, "p95": 0.95, "p99": 0.99, "p99_9": 0.999}
+INTERVALS: Final = ("mean", *QUANTILES)  # the statistics that have one
 BATCHES: Final = 20
 BEYOND: Final = 20  # independent values that must be expected beyond a quantile for a bound on that side
 BEYOND_CENTRE: Final = 15  # the same for median and mean
@@ -42,6 +43,7 @@ BEYOND_LEAST: Final = 8  # fewer inflate the half width no further
 INFLATION: Final = 8.0
 BLOCKS_MIN: Final = 5  # fewer have no variance to speak of
 COUNT_MIN: Final = 20
+ASSUMED_SHARE: Final = 5
 P99_9_NEEDS: Final = 3688  # independent requests below which p99.9 is not printed
 _SEEN_BEYOND: Final = 10  # values beyond a quantile from which its own n_eff can be estimated
 MIDDLES: Final = Histogram.middles(np.arange(CELLS))
@@ -122,6 +124,39 @@ def confidence(blocks: Blocks) -> Confidence:
     return Confidence(n, min(known["p50"][0] if "p50" in known else least, float(n)), intervals)
 
 
+def assumed(blocks: Blocks) -> Mapping[str, Interval]:
+    """Intervals where there are too few blocks to know the correlation: every fifth value counts as independent, and
+    the ranks are those of the exact binomial (Clopper & Pearson 1934).
+
+    For objectives only, which a run of 3 s must still fail when it misses them by far. Empty below COUNT_MIN values.
+    """
+    n = int(blocks.count.sum())
+    if n < COUNT_MIN:
+        return {}
+    reached, independent = np.cumsum(blocks.sums_of_cells()), n // ASSUMED_SHARE
+    mean, _, variance = _deviations(blocks, blocks.totals, n)
+    error = student(0.975, max(4, independent - 1)) * math.sqrt(variance / independent)
+    intervals = {"mean": Interval(mean, mean - error, mean + error, independent)}
+    for name, q in QUANTILES.items():
+        k = np.arange(independent + 1)
+        chance = np.exp(_log_choose(independent) + k * math.log(q) + (independent - k) * math.log(1 - q))
+        few = np.flatnonzero(np.cumsum(chance) <= 0.025)  # so few values at or below the quantile
+        many = np.flatnonzero(np.cumsum(chance[::-1])[::-1] <= 0.025)
+        value = highest_equivalent(_cell(reached, int(q * n + 0.5)))
+        low = lowest_equivalent(_cell(reached, int(few[-1]) * n // independent + 1)) if len(few) else None
+        high = highest_equivalent(_cell(reached, -(-int(many[0]) * n // independent))) if len(many) else None
+        support = min(1.0, math.log(q) * independent / math.log(0.025))  # of a bound above: all values lie below it
+        intervals[name] = Interval(float(value), low, high, independent, support)
+    return intervals
+
+
+def _log_choose(n: int) -> Floats:
+    """log C(n, k) for k = 0..n."""
+    logs = np.concatenate(([0.0], np.cumsum(np.log(np.arange(1, n + 1)))))
+    chosen: Floats = logs[n] - logs - logs[::-1]
+    return chosen
+
+
 def proportion(blocks: Blocks, cell: int) -> Interval:
     """The share of the values in cells above `cell`, with Wilson's interval (1927) at n_eff: error rate, goodput.
 
@@ -141,6 +176,28 @@ def proportion(blocks: Blocks, cell: int) -> Interval:
     centre = (share + t * t / (2 * n_eff)) / (1 + t * t / n_eff)
     half = t / (1 + t * t / n_eff) * math.sqrt(share * (1 - share) / n_eff + (t / (2 * n_eff)) ** 2)
     return Interval(share, centre - half if hits else 0.0, centre + half if hits < n else 1.0, n_eff)
+
+
+def scaled(interval: Interval, scale: float) -> Interval:
+    """From histogram units to the metric's unit."""
+    low, high = (None if each is None else each / scale for each in (interval.low, interval.high))
+    return interval._replace(value=interval.value / scale, low=low, high=high)
+
+
+def point(value: float, count: int) -> Interval | None:
+    """The interval of a sample whose values are all equal: that value, from as many values as an interval needs."""
+    return Interval(value, value, value, float(count)) if count >= COUNT_MIN else None
+
+
+def ratio(part: Ints, total: Ints) -> Interval:
+    """The sum of `part` over that of `total`, both of each block: a mean per tick, say, from sums and numbers of ticks."""
+    n = int(total.sum())
+    value = float(part.sum()) / n
+    if len(part) < BATCHES:
+        return Interval(value, None, None, 0.0)
+    spread = batch_means((part - value * total)[None, :])
+    half = student(0.975, spread.freedom) * float(spread.error[0]) / n
+    return Interval(value, value - half, value + half, 0.0)
 
 
 def student(probability: float, freedom: float) -> float:

@@ -3,8 +3,10 @@
 The input of every interval, of the steady-state search, of drift and of compare. No clock, no file.
 
 A block spans `span` ticks, 1 at first. When the ladder has `limit` blocks, or more cells than its budget, neighbours
-are merged in pairs and `span` doubles: a run of any length fits, and no count is ever lost. The same adds in the same
-order make the same ladder, so a checkpoint needs `packed()` in its base frame only and can replay the ticks after it.
+are merged in pairs and `span` doubles: a run of any length fits, and no count is ever lost. Blocks begin at multiples of
+`span`, so that those of all ladders line up (`joined`); the first and the last one may span fewer ticks. The same adds
+in the same order make the same ladder, so a checkpoint needs `packed()` in its base frame only and can replay the ticks
+after it.
 
 The blocks lie one behind the other in two flat arrays, filled cells only, each block's cells ascending:
 
@@ -43,7 +45,7 @@ class Blocks:
     """Filled cells of consecutive blocks of equal duration; what the statistics read.
 
     block[i], cell[i], count[i]: so many values of that cell in that block. `size` blocks of `span` ticks each, the
-    first of which starts with tick `first`; blocks without a value are among them.
+    first of which starts with tick `first`, a multiple of `span`; blocks without a value are among them.
     """
 
     block: Ints
@@ -80,9 +82,18 @@ class Blocks:
         first = self.first + start * self.span
         return Blocks(self.block[chosen] - start, self.cell[chosen], self.count[chosen], end - start, self.span, first)
 
+    def between(self, start_tick: int, end_tick: int) -> Blocks:
+        """The blocks that lie in the ticks start_tick..end_tick-1 completely."""
+        start = max(0, -((self.first - start_tick) // self.span))
+        return self.cut(start, max(start, min(self.size, (end_tick - self.first) // self.span)))
+
+    def sums_of_cells(self) -> Ints:
+        """How many values of each cell there are in all blocks; shape (CELLS,)."""
+        return np.bincount(self.cell, self.count, CELLS).astype(np.int64)
+
     def histogram(self) -> Histogram:
         """All blocks together. The moments are those of the cells' middles."""
-        counts = np.bincount(self.cell, self.count, CELLS).astype(np.int64)
+        counts = self.sums_of_cells()
         filled = np.flatnonzero(counts)
         return Histogram.from_cells(filled, counts[filled])
 
@@ -90,14 +101,14 @@ class Blocks:
 class Ladder:
     """One metric of one series. Ticks come in ascending order; a late one is counted in the open block."""
 
-    __slots__ = ("_cells", "_counts", "_ends", "_used", "budget", "first", "limit", "span")
+    __slots__ = ("_cells", "_counts", "_ends", "_used", "base", "budget", "limit", "span")
 
     def __init__(self, *, limit: int = LIMIT, budget: int = BUDGET) -> None:
         assert limit >= 2
         assert limit % 2 == 0
         self.limit = limit
         self.budget = budget
-        self.first = 0  # the tick with which block 0 starts
+        self.base = 0  # block 0 starts with tick base * span
         self.span = 1  # ticks per block
         self._cells: npt.NDArray[np.uint16] = np.zeros(0, np.uint16)
         self._counts: npt.NDArray[Any] = np.zeros(0, np.uint32)
@@ -106,6 +117,11 @@ class Ladder:
 
     def __len__(self) -> int:
         return len(self._ends)
+
+    @property
+    def first(self) -> int:
+        """The tick with which block 0 starts."""
+        return self.base * self.span
 
     @property
     def filled(self) -> int:
@@ -126,7 +142,7 @@ class Ladder:
         """Takes in the values of a tick: ascending cells, each once, and their counts. A tick without any still makes
         its block, so that blocks are of equal duration."""
         if not self._ends:
-            self.first = tick
+            self.base = tick // self.span
         self._reach(tick)
         start = self._ends[-2] if len(self._ends) > 1 else 0
         if start != self._used:  # the open block has values: join them
@@ -142,7 +158,7 @@ class Ladder:
 
     def _reach(self, tick: int) -> None:
         """Opens the block that holds this tick, and empty ones before it for the time without values."""
-        while (index := (tick - self.first) // self.span) >= self.limit:
+        while (index := tick // self.span - self.base) >= self.limit:
             self.merge()
         self._ends.extend([self._used] * (index + 1 - len(self._ends)))
 
@@ -163,13 +179,15 @@ class Ladder:
         self.span *= 2
         if not self._ends:
             return
-        keys = (blocks.block >> 1) * CELLS + blocks.cell
+        odd = self.base & 1  # then block 0 has no neighbour in its pair
+        self.base >>= 1
+        keys = (blocks.block + odd >> 1) * CELLS + blocks.cell
         order = np.argsort(keys, kind="stable")  # two ascending runs per pair: timsort merges, it does not sort
         keys = keys[order]
         starts = np.flatnonzero(np.diff(keys, prepend=-1))
         keys = keys[starts]
         counts = np.add.reduceat(blocks.count[order], starts) if len(keys) else blocks.count
-        size = (blocks.size + 1) // 2
+        size = (blocks.size + odd + 1) // 2
         self._cells, self._counts = np.zeros(0, np.uint16), np.zeros(0, self._counts.dtype)
         self._write(0, keys % CELLS, counts)
         self._ends = np.searchsorted(keys, np.arange(1, size + 1) * CELLS).tolist()
@@ -186,13 +204,13 @@ class Ladder:
         """Everything as plain data for a checkpoint; `unpacked` is the way back."""
         cells, counts = self._cells[: self._used].tobytes(), self._counts[: self._used].tobytes()
         sizes = np.asarray(self._ends, np.uint32).tobytes()
-        return [self.limit, self.budget, self.first, self.span, self._counts.itemsize, sizes, cells, counts]
+        return [self.limit, self.budget, self.base, self.span, self._counts.itemsize, sizes, cells, counts]
 
     @classmethod
     def unpacked(cls, packed: Sequence[Any]) -> Ladder:
-        limit, budget, first, span, width, ends, cells, counts = packed
+        limit, budget, base, span, width, ends, cells, counts = packed
         made = cls(limit=limit, budget=budget)
-        made.first, made.span = first, span
+        made.base, made.span = base, span
         made._ends = np.frombuffer(ends, np.uint32).tolist()
         made._cells = np.frombuffer(cells, np.uint16).copy()
         made._counts = np.frombuffer(counts, np.uint64 if width == 8 else np.uint32).copy()
@@ -214,13 +232,18 @@ class Ladders(Generic[K]):
     def __iter__(self) -> Iterator[tuple[K, Ladder]]:
         return iter(self.ladders.items())
 
-    def add(self, key: K, tick: int, histogram: Histogram) -> None:
+    def add_histogram(self, key: K, tick: int, histogram: Histogram) -> None:
         """Takes in a tick's distribution of one metric."""
+        filled = np.flatnonzero(histogram.counts)
+        self.add(key, tick, filled + histogram.first, histogram.counts[filled])
+
+    def add(self, key: K, tick: int, cells: npt.NDArray[Any], counts: npt.NDArray[Any]) -> None:
+        """Takes in ascending cells, each once, and their counts."""
         ladder = self.ladders.get(key)
         if ladder is None:
             ladder = self.ladders[key] = Ladder()
         before = ladder.filled
-        ladder.add_histogram(tick, histogram)
+        ladder.add(tick, cells, counts)
         self._filled += ladder.filled - before
         while self._filled > self.total_budget:
             largest = max(self.ladders.values(), key=lambda each: each.filled if len(each) > FLOOR else 0)
@@ -237,6 +260,20 @@ class Ladders(Generic[K]):
         """Puts back one ladder of `packed()`; the key is the caller's to decode."""
         self.ladders[key] = Ladder.unpacked(packed)
         self._filled += self.ladders[key].filled
+
+
+def joined(parts: Sequence[Blocks]) -> Blocks | None:
+    """The blocks of several series together, as long as the longest of them; None without any."""
+    if len(parts) < 2:
+        return parts[0] if parts else None
+    span = max(part.span for part in parts)
+    base = min(part.first for part in parts) // span
+    end = max(part.first + part.size * part.span for part in parts)
+    block = np.concatenate([(part.first + part.block * part.span) // span - base for part in parts])
+    order = np.argsort(block, kind="stable")
+    cells = np.concatenate([part.cell for part in parts])[order]
+    counts = np.concatenate([part.count for part in parts])[order]
+    return Blocks(block[order], cells, counts, -(-end // span) - base, span, base * span)
 
 
 T = TypeVar("T", bound=np.generic)

@@ -12,17 +12,33 @@ from ..engine.plan.plan import SECOND, InfluxExport, Phase, Plan
 from ..engine.records.record import Outcome
 from ..engine.runs.manifest import Manifest
 from .asked import cached_share, draws, lengths
-from .goodput import Key, Line
+from .evidence import Evidence
+from .goodput import Key
+from .judge import Judge
+from .run_ladders import WINDOW_METRICS, Chosen, View
 from .series import NOBODY, Series, Slab, Tally
-from .slos import Evidence, lines_of
-from .snapshot import Client, ErrorSample, Interval, PhaseReport, Report, Run, Slice, Slo, Snapshot, TargetReport
-from .statistics import buckets, cost, mean_interval_ns, share, slice_of, slice_of_tick, window_ns
+from .slos import Slos, lines_of
+from .snapshot import (
+    Client,
+    Distribution,
+    ErrorSample,
+    Goal,
+    Interval,
+    PhaseReport,
+    Reason,
+    Report,
+    Run,
+    Snapshot,
+    TargetReport,
+)
+from .statistics import buckets, cost, mean_interval_ns, share, slice_of, slice_of_tick, unknown, window_ns
 from .totals import Totals
 from .verdict import Facts, judge
 
 RANGES_SHOWN: Final = 10
+DIED: Final = ("died", "failed")  # how the reasons of a run begin that did not end by itself
+ENDED_BY: Final = {"budget_usd": "budget", "max_error_rate": "error_rate", "handed_over": "interrupted"}
 
-Slos = Callable[[Evidence], list[Slo]]
 Errors = Mapping[tuple[int, int], tuple[str, int | None]]  # (target, outcome) -> latest message, HTTP status
 
 
@@ -35,6 +51,7 @@ class Losses(NamedTuple):
     overspent_usd: float = 0.0
     read_spans: tuple[tuple[int, int], ...] = ()  # in which segments had no stamps of their own
     problems: tuple[str, ...] = ()  # of extras that failed: prices, the tokenizer
+    self_checks: tuple[Reason, ...] = ()  # that failed, once the run is over
 
 
 class RunView(NamedTuple):
@@ -45,6 +62,13 @@ class RunView(NamedTuple):
     now_ns: int
 
 
+Known = Callable[[Chosen], View | None]  # what is known of the certainty of these series
+
+
+def nothing_known(_: Chosen) -> None:
+    """While the run goes on: it would take ms for each number."""
+
+
 class ReportBuilder:
     """A plan's options, and the numbers made of its totals at any moment."""
 
@@ -53,18 +77,31 @@ class ReportBuilder:
         self.hdr = any(isinstance(export, InfluxExport) and export.hdr for export in plan.export)
         self.lines = lines_of(plan)
         self.price_date = price_date
-        self.slos = slos
+        self.judge = Judge(plan, slos, self._slice)
 
     def measured(self, key: Key) -> bool:
         return self.plan.phases[key[0]].measure
 
-    def _slice(self, series: Series, seconds: float, planned: int | None = None) -> dict[str, Any]:
-        return slice_of(series, seconds, conditions=bool(self.lines), date=self.price_date, planned=planned)
+    def _slice(
+        self, series: Series, seconds: float, planned: int | None = None, view: View | None = None
+    ) -> dict[str, Any]:
+        confidence = unknown if view is None else view.confidence
+        return slice_of(
+            series, seconds, conditions=bool(self.lines), date=self.price_date, planned=planned, known=confidence
+        )
 
     # --- a tick ---------------------------------------------------------------------------------------------------
 
     def snapshot(
-        self, view: RunView, tick: int, slab: Slab, *, state: str, client: Client, in_flight: Mapping[Key, int]
+        self,
+        view: RunView,
+        tick: int,
+        slab: Slab,
+        *,
+        state: str,
+        client: Client,
+        in_flight: Mapping[Key, int],
+        until: Sequence[Goal] = (),
     ) -> Snapshot:
         """One line of intervals.jsonl: `slab` has the tick's numbers, which are in the totals already."""
         manifest, totals = view.manifest, view.totals
@@ -87,6 +124,7 @@ class ReportBuilder:
             unsent_total=everything.unsent,
             planned_total=planned_slots(manifest, range(len(self.plan.phases))),
             cost_usd_total=cost(everything, 0.0, date=None).usd,
+            until=list(until),
             intervals=[
                 self._interval(key, slab.series.get(key) or Series(), totals.tick_ns, in_flight.get(key, 0))
                 for key in sorted(keys)
@@ -114,50 +152,44 @@ class ReportBuilder:
     # --- the run --------------------------------------------------------------------------------------------------
 
     def report(self, view: RunView, *, client: Client, errors: Errors, finished: bool, losses: Losses) -> Report:
-        """The run so far, or as it ended. Sums and percentiles are of the measured phases; run.phases has them all."""
+        """The run so far, or as it ended: with intervals, and its stationary part. Sums and percentiles are of the
+        measured phases; run.phases has them all."""
         totals, phases = view.totals.run, range(len(self.plan.phases))
         by_phase = {i: totals.only(partial(_in_phase, i)) for i in phases}
         windows = {i: self._window(view, i, by_phase[i]) for i in phases}
         measured = [i for i in phases if self.plan.phases[i].measure]
         seconds = sum(windows[i] for i in measured) / SECOND
         series = totals.only(self.measured)
-        numbers = self._slice(series, seconds, planned_slots(view.manifest, measured))
+        spans = {i: window / SECOND for i, window in windows.items()}
+        evidence = Evidence(self.plan, totals, view.totals.ladders, spans)
+        known: Known = evidence.view if finished else nothing_known
+        numbers = self._slice(series, seconds, planned_slots(view.manifest, measured), known(self.measured))
         report = Report(
-            run=self._run(view, by_phase, windows),
-            targets=[self._target(i, totals, seconds) for i in range(len(self.plan.targets))],
+            run=self._run(view, by_phase, windows, known),
+            targets=[self._target(i, totals, seconds, known) for i in range(len(self.plan.targets))],
             client=client,
             errors=self._errors(totals, errors),
             **{name: value for name, value in numbers.items() if name not in SHARES},
         )
+        if finished:
+            report.run.ended_by = ended_by(view.manifest, self.plan, by_phase)
+            report.steady = self.judge.steady(view.totals, series, spans)
         report.verdict = judge(self._facts(view.manifest, report, by_phase, windows, series, finished, losses))
-        if self.slos is not None:
-            report.slo = self.slos(self._evidence(report, totals, windows))
+        report.slo = self.judge.objectives(view.totals, report, spans, finished=finished)
         return report
-
-    def _evidence(self, report: Report, totals: Slab, windows: Mapping[int, int]) -> Evidence:
-        """A line that names a phase judges it also where the phase is not measured."""
-        lines: dict[int, tuple[int, int]] = {}
-        for number, line in enumerate(self.lines):
-            judged = totals.only(partial(self._judged, line))
-            lines[number] = judged.lines.get(number, (0, 0))
-
-        def part(target: str, phase: str) -> Slice | None:
-            for (p, t), series in totals.series.items():
-                if t != NOBODY and (self.plan.targets[t].name, self.plan.phases[p].name) == (target, phase):
-                    return Slice(**self._slice(series, windows[p] / SECOND))
-            return None
-
-        return Evidence(report, lines, part)
-
-    def _judged(self, line: Line, key: Key) -> bool:
-        return line.judges(key) and (line.phase is not None or self.measured(key))
 
     def _window(self, view: RunView, phase: int, series: Series) -> int:
         manifest = view.manifest
         stopped = bool(manifest.stop_reason)
         return window_ns(self.plan.phases[phase], manifest.phases[phase], series, now_ns=view.now_ns, stopped=stopped)
 
-    def _run(self, view: RunView, by_phase: Mapping[int, Series], windows: Mapping[int, int]) -> Run:
+    def _run(
+        self,
+        view: RunView,
+        by_phase: Mapping[int, Series],
+        windows: Mapping[int, int],
+        known: Known,
+    ) -> Run:
         manifest, start_ns = view.manifest, view.totals.start_ns
         last_end = max((int(series.tally[Tally.LAST_END]) for series in by_phase.values()), default=0)
         measured = [phase.load.model for phase in self.plan.phases if phase.measure]
@@ -167,14 +199,14 @@ class ReportBuilder:
             version=manifest.version,
             started_at=manifest.started_at,
             duration_s=max(0, (last_end or view.now_ns) - start_ns) / SECOND if start_ns else 0.0,
-            phases=[self._phase(view, i, by_phase[i], windows[i]) for i in by_phase],
+            phases=[self._phase(view, i, by_phase[i], windows[i], known(partial(_in_phase, i))) for i in by_phase],
             load=(measured or [self.plan.phases[0].load.model])[0],
             seed=self.plan.seed,
             plan_sha256=manifest.plan_sha256,
             host=manifest.host,
         )
 
-    def _phase(self, view: RunView, index: int, series: Series, window: int) -> PhaseReport:
+    def _phase(self, view: RunView, index: int, series: Series, window: int, known: View | None) -> PhaseReport:
         phase, times, now_ns = self.plan.phases[index], view.manifest.phases[index], view.now_ns
         begun = 0 < times.start_ns <= now_ns
         end_ns = max(min(times.end_ns or now_ns, now_ns), int(series.tally[Tally.LAST_END]))
@@ -185,15 +217,17 @@ class ReportBuilder:
             start_s=(times.start_ns - view.totals.start_ns) / SECOND if begun else 0.0,
             duration_s=(end_ns - times.start_ns) / SECOND if begun else 0.0,
             window_s=window / SECOND,
-            **self._slice(series, window / SECOND, times.planned),
+            **self._slice(series, window / SECOND, times.planned, known),
         )
 
-    def _target(self, index: int, totals: Slab, seconds: float) -> TargetReport:
+    def _target(self, index: int, totals: Slab, seconds: float, known: Known) -> TargetReport:
         target = self.plan.targets[index]
-        series = totals.only(lambda key: key[1] == index and self.measured(key))
-        return TargetReport(
-            name=target.name, provider=target.provider, model=target.model, **self._slice(series, seconds)
-        )
+
+        def chosen(key: Key) -> bool:
+            return key[1] == index and self.measured(key)
+
+        numbers = self._slice(totals.only(chosen), seconds, view=known(chosen))
+        return TargetReport(name=target.name, provider=target.provider, model=target.model, **numbers)
 
     def _errors(self, totals: Slab, errors: Errors) -> list[ErrorSample]:
         samples = []
@@ -245,10 +279,13 @@ class ReportBuilder:
             overspent_usd=losses.overspent_usd,
             read_ticks=tick_ranges(losses.read_spans, manifest.phases[0].start_ns, plan.output.tick_ns),
             problems=losses.problems,
+            self_checks=losses.self_checks,
             cached_share=cached_share(plan, series),
             length_ratios=lengths(series),
             draws=draws(plan.phases, manifest.phases),
-            died=manifest.stop_reason if manifest.stop_reason.startswith(("died", "failed")) else "",
+            died=manifest.stop_reason if manifest.stop_reason.startswith(DIED) else "",
+            unsteady=report.steady.reason if report.steady and report.steady.state == "drifting" else "",
+            correlated=correlated(report.metrics),
         )
 
 
@@ -264,6 +301,29 @@ def tick_ranges(spans: Sequence[tuple[int, int]], start_ns: int, tick_ns: int) -
     if len(words) > RANGES_SHOWN:
         words[RANGES_SHOWN:] = [f"... {len(words) - RANGES_SHOWN - 1} more ..., {words[-1]}"]
     return f"ticks {', '.join(words)}" if words else ""
+
+
+def ended_by(manifest: Manifest, plan: Plan, by_phase: Mapping[int, Series]) -> str:
+    """What ended a run that is over."""
+    reason = manifest.stop_reason
+    if manifest.interrupted:
+        return "interrupted"
+    if reason:
+        return "failed" if reason.startswith(DIED) else ENDED_BY.get(reason, reason)
+    last = plan.phases[-1]
+    slots = by_phase[len(plan.phases) - 1]
+    complete = last.requests is not None and slots.sent + slots.unsent >= last.requests
+    return "requests" if complete or last.duration_ns is None else "duration"
+
+
+def correlated(metrics: Mapping[str, Distribution]) -> str:
+    """The metrics whose values are worth less than half as many independent ones, in words."""
+    found = [(name, metrics[name]) for name in WINDOW_METRICS if name in metrics]
+    return ", ".join(
+        f"{name}: {each.count} requests are worth {each.n_eff:.0f} independent ones"
+        for name, each in found
+        if each.n_eff is not None and each.n_eff < each.count / 2
+    )
 
 
 def _in_phase(phase: int, key: Key) -> bool:

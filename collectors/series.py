@@ -92,8 +92,10 @@ class Tally(IntEnum):
     LIVE_TOKEN_EVENTS = ATTEMPTS + 37
     LIVE_COALESCED = ATTEMPTS + 38
     LIVE_TOKENS = ATTEMPTS + 39
-    FIRST_END = ATTEMPTS + 40  # extremes, CLOCK_MONOTONIC ns; 0 where there is none
-    LAST_END = ATTEMPTS + 41
+    IN_FLIGHT_SUM = ATTEMPTS + 40  # requests in flight at the ends of ticks, added up
+    IN_FLIGHT_TICKS = ATTEMPTS + 41  # at how many; counted in the first target of a phase
+    FIRST_END = ATTEMPTS + 42  # extremes, CLOCK_MONOTONIC ns; 0 where there is none
+    LAST_END = ATTEMPTS + 43
 
 
 TALLIES: Final = Tally.LAST_END + 1

@@ -12,8 +12,25 @@ import msgspec
 SCHEMA: Final = 1
 
 
+Bounds = tuple[float | None, float | None]  # of a 95 % interval; None where the sample cannot give one
+
+
+class Ci95(msgspec.Struct, kw_only=True):
+    """95 % intervals (collectors.confidence), in the metric's unit."""
+
+    mean: Bounds = (None, None)
+    p50: Bounds = (None, None)
+    p90: Bounds = (None, None)
+    p95: Bounds = (None, None)
+    p99: Bounds = (None, None)
+    p99_9: Bounds = (None, None)
+
+
 class Distribution(msgspec.Struct, kw_only=True):
-    """One metric's distribution. With no sample `count` is 0 and the rest None; `p99_9` needs n_eff >= 3688."""
+    """One metric's distribution. With no sample `count` is 0 and the rest None; `p99_9` needs n_eff >= 3688.
+
+    `n_eff` and `ci95` are of finished runs: `ci95` is None in a tick, and in a report of a run that still goes.
+    """
 
     count: int = 0
     mean: float | None = None
@@ -25,7 +42,8 @@ class Distribution(msgspec.Struct, kw_only=True):
     p95: float | None = None
     p99: float | None = None
     p99_9: float | None = None
-    ci95: dict[str, tuple[float, float] | None] | None = None
+    n_eff: float | None = None  # effective number of independent values
+    ci95: Ci95 | None = None
 
 
 class Moments(msgspec.Struct, array_like=True, frozen=True):
@@ -163,9 +181,43 @@ class Verdict(msgspec.Struct, kw_only=True):
 
 
 class Slo(msgspec.Struct):
+    """`needs_requests` and `needs_s` more would decide it; None unless UNDECIDED, or where no number is in sight."""
+
     expression: str
     value: float | None
     state: str  # PASS | FAIL | UNDECIDED
+    ci95: Bounds | None = None  # None for what is a fact of the run: a maximum, a rate, a cost
+    needs_requests: int | None = None
+    needs_s: float | None = None
+
+
+class Goal(msgspec.Struct):
+    """One `until` of the plan: the run ends when all are reached."""
+
+    expression: str
+    value: float | None
+    half_width_share: float | None  # of the interval, relative to the value
+    reached: bool
+
+
+class DriftReport(msgspec.Struct):
+    """Change of a metric's mean over the window, in its unit per hour."""
+
+    per_h: float
+    ci95: tuple[float, float]
+
+
+class SteadySlice(msgspec.Struct, kw_only=True):
+    """The run over its stationary part only: start-up and drain of each measured phase cut off."""
+
+    state: str = "too_short"  # steady | drifting | too_short
+    from_s: float | None = None  # since the start of the run
+    to_s: float | None = None
+    reason: str = ""
+    requests: Requests = msgspec.field(default_factory=Requests)
+    throughput: Throughput = msgspec.field(default_factory=Throughput)
+    metrics: dict[str, Distribution] = msgspec.field(default_factory=dict)
+    drift: dict[str, DriftReport] = msgspec.field(default_factory=dict)  # by metric
 
 
 class Run(msgspec.Struct, kw_only=True):
@@ -178,6 +230,8 @@ class Run(msgspec.Struct, kw_only=True):
     load: str = "closed"
     seed: int = 0
     plan_sha256: str = ""
+    # until | requests | duration | budget | slo | error_rate | interrupted | failed; None while it goes on
+    ended_by: str | None = None
     host: dict[str, Any] = msgspec.field(default_factory=dict)
 
 
@@ -193,6 +247,7 @@ class Report(msgspec.Struct, kw_only=True):
     cost: Cost = msgspec.field(default_factory=Cost)
     metrics: dict[str, Distribution] = msgspec.field(default_factory=dict)
     failure_e2e_ms: dict[str, Distribution] = msgspec.field(default_factory=dict)
+    steady: SteadySlice | None = None  # None while the run goes on
     targets: list[TargetReport] = msgspec.field(default_factory=list)
     slo: list[Slo] = msgspec.field(default_factory=list)
     client: Client = msgspec.field(default_factory=Client)
@@ -266,6 +321,7 @@ class Snapshot(msgspec.Struct, kw_only=True):
     unsent_total: int
     planned_total: int | None  # None while it cannot be known
     cost_usd_total: float | None = None
+    until: list[Goal] = msgspec.field(default_factory=list)
     intervals: list[Interval] = msgspec.field(default_factory=list)
     client: Client = msgspec.field(default_factory=Client)
     servers: dict[str, Server] = msgspec.field(default_factory=dict)  # by target, of those with a metrics_url

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 from ..engine.load.models import model_of
@@ -10,24 +10,28 @@ from ..engine.metrics import BUCKETS, METRICS, PERCENTILES, SCALES
 from ..engine.plan.plan import SECOND, Phase
 from ..engine.records.record import FAILURES, Outcome, Unsent
 from ..engine.runs.manifest import PhaseTimes
+from .confidence import INTERVALS, P99_9_NEEDS, Confidence, Interval, point, scaled
 from .histogram import Histogram
 from .rollup import PICO_PER_USD, UNRECORDED
 from .series import Series, Tally
-from .snapshot import Cost, Distribution, Requests, Throughput, Tokens
+from .snapshot import Bounds, Ci95, Cost, Distribution, Requests, Throughput, Tokens
 
-# The smallest sample from which a p99.9 is reported: below it, fewer than 3 or 4 values lie above the quantile.
-P99_9_NEEDS: Final = 3688
 DAY_S: Final = 86_400
 
 
 def effective_size(metric: str, histogram: Histogram, series: Series) -> int:
-    """How many independent observations a distribution rests on. Requests are taken as independent; the gaps of one
-    stream are not (they share its batch, its prompt and its minute), so pooled `itl_ms` counts each stream once."""
+    """How many independent observations a distribution of a tick rests on, where its own correlation is not known.
+    Requests are taken as independent; the gaps of one stream are not (they share its batch, its prompt and its minute),
+    so pooled `itl_ms` counts each stream once."""
     return min(histogram.count, int(series.tally[Tally.STREAMS])) if metric == "itl_ms" else histogram.count
 
 
-def distribution(histogram: Histogram | None, *, scale: float, n_eff: int) -> Distribution:
-    """A histogram in the metric's unit (`scale` histogram units each)."""
+def distribution(
+    histogram: Histogram | None, *, scale: float, n_eff: int, known: Confidence | None = None
+) -> Distribution:
+    """A histogram in the metric's unit (`scale` histogram units each), with its intervals where `known` has them.
+
+    `n_eff` stands in where nothing is known of the correlation of the values."""
     if histogram is None or not histogram.count:
         return Distribution()
     values = histogram.percentiles(list(PERCENTILES.values()))
@@ -43,8 +47,37 @@ def distribution(histogram: Histogram | None, *, scale: float, n_eff: int) -> Di
         p90=p90,
         p95=p95,
         p99=p99,
-        p99_9=p99_9 if n_eff >= P99_9_NEEDS else None,
+        p99_9=p99_9 if (known.supports_p99_9 if known else n_eff >= P99_9_NEEDS) else None,
+        n_eff=known.n_eff if known else None,
+        ci95=intervals(histogram, known, scale) if known else None,
     )
+
+
+def intervals(histogram: Histogram, known: Confidence, scale: float) -> Ci95:
+    """The intervals of a histogram in the metric's unit."""
+    found: dict[str, Bounds] = {}
+    for name in INTERVALS:
+        each = interval_of(histogram, known.intervals.get(name), name, scale)
+        found[name] = (None, None) if each is None else (each.low, each.high)
+    return Ci95(**found)
+
+
+def interval_of(histogram: Histogram, found: Interval | None, statistic: str, scale: float) -> Interval | None:
+    """An interval in the metric's unit, moved from the middles and ends of cells to the exact values where those are
+    known: the mean, and the extremes, which no percentile exceeds. Values that are all equal are as sure as can be."""
+    low, high, mean = histogram.min, histogram.max, histogram.mean
+    if low is None or high is None or mean is None:
+        return None
+    if low == high:
+        return point(low / scale, histogram.count)
+    if found is None:
+        return None
+    if statistic == "mean":
+        moved = mean - found.value
+        ends = [None if each is None else each + moved for each in (found.low, found.high)]
+        return scaled(found._replace(value=mean, low=ends[0], high=ends[1]), scale)
+    ends = [None if each is None else min(max(each, low), high) for each in (found.low, found.high)]
+    return scaled(found._replace(value=min(max(found.value, low), high), low=ends[0], high=ends[1]), scale)
 
 
 def _scaled(value: float | None, scale: float) -> float | None:
@@ -52,13 +85,20 @@ def _scaled(value: float | None, scale: float) -> float | None:
     return None if value is None else round(value) / scale
 
 
-def distributions(series: Series) -> dict[str, Distribution]:
+Known = Callable[[str], Confidence | None]  # by metric
+
+
+def unknown(metric: str) -> None:
+    """Of a tick, whose values are too few."""
+
+
+def distributions(series: Series, known: Known = unknown) -> dict[str, Distribution]:
     """All metrics; those without a sample have count 0."""
     found, shown = {}, series.shown()
     for name in METRICS:
         histogram = shown.get(name)
         n_eff = effective_size(name, histogram, series) if histogram else 0
-        found[name] = distribution(histogram, scale=SCALES[name], n_eff=n_eff)
+        found[name] = distribution(histogram, scale=SCALES[name], n_eff=n_eff, known=known(name) if histogram else None)
     return found
 
 
@@ -149,7 +189,13 @@ def cost(series: Series, seconds: float, *, date: str | None) -> Cost:
 
 
 def slice_of(
-    series: Series, seconds: float, *, conditions: bool, date: str | None, planned: int | None = None
+    series: Series,
+    seconds: float,
+    *,
+    conditions: bool,
+    date: str | None,
+    planned: int | None = None,
+    known: Known = unknown,
 ) -> dict[str, Any]:
     """The fields of a Slice."""
     tally = series.tally
@@ -158,7 +204,7 @@ def slice_of(
         "throughput": throughput(series, seconds, conditions=conditions),
         "tokens": tokens(series),
         "cost": cost(series, seconds, date=date),
-        "metrics": distributions(series),
+        "metrics": distributions(series, known),
         "failure_e2e_ms": failure_distributions(series),
         "itl_coalesced_share": share(tally[Tally.GAPS_COALESCED], tally[Tally.GAPS]),
         "ttft_coalesced_share": share(tally[Tally.STREAMS_COALESCED], tally[Tally.STREAMS]),

@@ -9,6 +9,7 @@ events and requests sent (collectors.live).
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -19,18 +20,20 @@ from .goodput import Key
 from .intake import Drained
 from .live import LiveTicks
 from .measures import Records, Values
+from .run_ladders import RunLadders
 from .series import Batch, Reader, Slab, Tally
 
 
 class Totals:
-    """The run's sums, what no checkpoint holds of them yet, and the open ticks."""
+    """The run's sums and ladders, what no checkpoint holds of them yet, and the open ticks."""
 
     def __init__(self, reader: Reader, *, start_ns: int, tick_ns: int) -> None:
         self.reader = reader
         self.start_ns = start_ns
         self.tick_ns = tick_ns
         self.run = Slab()
-        self.unsaved = Slab()
+        self.ladders = RunLadders()
+        self.unsaved: list[tuple[int, Slab]] = []  # closed ticks
         self.open: dict[int, Slab] = {}
         self.next_tick = 0
 
@@ -72,19 +75,34 @@ class Totals:
         # Below: its tick is closed. Above: a broken time stamp must not open ticks of the future that never close.
         return np.clip((moment - self.start_ns) // self.tick_ns, self.next_tick, current)
 
-    def close(self, live: LiveTicks) -> Slab:
-        """Closes the next tick and returns its numbers, with what happened in it."""
+    def close(self, live: LiveTicks, issuing: Iterable[int] | None = None) -> Slab:
+        """Closes the next tick and returns its numbers, with what happened in it. The requests in flight at its end are
+        counted for the phases `issuing` then and those that still have some; for none if it is None."""
         slab = self.open.pop(self.next_tick, Slab())
         distributions = live.close(self.next_tick, slab)
         for key, series in slab.series.items():
             settle(series.tally, self.run.at(key).tally)
+        if issuing is not None:
+            self._count_in_flight(slab, set(issuing))
         self.run.add(slab)
-        # Twice on purpose: the checkpoint appends only what is new, and the sums of weeks are not written anew every second.
-        self.unsaved.add(slab)
+        self.ladders.add(self.next_tick, slab)
+        # Beside the sums: the checkpoint appends only what is new, and the sums of weeks are not written anew every second.
+        if slab:
+            self.unsaved.append((self.next_tick, slab))
         self.next_tick += 1
         for key in slab.series:
             slab.series[key].live = distributions.get(key, {})
         return slab
+
+    def _count_in_flight(self, slab: Slab, phases: set[int]) -> None:
+        for key in {*self.run.series, *slab.series}:
+            both = [each for each in (self.run.series.get(key), slab.series.get(key)) if each is not None]
+            count = sum(int(each.tally[Tally.LIVE_SENT]) - each.sent for each in both)
+            if count > 0:
+                slab.at(key).tally[Tally.IN_FLIGHT_SUM] += count
+                phases.add(key[0])
+        for phase in phases:
+            slab.at((phase, 0)).tally[Tally.IN_FLIGHT_TICKS] += 1
 
     def in_flight(self) -> dict[Key, int]:
         """Requests that were sent and had not ended when the last tick was closed, by (phase, target)."""

@@ -2,8 +2,8 @@
 
 Stopping at the first look whose interval is narrow enough stops on the narrowest of many estimates: too early, with an
 interval that covers too rarely. So a goal is reached only when the width, averaged over the looks of the last tenth of
-the data and scaled to today's number of requests, is narrow enough too. benches/coverage.py --only until prints what
-that costs in requests, and the coverage at the moment of stopping.
+the data, at least five, and scaled to today's number of requests, is narrow enough too. benches/coverage.py --only until
+prints what that costs in requests, and the coverage at the moment of stopping.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ def judge(interval: Interval | None, operator: str, bound: float, *, requests: i
     low, high = interval.low, interval.high
     if high is not None and (high < bound or (high == bound and operator.endswith("="))):
         return Judgement("PASS")
-    if low is not None and low > bound:
+    if low is not None and (low > bound or (low == bound and not operator.endswith("="))):
         return Judgement("FAIL")
     facing = high if interval.value <= bound else low
     return Judgement("UNDECIDED", _needs(interval, facing, bound, requests, duration_s))
@@ -90,7 +90,8 @@ class Goal:
             return self.reached
         width = interval.half_width / abs(interval.value)
         self._looks.append((requests, width * math.sqrt(requests)))
-        while self._looks[0][0] < requests * (1 - BACK):
+        # At least LOOKS_MIN: a look a second makes a tenth of the data hold so many only after a minute.
+        while self._looks[0][0] < requests * (1 - BACK) and len(self._looks) > LOOKS_MIN:
             self._looks.popleft()
         if interval.n_eff < N_EFF_MIN or len(self._looks) < LOOKS_MIN or width > self.share:
             return False

@@ -23,7 +23,10 @@ over 50 %: the exact ITL histogram holds the minority), `loop_lag` (p99 over 5 m
 `export_failures`, `records_dropped`, `details_dropped`, `clamped`, `timeouts` (over 1 % of the sent: they are missing
 from the percentiles), `cached_prompts` (over 10 % of the prompt tokens, where the plan asks for no shared prefixes),
 `prompt_length` and `output_length` (measured tokens differ from the asked by over 10 %), `burst_replies` (over 1 % of the
-ok replies: they have no pace), `drawn_rate` (chance drew over 5 % more or fewer arrivals than the plan's rate).
+ok replies: they have no pace), `drawn_rate` (chance drew over 5 % more or fewer arrivals than the plan's rate),
+`not_steady` (the latency changes by over 10 % over the run), `correlated` (the effective number of requests is under half
+of their count: each says less than an independent one), `littles_law` and `arrivals` (our own totals, or the sent times,
+do not fit together: collectors.self_checks).
 
 Fewer than 30 ok requests make a run that is not INVALID INSUFFICIENT.
 """
@@ -79,6 +82,9 @@ class Facts(NamedTuple):
     read_ticks: str = ""  # the ticks in which segments had no stamps of their own
     died: str = ""  # why the run did not end by itself
     overspent_usd: float = 0.0  # beyond budget_usd, in all phases
+    unsteady: str = ""  # what drifts, and by how much
+    correlated: str = ""
+    self_checks: tuple[Reason, ...] = ()  # those that failed
     problems: tuple[str, ...] = ()  # of extras that failed: a price look-up, the tokenizer
     cached_share: float | None = None  # of the prompt tokens; None where the plan asks for shared prefixes
     length_ratios: tuple[float | None, float | None] = (None, None)  # measured over asked tokens: prompt, output
@@ -324,6 +330,8 @@ NOTES: Final = (
         lambda f: f.overspent_usd > 0,
         lambda f: f"the requests cost {f.overspent_usd:.6f} USD more than budget_usd",
     ),
+    Rule("not_steady", lambda f: bool(f.unsteady), lambda f: f.unsteady),
+    Rule("correlated", lambda f: bool(f.correlated), lambda f: f.correlated),
     Rule("extra_failed", lambda f: bool(f.problems), lambda f: "; ".join(f.problems)),
 )
 
@@ -339,7 +347,7 @@ def _differs(ratio: float | None) -> bool:
 def judge(facts: Facts) -> Verdict:
     """The verdict with its reasons, the invalidating ones first, and the error budget."""
     against = _reasons(AGAINST, facts)
-    notes = [Reason(reason.code, reason.detail, note=True) for reason in _reasons(NOTES, facts)]
+    notes = [Reason(each.code, each.detail, note=True) for each in (*_reasons(NOTES, facts), *facts.self_checks)]
     if against:
         state = "INVALID"
     elif facts.ok < MINIMUM_OK:

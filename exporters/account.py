@@ -7,9 +7,11 @@ from __future__ import annotations
 
 from typing import Final
 
-from ..collectors.snapshot import Client, Cost, Report, Requests, Throughput, Tokens
+from ..collectors.snapshot import Client, Cost, Report, Requests, SteadySlice, Throughput, Tokens
 from ..engine.metrics import CLIENT, CLIENT_COUNTERS
 from . import figures
+
+DRIFT_FROM_S: Final = 600.0  # of a shorter run that is steady a change per hour says nothing
 
 
 def account_lines(report: Report) -> list[tuple[str, str]]:
@@ -24,7 +26,23 @@ def account_lines(report: Report) -> list[tuple[str, str]]:
         goodput = f"{figures.share(t.goodput_share)} met every request SLO, {figures.rate(t.goodput_per_s)}/s"
         lines.append(("goodput", goodput))
     lines += [("tokens", _tokens(report.tokens)), ("cost", _cost(report.cost))]
+    if report.steady is not None and report.steady.from_s is not None and report.steady.to_s is not None:
+        lines.append(("steady part", _steady(report.steady, report.steady.from_s, report.steady.to_s)))
     return lines + [("" if i else "client", line) for i, line in enumerate(_client(report.client))]
+
+
+def _steady(s: SteadySlice, from_s: float, to_s: float) -> str:
+    """The stationary window, its p99 and what drifts in it."""
+    words = [f"{s.state.replace('_', ' ')}, {figures.clock(from_s)} to {figures.clock(to_s)}, {s.requests.ok:,} ok"]
+    ttft = s.metrics.get("ttft_ms")
+    if ttft is not None and ttft.count:
+        words.append(f"TTFT p99 {figures.value(ttft.p99)} ms {figures.interval(ttft, 'p99', 'ttft_ms')}".rstrip())
+    if s.state == "drifting" or to_s - from_s >= DRIFT_FROM_S:
+        words += [
+            f"{metric} {each.per_h:+.3g} per hour [{each.ci95[0]:.3g}, {each.ci95[1]:.3g}]"
+            for metric, each in s.drift.items()
+        ]
+    return "; ".join(words)
 
 
 def _planned(q: Requests) -> str:

@@ -1,6 +1,7 @@
-"""A run as CSV (RFC 4180, UTF-8): requests.csv has a row per request, intervals.csv one per tick, phase and target.
+"""A run as CSV (RFC 4180, UTF-8): requests.csv has a row per request, intervals.csv one per tick, phase and target, and
+metrics.csv one per metric of the run, of its stationary part, and of each phase and target, with 95 % intervals.
 
-Both are written row by row in constant memory. Absent values are empty fields. Columns of requests.csv are the keys of
+All are written row by row in constant memory. Absent values are empty fields. Columns of requests.csv are the keys of
 requests.msgpack; those of intervals.csv are `COLUMNS`, then `<metric>_<level>` for each metric.
 """
 
@@ -13,7 +14,9 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from ..collectors.snapshot import Distribution, Interval, Snapshot
+from msgspec.structs import astuple
+
+from ..collectors.snapshot import Ci95, Distribution, Interval, Report, Snapshot
 from ..engine.errors import OutputError
 from ..engine.metrics import METRICS, STATISTICS
 from . import rundir
@@ -45,6 +48,10 @@ COLUMNS: Final = (
     "connection_reused_share",
 )
 FORMULA_STARTS: Final = ("=", "+", "-", "@", "\t", "\r")  # what makes a spreadsheet take a cell's text for a formula
+METRICS_HEADER: Final = (
+    *("part", "name", "metric", "count", *STATISTICS, "n_eff"),
+    *(f"{statistic}_{end}" for statistic in Ci95.__struct_fields__ for end in ("low", "high")),
+)
 HEADER: Final = (*COLUMNS, *(f"{metric}_{level}" for metric in METRICS for level in LEVELS))
 
 
@@ -61,6 +68,25 @@ def write_requests(run_dir: Path, path: Path) -> int:
 def write_intervals(run_dir: Path, path: Path) -> int:
     """Writes intervals.csv and returns the number of rows."""
     return _write(path, HEADER, interval_rows(rundir.ticks(run_dir)))
+
+
+def write_metrics(run_dir: Path, path: Path) -> int:
+    """Writes metrics.csv and returns the number of rows."""
+    return _write(path, METRICS_HEADER, metric_rows(rundir.read_report(run_dir)))
+
+
+def metric_rows(report: Report) -> Iterator[list[Any]]:
+    """The rows of metrics.csv, in the order of METRICS_HEADER; none for a metric without a value."""
+    parts = [("run", report.run.name, report.metrics)]
+    if report.steady is not None:
+        parts.append(("steady", report.run.name, report.steady.metrics))
+    parts += [("phase", phase.name, phase.metrics) for phase in report.run.phases]
+    parts += [("target", target.name, target.metrics) for target in report.targets]
+    for part, name, metrics in parts:
+        for metric, d in metrics.items():
+            if d.count:
+                bounds = [end for ends in astuple(d.ci95 or Ci95()) for end in ends]
+                yield [part, name, metric, *(getattr(d, level) for level in LEVELS), d.n_eff, *bounds]
 
 
 def interval_rows(ticks: Iterable[Snapshot]) -> Iterator[list[Any]]:

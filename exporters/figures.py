@@ -53,6 +53,20 @@ def objective(slo: Slo) -> str:
     return value(slo.value) if abs(slo.value) >= 1 else f"{slo.value:.4g}"
 
 
+def objective_interval(slo: Slo) -> str:
+    """What an objective was judged by, `[48.1, 51.0]`; empty where it is a fact of the run."""
+    if is_per_request(slo.expression) and slo.ci95:
+        return ", ".join(share(each) for each in slo.ci95 if each is not None)
+    return bounds(slo.ci95)
+
+
+def needs(slo: Slo) -> str:
+    """What an undecided objective still needs, `needs 1,980 more requests (40 s)`; empty where nothing is known of it."""
+    if slo.needs_requests is None:
+        return ""
+    return f"needs {count(slo.needs_requests)} more requests" + (f" ({clock(slo.needs_s)})" if slo.needs_s else "")
+
+
 def moment(iso: str) -> str:
     """`2026-11-23 09:10:12 UTC`: an ISO 8601 time to the second; any other text unchanged."""
     try:
@@ -109,9 +123,18 @@ def p99_9(distribution: Distribution, metric: str) -> str:
 
 
 def interval(distribution: Distribution, level: str, metric: str) -> str:
-    """The 95 % interval of a percentile, `48.1 .. 51.0`; empty if there is none."""
-    bounds = (distribution.ci95 or {}).get(level)
-    return f"{value(bounds[0], metric)} .. {value(bounds[1], metric)}" if bounds else ""
+    """The 95 % interval of a percentile or mean, `[48.1, 51.0]`; empty if there is none."""
+    return bounds(getattr(distribution.ci95, level), metric) if distribution.ci95 else ""
+
+
+def bounds(found: tuple[float | None, float | None] | None, metric: str = "x_ms") -> str:
+    """An interval, `[50.4, inf)` where it has no end; empty if it has none at all."""
+    low, high = found or (None, None)
+    if low is None and high is None:
+        return ""
+    return f"{f'[{value(low, metric)}' if low is not None else '[0'}, " + (
+        f"{value(high, metric)}]" if high is not None else "inf)"
+    )
 
 
 def failed(requests: Requests) -> int:

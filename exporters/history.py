@@ -12,7 +12,7 @@ import msgspec
 from ..collectors.alerts import Values, Window
 from ..collectors.rollup import Slice
 from ..collectors.series import ENDED, Series
-from ..collectors.slos import Evidence, judge_slos
+from ..collectors.slos import judge_slos
 from ..collectors.snapshot import SNAPSHOT_DECODER, Reason, Report, Run, TargetReport, Verdict
 from ..collectors.statistics import slice_of
 from ..engine.errors import OutputError
@@ -143,7 +143,9 @@ def report_between(folder: Path, since_ns: int, until_ns: int) -> Report:
     """All runs of `folder` as one report, of the ticks that end in (since, until], Unix epoch ns.
 
     Of a complete run it equals summary.json field for field: counts are sums of the ticks, distributions are the sums
-    of the ticks' histograms with their exact moments, and the same code makes both into numbers. Raises OutputError.
+    of the ticks' histograms with their exact moments, and the same code makes both into numbers; the intervals and what
+    is judged by them are the summary's. A part of a run has no intervals, so its objectives on percentiles and shares
+    stay UNDECIDED. Raises OutputError.
     """
     parts = [part for run_dir in runs_of(folder) if (part := _RunTicks(run_dir, since_ns, until_ns)).ended_ns]
     if not parts:
@@ -184,10 +186,23 @@ def report_between(folder: Path, since_ns: int, until_ns: int) -> Report:
         errors=last.errors if alone else [],
         **{name: value for name, value in total.items() if name not in SHARES},
     )
-    lines = _series(slices.get(ALL) or Slice(), sums, ALL).lines
-    judge = judge_slos([slo.expression for slo in last.slo])
-    report.slo = last.slo if alone else judge(Evidence(report, lines, lambda target, phase: None))
+    if alone:
+        report.slo, report.steady = last.slo, last.steady
+        _take_intervals(report, last)
+    else:
+        lines = _series(slices.get(ALL) or Slice(), sums, ALL).lines
+        report.slo = judge_slos([slo.expression for slo in last.slo])(report, None, lines)
     return report
+
+
+def _take_intervals(report: Report, known: Report) -> None:
+    """The certainty of a run's distributions is that of their order in time, which their sums have lost."""
+    parts: list[tuple[Report | TargetReport, Report | TargetReport]] = [(report, known)]
+    parts += zip(report.targets, known.targets, strict=True)
+    for part, source in parts:
+        for name, distribution in source.metrics.items():
+            mine = part.metrics[name]
+            mine.n_eff, mine.ci95, mine.p99_9 = distribution.n_eff, distribution.ci95, distribution.p99_9
 
 
 def _report_of(run_dir: Path) -> Report | None:

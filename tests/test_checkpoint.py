@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from llm_latency_lens.collectors import checkpoint as c
 from llm_latency_lens.collectors.checkpoint import Checkpoint, Progress, SegmentState
+from llm_latency_lens.collectors.run_ladders import RunLadders
 from llm_latency_lens.collectors.series import Slab
 from llm_latency_lens.engine.records.record import Outcome
 from tests.support_collector import MS, START, fields, slab
@@ -31,11 +32,12 @@ def state(tick: int) -> Progress:
 
 def written(path: Path, slabs: list[Slab], opened: dict[int, Slab]) -> Slab:
     """An incarnation of the collector that saved after each tick."""
-    file, totals = Checkpoint(path), Slab()
+    file, totals, ladders = Checkpoint(path), Slab(), RunLadders()
     file.load()
     for number, closed in enumerate(slabs, 1):
         totals.add(closed)
-        file.save(state(number), closed=closed, totals=totals, opened=opened)
+        ladders.add(number, closed)
+        file.save(state(number), closed=[(number, closed)], totals=totals, ladders=ladders, opened=opened)
     file.close()
     return totals
 
@@ -79,7 +81,8 @@ def test_a_write_cut_short_leaves_the_frame_before_it_and_the_next_life_goes_on(
     saved = written_by_next.load()
     assert saved is not None
     saved.totals.add(slabs[2])
-    written_by_next.save(state(3), closed=slabs[2], totals=saved.totals, opened={})
+    saved.ladders.add(3, slabs[2])
+    written_by_next.save(state(3), closed=[(3, slabs[2])], totals=saved.totals, ladders=saved.ladders, opened={})
     written_by_next.close()
     content = path.read_bytes()
     size = whole + int((len(content) - whole - 1) * cut)
@@ -90,7 +93,8 @@ def test_a_write_cut_short_leaves_the_frame_before_it_and_the_next_life_goes_on(
     assert back is not None
     assert back.state.next_tick == 2
     back.totals.add(slabs[2])
-    again.save(state(3), closed=slabs[2], totals=back.totals, opened={})
+    back.ladders.add(3, slabs[2])
+    again.save(state(3), closed=[(3, slabs[2])], totals=back.totals, ladders=back.ladders, opened={})
     again.close()
     last = Checkpoint(path).load()
     assert last is not None
@@ -98,6 +102,10 @@ def test_a_write_cut_short_leaves_the_frame_before_it_and_the_next_life_goes_on(
     for each in slabs:
         expected.add(each)
     assert same(last.totals, expected)
+    ladders = RunLadders()
+    for number, each in enumerate(slabs, 1):
+        ladders.add(number, each)
+    assert last.ladders.packed() == ladders.packed()
 
 
 def test_deltas_that_outgrow_the_base_become_a_new_base(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -108,7 +116,7 @@ def test_deltas_that_outgrow_the_base_become_a_new_base(tmp_path: Path, monkeypa
     assert saved is not None
     assert same(saved.totals, totals)
     one = tmp_path / "one"
-    written(one, [totals], {})
+    Checkpoint(one).save(state(200), closed=[], totals=totals, ladders=saved.ladders, opened={})
     assert path.stat().st_size < 4_000 + 4 * one.stat().st_size
     assert [file.name for file in tmp_path.iterdir() if file.name.startswith(".")] == []
 
@@ -121,7 +129,7 @@ def test_a_save_that_fails_leaves_the_last_one_in_force(tmp_path: Path) -> None:
     path.chmod(0o600)
     path.rename(tmp_path / "away")
     with pytest.raises(OSError, match="checkpoint"):
-        file.save(state(3), closed=Slab(), totals=Slab(), opened={})
+        file.save(state(3), closed=[], totals=Slab(), ladders=RunLadders(), opened={})
     (tmp_path / "away").rename(path)
     saved = Checkpoint(path).load()
     assert saved is not None

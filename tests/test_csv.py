@@ -13,6 +13,7 @@ import pytest
 from click.testing import CliRunner
 
 from llm_latency_lens.cli.report import report
+from llm_latency_lens.collectors.snapshot import ENCODER, Ci95
 from llm_latency_lens.engine.errors import LensError, OutputError
 from llm_latency_lens.exporters import csv as lens_csv
 from tests.support_hdr import write_hlog
@@ -39,6 +40,20 @@ def test_every_request_is_a_row_with_the_keys_of_its_record(run_dir: Path, tmp_p
     assert [float(row["ttft_ms"]) for row in rows] == [record["ttft_ms"] for record in reported]
     assert rows[0]["message"] == reported[0]["message"]  # quotes, commas and line breaks
     assert rows[0]["output_tokens"] == ""  # absent is empty, not 0
+
+
+def test_metrics_of_every_part_come_with_their_intervals(tmp_path: Path) -> None:
+    """What people compare in a spreadsheet are the percentiles of runs, and without intervals they compare noise."""
+    made = FakeRun(ticks=10, targets=2).write(tmp_path)
+    ttft = made.metrics["ttft_ms"]
+    ttft.n_eff, ttft.ci95 = 300.5, Ci95(p99=(50.5, None))
+    (tmp_path / "summary.json").write_bytes(ENCODER.encode(made))
+    lens_csv.write_metrics(tmp_path, tmp_path / "m.csv")
+    rows = read(tmp_path / "m.csv")
+    assert {row["part"] for row in rows} == {"run", "phase", "target"}
+    (row,) = (row for row in rows if (row["part"], row["metric"]) == ("run", "ttft_ms"))
+    assert (float(row["p99"]), int(row["count"])) == (ttft.p99, ttft.count)
+    assert (row["n_eff"], row["p99_low"], row["p99_high"], row["p50_low"]) == ("300.5", "50.5", "", "")
 
 
 def test_rotated_parts_come_in_order(run_dir: Path, tmp_path: Path) -> None:

@@ -34,7 +34,7 @@ def test_every_number_of_a_server_is_in_the_catalogue() -> None:
 
 def test_statistics_rates_tokens_and_shares_are_the_fields_that_exist() -> None:
     """Exporters read these fields by name: a name that does not exist would end an export in its middle."""
-    assert {*Distribution.__struct_fields__} == {*STATISTICS, "count", "ci95"}
+    assert {*Distribution.__struct_fields__} == {*STATISTICS, "count", "n_eff", "ci95"}
     assert {*Throughput.__struct_fields__} == {*RATES}
     assert {*Tokens.__struct_fields__} == {*TOKEN_KINDS, "source"}
     assert {*SHARES} <= {*Slice.__struct_fields__}

@@ -300,16 +300,38 @@ def test_a_run_that_overruns_its_drain_counts_what_is_in_flight(tmp_path: Path) 
 
 
 def test_an_slo_that_fails_is_exit_code_3(tmp_path: Path) -> None:
-    """A pipeline sees only the exit code."""
+    """A pipeline sees only the exit code: 0 where every objective holds or is open, 4 for an open one with --strict."""
     with simulator(ttft_ms=20, itl_ms=1, tokens=3) as sim:
-        base = ("run", "--json", "--base-url", f"{sim.base_url}/v1", *TARGET, "--requests", "20", "--slo")
-        held = lens(*base, "ttft_ms.p99 <= 5000", "--slo", "request: ttft_ms <= 5000 and tpot_ms <= 900", cwd=tmp_path)
+        base = ("run", "--json", "--base-url", f"{sim.base_url}/v1", *TARGET, "--requests", "40", "--slo")
+        held = lens(*base, "ttft_ms.p50 <= 5000", "--slo", "request: ttft_ms <= 5000 and tpot_ms <= 900", cwd=tmp_path)
+        undecided = lens(*base, "ttft_ms.p99 <= 5000", cwd=tmp_path)
+        strict = lens(*base, "ttft_ms.p99 <= 5000", "--strict", cwd=tmp_path)
         broken = lens(*base, "ttft_ms.p50 <= 1", cwd=tmp_path)
     assert held.code == 0
     assert [slo["state"] for slo in held.summary["slo"]] == ["PASS", "PASS"]
     assert held.summary["throughput"]["goodput_share"] == 1
     assert broken.code == 3
     assert broken.summary["slo"][0]["state"] == "FAIL"
+    assert (undecided.code, strict.code) == (0, 4)
+    (slo,) = undecided.summary["slo"]
+    assert slo["state"] == "UNDECIDED"
+    assert slo["needs_requests"] > 100
+    assert slo["needs_s"] > 0
+
+
+def test_a_run_ends_when_enough_is_known(tmp_path: Path) -> None:
+    """The limits stay upper limits: an easy goal must not take the minute."""
+    with simulator(ttft_ms=20, itl_ms=1, tokens=3) as sim:
+        base = ("--base-url", f"{sim.base_url}/v1", *TARGET)
+        summary = measured(*base, "--rate", "50", "--duration", "60s", "--until", "e2e_ms.p50 +-50%", cwd=tmp_path)
+        counted = measured(*base, "--requests", "20", cwd=tmp_path)
+    accounts(summary["requests"])
+    assert summary["run"]["ended_by"] == "until"
+    assert summary["run"]["duration_s"] < 30
+    low, high = summary["metrics"]["e2e_ms"]["ci95"]["p50"]
+    assert high - low <= summary["metrics"]["e2e_ms"]["p50"]
+    assert set(summary["steady"]) >= {"state", "from_s", "to_s", "reason", "requests", "throughput", "metrics"}
+    assert counted["run"]["ended_by"] == "requests"
 
 
 def test_no_process_of_a_run_leaves_a_core_file(tmp_path: Path) -> None:

@@ -372,7 +372,10 @@ class Plan(Frozen, frozen=True):
     ] = ()
     until: Annotated[
         tuple[str, ...],
-        about("end when each is known that well, such as 'ttft_ms.p99 +-5%'; repeatable", flag="--until EXPR"),
+        about(
+            "end when each is known that well, such as 'ttft_ms.p99 +-5%', at most after an hour unless duration or requests say so; repeatable",
+            flag="--until EXPR",
+        ),
     ] = ()
     steady: Annotated[bool, about("judge objectives over the stationary part only", flag="--steady")] = False
     workers: Annotated[Workers, about("worker processes")] = Workers()

@@ -99,6 +99,8 @@ def precision_of(expression: str) -> Precision:
     if not found or not 0 < share <= 1:
         raise PlanError(f"until {expression!r} is not METRIC.STATISTIC +-SHARE%, such as 'ttft_ms.p99 +-5%'")
     metric, statistic = _distribution(expression, found[1], "until")
+    if statistic not in ("mean", *PERCENTILES):
+        raise PlanError(f"until {expression!r}: {statistic} has no interval; known: mean, {', '.join(PERCENTILES)}")
     return Precision(expression, metric, statistic, share)
 
 

@@ -49,6 +49,7 @@ from .workload import workload_of
 
 DEFAULT_REQUESTS: Final = 100  # of a closed-loop run that says neither requests nor duration
 DEFAULT_DURATION_NS: Final = 30 * SECOND  # of an open-loop run that says neither
+UNTIL_DURATION_NS: Final = 3600 * SECOND  # of a run of either kind that ends by `until` and says neither
 SIMULATED_MODEL: Final = "simulated"
 HIDDEN: Final = frozenset({"api_key", "headers", "proxy", "export", "webhook"})  # keys whose values no error may show
 
@@ -137,10 +138,11 @@ def _single(root: Node, workload: Workload) -> Phase:
     load = load_of(root.child("load"), duration, workload)
     duration = _shaped(load, duration)
     if duration is None and requests is None:
-        if load.model == "closed":
+        until = root.child("until").given
+        if load.model == "closed" and not until:
             requests = DEFAULT_REQUESTS
         elif load.model != "replay":
-            duration = DEFAULT_DURATION_NS
+            duration = UNTIL_DURATION_NS if until else DEFAULT_DURATION_NS
             load = load_of(root.child("load"), duration, workload)
     return Phase(name="main", load=load, duration_ns=duration, requests=requests)
 

@@ -72,7 +72,7 @@ OTHERS: Final = (
     Flag("no_pin", "", "Do not pin processes to cores."),
     Flag("as_json", "", "Print summary.json on stdout and nothing else."),
     Flag("quiet", "", "No live view, no final table."),
-    Flag("strict", "", "Exit with 4 when the verdict is not VALID."),
+    Flag("strict", "", "Exit with 4 when the verdict is not VALID or an SLO is UNDECIDED."),
 )
 TARGET: Final = _of(TargetKeys)
 LOAD: Final = _of(LoadKeys)

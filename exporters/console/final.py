@@ -72,6 +72,9 @@ class FinalTable:
         if r.slo:
             yield Text()
             yield _slos(r.slo)
+            for slo in r.slo:
+                if slo.needs_requests is not None:
+                    yield Text(f"{slo.expression} is undecided: it {figures.needs(slo)}", style="dim")
 
 
 def _heading(r: Report) -> Text:
@@ -153,8 +156,8 @@ def _account(r: Report) -> Table:
 
 
 def _slos(slos: list[Slo]) -> Table:
-    table = grid("SLO", "value", "", first=40)
+    table = grid("SLO", "value", "95 % CI", "", first=32)
     for slo in slos:
         state = Text(slo.state, style=SLO_STYLES.get(slo.state, ""))
-        table.add_row(literal(slo.expression), figures.objective(slo), state)
+        table.add_row(literal(slo.expression), figures.objective(slo), figures.objective_interval(slo), state)
     return table

@@ -149,11 +149,18 @@ def _numbers(r: Report) -> Markup:
 def _slos(slos: Sequence[Slo]) -> Markup:
     if not slos:
         return NOTHING
+    intervals = any(figures.objective_interval(s) for s in slos)
     rows = [
-        (text_cell(s.expression), figures.objective(s), element("td", element("b", s.state), classes=s.state))
+        (
+            text_cell(s.expression),
+            figures.objective(s),
+            *([figures.objective_interval(s) or figures.MISSING] if intervals else []),
+            element("td", element("b", s.state), f" {figures.needs(s)}", classes=s.state),
+        )
         for s in slos
     ]
-    return joined((element("h2", "Objectives"), card(table(("objective", "measured", ""), rows))))
+    head = ("objective", "measured", *(["95 % CI"] if intervals else []), "")
+    return joined((element("h2", "Objectives"), card(table(head, rows))))
 
 
 def _metrics(metrics: dict[str, Distribution]) -> Markup:
