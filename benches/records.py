@@ -21,8 +21,9 @@ import numpy as np
 
 from llm_latency_lens.collectors.series import Reader, Slab
 from llm_latency_lens.engine.runs.manifest import Manifest
+from llm_latency_lens.engine.runs.rundir import REQUESTS
 from llm_latency_lens.exporters import csv, rundir
-from llm_latency_lens.exporters.msgpack import NAME, RequestLog
+from llm_latency_lens.exporters.msgpack import RequestLog
 from tests.support_collector import MS, START, fields, manifest, plan, records
 
 BATCH = 2_000  # what a collector drains at once
@@ -94,8 +95,8 @@ def to_json(folder: Path, count: int) -> None:
 
 
 STEPS = (
-    ("write msgpack", write, NAME),
-    ("read msgpack", read, NAME),
+    ("write msgpack", write, REQUESTS),
+    ("read msgpack", read, REQUESTS),
     ("to CSV", to_csv, "requests.csv"),
     ("to JSON", to_json, "requests.jsonl"),
 )

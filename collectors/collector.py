@@ -139,7 +139,6 @@ class Collector:
         """
         self._read_manifest()
         now = self.clock()
-        # Read before the rings: read after them, "finished" could be true while a last record is not in this drain.
         finished = self.manifest.state == "finished"
         if not self.totals.start_ns and not finished:
             return None

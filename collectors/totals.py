@@ -42,7 +42,7 @@ class Totals:
 
     def enter(self, drained: Drained, batch: Batch, *, now_ns: int) -> None:
         """Takes a drain in. `batch` is of `drained.records`."""
-        # A clock read before the last close() may lie in a tick that is closed.
+        # Never behind what is closed: np.clip() in _ticks needs its bounds in order.
         current = max(self.next_tick, self.tick_at(now_ns))
         if drained.drops.any():
             self.reader.drops(self._slab(current), drained.drops)

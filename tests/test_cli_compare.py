@@ -155,7 +155,7 @@ def unfinished(run: Path) -> None:
         (edited("summary.json", "requests", "ok", value=0), 1, "no successful request"),
         (unfinished, 1, "is not finished; wait for its end, or if it was killed: lens recover"),
         (lambda run: (run / "summary.json").unlink(), 1, "has no summary.json"),
-        (lambda run: (run / "summary.json").write_text('{"schema": 1'), 1, "is not a lens summary"),
+        (lambda run: (run / "summary.json").write_text('{"schema": 1'), 1, "summary.json is damaged"),
         (lambda run: (run / "plan.json").write_text("[]"), 1, "holds no plan"),
         (lambda run: (run / "plan.json").write_bytes(b"\xff"), 1, "plan.json cannot be read"),
         (lambda run: (run / "intervals.hlog").unlink(), 1, "has no intervals.hlog"),
@@ -191,7 +191,8 @@ def test_unlike_and_damaged_runs_are_compared_where_they_can_be(
     edited("summary.json", "run", "host", "name", value="elsewhere")(copy)
     edited("summary.json", "verdict", "state", value="INVALID")(copy)
     with (copy / "intervals.hlog").open("a") as log:
-        log.write("Tag=ttft_ms/127.0.0.1,9.000,1.000,1.0,HISTF!!!\nTag=ttft_ms/127.0.0.1,1")
+        log.write("Tag=ttft_ms/127.0.0.1,9.000,1.000,1.0,HISTF!!!\n")
+        log.write("Tag=ttft_ms/127.0.0.1,nan,1.000,1.0,x\nTag=ttft_ms/127.0.0.1,9,inf,1.0,x\nTag=ttft_ms/127.0.0.1,1")
     arguments = ["--across", "--metric", "success_share", "--margin", "100%", "--json"]
     ended = lens("compare", base[0], base[2], "--", str(copy), candidate[0], *arguments, cwd=tmp_path)
     assert ended.code == 0, ended.stderr
@@ -201,6 +202,9 @@ def test_unlike_and_damaged_runs_are_compared_where_they_can_be(
     assert found["state"] == "UNDECIDED"
     assert "load concurrency: 2 in" in notes["across"]
     assert copy.name in notes["invalid_run"]
+    single = lens("compare", base[0], "--", str(copy), "--across", "--steady", "--json", cwd=tmp_path)
+    assert single.code == 0, single.stderr
+    assert "too_short" in single.stdout
 
 
 @pytest.mark.parametrize(

@@ -219,7 +219,7 @@ class SegmentReader:
         table = self._words[self._layout.inflight_word : self._layout.drops_word].reshape(-1, ENTRY_WORDS)
         slots = np.flatnonzero(table[:, 0])
         entries = table[slots].tolist()
-        # After the table was copied: a record that is committed in between explains its entry, not the other way round.
+        # Looked up after the table was copied: before it, a record committed in between would leave its entry unexplained.
         recorded = self._recorded_last()
         found: list[Leftover] = []
         for slot, (key, intended, send, where) in zip(slots.tolist(), entries, strict=True):

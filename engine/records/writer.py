@@ -109,7 +109,7 @@ class SegmentWriter:
         except OSError as error:
             raise SegmentError(f"cannot make the ring segment {path}: {error.strerror}") from error
         try:
-            # A sparse file would do until the tmpfs is full: then the first store to a missing page is a SIGBUS (tmpfs(5)).
+            # A sparse file would do until the tmpfs is full: then the first store to a missing page is a SIGBUS.
             os.posix_fallocate(fd, 0, layout.size)
             memory = mmap.mmap(fd, layout.size)
         except OSError as error:
@@ -161,8 +161,7 @@ class SegmentWriter:
         offset = (head & self._request_mask) * SLOT_BYTES
         word = offset >> 3
         words = self._request_words
-        words[word] = 0
-        # Word 0 first: this slot still holds the record of one lap ago, and half of either must never look committed.
+        words[word] = 0  # the slot holds the record of one lap ago: half of either must never look committed
         self._requests[offset + 8 : offset + SLOT_BYTES] = payload
         self._request_head = head = head + 1
         # One aligned 8-byte store, which no kill can cut in two.

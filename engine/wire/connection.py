@@ -29,7 +29,7 @@ from ..errors import ProtocolError
 from ..records import record
 from ..records.lag import lag_bucket
 from ..records.record import Outcome
-from .ends import CLOSED, DRAINING, IDLE, End, cut_off, judged_by_status, request_acknowledged
+from .ends import CLOSED, DRAINING, IDLE, Body, End, cut_off, judged_by_status, request_acknowledged
 from .exchange import Exchange
 from .framing import Framing, framing_of
 from .http1 import ResponseParser, described
@@ -38,8 +38,6 @@ from .tls import TlsPipe, describe_tls_error
 
 ANCILLARY_BYTES: Final = 64
 LAG_SUSPECT_NS: Final = 500_000_000  # of a stamp that lies further back the mapping is checked before it is believed
-ERROR_BODY_BYTES: Final = 64 << 10
-BODY_BYTES_MAX: Final = 64 << 20
 STREAM_OVER: Final = END | FAILED
 
 TIMESPEC: Final = struct.Struct("<qq").unpack_from
@@ -64,7 +62,6 @@ class Connection:
 
     __slots__ = (
         "body",
-        "body_bytes",
         "context",
         "exchange",
         "fd",
@@ -96,8 +93,7 @@ class Connection:
         self.framing: Framing | None = None
         # Set while a stream without TLS or compression is read: all that the hot path needs, in one attribute.
         self.stream: tuple[Exchange, Framing, Callable[[memoryview], None]] | None = None
-        self.body: list[bytes] = []  # of a reply that is no stream
-        self.body_bytes = 0
+        self.body = Body()
         self.out = b""  # what send() has not taken yet
         self.reused = False
         self.reply_bytes = 0
@@ -119,10 +115,12 @@ class Connection:
         wire = exchange.wire
         if self.tls is not None:
             exchange.flags |= record.TLS
+            # Before the send mark: the time to encrypt a long prompt is this client's, not the server's.
             wire = self.tls.encrypt(wire)
         self.context.sending(exchange)
         now = monotonic_ns()
         try:
+            # Nothing between the mark and this call: whatever is there would be measured as the server's.
             sent = self.transmit(wire)
         except BlockingIOError:
             sent = 0
@@ -133,9 +131,11 @@ class Connection:
         exchange.last_send_ns = now
         if not exchange.send_ns:
             exchange.send_ns = now
+        # send_ns stays that of the first attempt: retries are part of what the user waits for.
         exchange.sent_bytes += len(exchange.wire)
         if sent < len(wire):
             self.out = wire[sent:]
+            # READ as well: a server may refuse (413, 401) before it has read the request, and then close.
             self.reactor.change(self.fd, READ | WRITE, self._written)
         elif self.reused:  # the socket is registered for reading already
             self.reactor.owners[self.fd] = self._read
@@ -161,6 +161,7 @@ class Connection:
     def _upload_cut(self, exchange: Exchange) -> None:
         """The server closed under the upload. What it said before, a 413 perhaps, is the outcome."""
         seen = -1
+        # A reset discards what the socket has not returned yet, but what came before it is still readable.
         while self.exchange is exchange and self.reply_bytes > seen:
             seen = self.reply_bytes
             self._read(READ)
@@ -182,6 +183,7 @@ class Connection:
             seconds, rest = TIMESPEC(ancillary[0][2])
             stamp = seconds * 1_000_000_000 + rest - reactor.clock.offset_ns
             lag = now - stamp
+            # Below 16 ns lag_bucket() needs another form, beyond the limit a clock may have been stepped: both go the long way.
             if 15 < lag < LAG_SUSPECT_NS:
                 # lag_bucket() written out: a quarter less than the call (benches/bench_reactor.py).
                 bits = lag.bit_length()
@@ -195,6 +197,7 @@ class Connection:
                     try:
                         feed(reactor.view[:size])
                         if not self.parser.bodies:
+                            # A server that sends trailers or chunk heads for ever would never bring an event, and never be noticed.
                             self.parser.bare(size)
                         self._events(exchange, framing, stamp, True)
                     except (ProtocolError, httptools.HttpParserError) as error:
@@ -216,6 +219,7 @@ class Connection:
             else:  # a read of several chunks: their events share its stamp
                 events = framing.feed(b"".join(pieces))
                 pieces.clear()
+            # The common case by far: one complete event per read, which is the only one whose stamp is exactly its own.
             if len(events) == 1 and not framing.pending:
                 bits = exchange.take_one(events[0], stamp, kernel)
             else:
@@ -250,6 +254,7 @@ class Connection:
             stamp = seconds * 1_000_000_000 + rest - reactor.clock.offset_ns
             if not 15 < now - stamp < LAG_SUSPECT_NS:  # else _read() has counted it
                 if not 0 <= now - stamp < LAG_SUSPECT_NS:
+                    # A stamp of the future or of long ago: CLOCK_REALTIME was stepped, or this process was stopped for so long.
                     stamp, kernel = self.context.suspect(stamp, now)
                 reactor.lag[lag_bucket(now - stamp)] += 1
             # A segment that overtook a lost one has waited for it in the kernel, and its stamp is older than that of the
@@ -268,6 +273,7 @@ class Connection:
             if not exchange.headers_ns:
                 if not parser.status:
                     return
+                # The read that completes the head, not the one that began it: a 1xx or half a head is no answer yet.
                 exchange.headers_ns = stamp
                 self._headers(exchange)
             if self.framing is None:
@@ -295,19 +301,13 @@ class Connection:
                     self.stream = (exchange, self.framing, parser.feed_data)
 
     def _body(self, exchange: Exchange, stamp: int) -> None:
-        """Collects a reply that is no stream; judges it when it is complete, or an error's when it is long enough."""
+        """Collects a reply that is no stream, and judges it when that can be done."""
         parser = self.parser
-        self.body += parser.bodies
-        self.body_bytes += sum(map(len, parser.bodies))
+        ready = self.body.add(parser.bodies, success=200 <= parser.status < 300, complete=parser.complete)
         parser.bodies.clear()
-        success = 200 <= parser.status < 300
-        if not parser.complete:
-            if self.body_bytes <= (BODY_BYTES_MAX if success else ERROR_BODY_BYTES):
-                return
-            if success:
-                raise ProtocolError(f"reply body is larger than {BODY_BYTES_MAX} bytes")
-        exchange.end_ns = stamp
-        self._judge_body(exchange)
+        if ready:
+            exchange.end_ns = stamp
+            self._judge_body(exchange)
 
     # --- the end of a reply ---------------------------------------------------------------------------------------
 
@@ -332,9 +332,7 @@ class Connection:
         self._done(exchange, reusable=not bits & FAILED)
 
     def _judge_body(self, exchange: Exchange) -> None:
-        body = b"".join(self.body)
-        self.body = []
-        self.body_bytes = 0
+        body = self.body.take()
         if 200 <= exchange.http_status < 300:
             bits = exchange.reply.body(body)
             self._decided(exchange, bits if bits & FAILED else END)
@@ -346,11 +344,13 @@ class Connection:
         self.exchange = self.stream = None
         parser = self.parser
         end = CLOSED
+        # `out`: a server that answered before it had the complete request would read the rest as the next one.
         if reusable and parser.complete and parser.keep_alive and not self.out:
             end = IDLE
             self.reactor.owners[self.fd] = self._idle
         elif reusable and not parser.complete:
             end = DRAINING
+            # Not closed: [DONE] often comes a packet before the last chunk, and a new connection costs a handshake.
             self.reactor.owners[self.fd] = self._drain
         else:
             self.close()
@@ -428,12 +428,11 @@ class Connection:
 
     def _malformed(self, exchange: Exchange, error: ProtocolError | httptools.HttpParserError, stamp: int) -> None:
         exchange.end_ns = stamp
-        known = error if isinstance(error, ProtocolError) else described(error)
-        self.fail(exchange, Outcome.STREAM_MALFORMED, str(known))
+        self.fail(exchange, Outcome.STREAM_MALFORMED, str(described(error)))
 
     def fail(self, exchange: Exchange, outcome: Outcome, message: str, end: End = CLOSED) -> None:
         """Ends the exchange with `outcome` and closes the socket."""
-        body = b"".join(self.body)
+        body = self.body.take()
         outcome, message = judged_by_status(exchange, self.parser, body, outcome, message, self.context.secrets)
         exchange.fail(outcome, message, monotonic_ns())
         self.exchange = None

@@ -1,4 +1,4 @@
-"""How a request can leave its connection, and how a reply without a regular end is judged. Functions of values; no state."""
+"""How a request can leave its connection, and how a reply without a regular end is judged."""
 
 from __future__ import annotations
 
@@ -7,10 +7,13 @@ from enum import Enum, auto
 from typing import Final
 
 from ..dialects.outcomes import kept_headers, refusal
+from ..errors import ProtocolError
 from ..records.record import Outcome
 from .exchange import Exchange
 from .http1 import ResponseParser
 
+ERROR_BODY_BYTES: Final = 64 << 10
+BODY_BYTES_MAX: Final = 64 << 20
 TCP_INFO_BYTES: Final = 32  # of struct tcp_info (linux/tcp.h): state in byte 0, unacked segments in bytes 24 to 27
 TCPI_UNACKED: Final = slice(24, 28)
 TCP_CLOSE: Final = 7
@@ -65,3 +68,34 @@ def request_acknowledged(sock: socket.socket) -> bool:
     """
     info = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, TCP_INFO_BYTES)
     return info[0] != TCP_CLOSE and not int.from_bytes(info[TCPI_UNACKED], "little")
+
+
+class Body:
+    """The body of a reply that is no stream, as far as it came."""
+
+    __slots__ = ("_pieces", "_size")
+
+    def __init__(self) -> None:
+        self._pieces: list[bytes] = []
+        self._size = 0
+
+    def add(self, pieces: list[bytes], *, success: bool, complete: bool) -> bool:
+        """Takes the pieces of one read; True when the reply can be judged: it is complete, or an error's and long enough.
+
+        Raises ProtocolError for a success beyond BODY_BYTES_MAX: it cannot be judged by its beginning, and memory is
+        finite.
+        """
+        self._pieces += pieces
+        self._size += sum(map(len, pieces))
+        if complete or (not success and self._size > ERROR_BODY_BYTES):
+            return True
+        if success and self._size > BODY_BYTES_MAX:
+            raise ProtocolError(f"reply body is larger than {BODY_BYTES_MAX} bytes")
+        return False
+
+    def take(self) -> bytes:
+        """All of it; empty afterwards, for the next reply of the connection."""
+        body = b"".join(self._pieces)
+        self._pieces = []
+        self._size = 0
+        return body

@@ -308,8 +308,10 @@ def strict_head(head: bytes) -> bytes | None:
         strict, head = strict + plain, head[end.end() :]
 
 
-def described(error: httptools.HttpParserError) -> ProtocolError:
-    """What httptools' error means, as ours."""
+def described(error: httptools.HttpParserError | ProtocolError) -> ProtocolError:
+    """What httptools' error means, as ours; ours as it is."""
+    if isinstance(error, ProtocolError):
+        return error
     if isinstance(error, httptools.HttpParserUpgrade):
         return ProtocolError("the server switched protocols, which nobody asked for")
     if isinstance(error.__context__, ProtocolError):

@@ -89,6 +89,7 @@ class Pool:
     def send(self, exchange: Exchange) -> None:
         """Sends the request on an idle connection or a new one. Never waits; `done` is called when it is over."""
         while self.idle:
+            # The youngest first: the old ones get idle long enough for the server to close them, and the pool shrinks to its need.
             connection, _ = self.idle.popitem()
             if monotonic_ns() - connection.opened_ns < self._max_age_ns:
                 self.busy[exchange] = connection
@@ -138,6 +139,7 @@ class Pool:
         if end is IDLE:
             self._release(connection)
         elif exchange.outcome is not OK and self._stale(connection, end):
+            # Not by the retry law: the request never reached the server, RFC 9110 9.2.2 lets a client repeat it unasked.
             self._resend(exchange)
             return
         self.done(exchange)
@@ -149,6 +151,7 @@ class Pool:
 
     def _release(self, connection: Connection) -> None:
         """Takes a connection back whose reply is complete."""
+        # A first reply proves nothing: servers that close after each reply would pass for ones that keep alive.
         if connection.reused:
             self.stale_in_a_row = 0
             self.reuse_works = True
@@ -158,6 +161,7 @@ class Pool:
             self.idle[connection] = monotonic_ns()
 
     def _lost(self, connection: Connection) -> None:
+        # Closed right behind the reply: this server does not keep connections, whatever its headers say.
         if monotonic_ns() - self.idle.pop(connection) < PROMPT_CLOSE_NS:
             self.stale_in_a_row += 1
 
@@ -178,6 +182,7 @@ class Pool:
         self._open(exchange)
 
     def _open(self, exchange: Exchange) -> None:
+        # Before the lookup: dns_ms counts from here, also for a request that waits for another one's lookup.
         exchange.connect_start_ns = monotonic_ns()
         exchange.dns_done_ns = exchange.tcp_done_ns = exchange.tls_done_ns = 0
         if self.endpoint.fresh:
@@ -185,6 +190,7 @@ class Pool:
             return
         self.unresolved.append(exchange)
         if self.lookup is None:
+            # One lookup for all that wait: getaddrinfo() runs in a thread, and a burst would start as many.
             self.lookup = asyncio.get_running_loop().create_task(self._resolve())
 
     def _dial(self, exchange: Exchange) -> None:
@@ -204,6 +210,7 @@ class Pool:
         except OSError as error:
             failure = f"cannot resolve {endpoint.next_host}: {error.strerror or error}"
         self.lookup = None
+        # Taken out first: done() may send the next request, which then begins a lookup of its own.
         waiting, self.unresolved = self.unresolved, []
         now = monotonic_ns()
         for exchange in waiting:

@@ -61,6 +61,7 @@ class Worker:
         self.reactor = Reactor(clock, segment.lag)
         self.reactor.watch(self.reactor.timer.fileno(), 1, self._timer_fired)
         self.source = source_of(plan, seed=plan.seed)
+        # The incarnation is in the seed: a successor must not repeat the backoffs of the dead one.
         self.random = random.Random(f"{plan.seed}/{share.worker}/{share.incarnation}")
         self.keep_text = plan.workload.kind == "sessions" or plan.workload.keep_replies or plan.workload.count_tokens
         self.runs: list[OpenRun | ClosedRun] = []
@@ -103,6 +104,7 @@ class Worker:
     def turn(self) -> None:
         """One wake-up: sockets first, then everything that is due."""
         try:
+            # Sockets first: what has arrived carries its stamp already, but a reply that ends here frees a slot for work().
             self.reactor.turn()
             if self.pending or self.reactor.yielding:
                 self.work()
@@ -112,6 +114,7 @@ class Worker:
     def give_up(self, error: LensError) -> None:
         """Reports that the share cannot be carried out, as when a row of its workload is bad, and ends the process."""
         self.say(Word(say="failed", text=str(error), code=error.exit_code))
+        # Not sys.exit(): that would wait for the threads of getaddrinfo(). Everything to keep is in shared memory.
         os._exit(error.exit_code)
 
     def _timer_fired(self, _mask: int) -> None:
@@ -127,6 +130,7 @@ class Worker:
         self.working = True
         while True:
             self.pending = False
+            # Read in each round: an issue() of many requests takes as long as the next slots are apart.
             now = self.last_now = monotonic_ns()
             self.timers.run_due(now)
             for run in self.runs:
@@ -144,8 +148,10 @@ class Worker:
         due = min(self.timers.next_ns(), self.deadlines.sweep_ns)
         for run in self.runs:
             due = min(due, run.next_due_ns(self))
+        # Most turns leave the next due time where it was: then no system call.
         if due != self.armed_ns:
             self.armed_ns = self.reactor.due_ns = due
+            # 0 would disarm the timer (timerfd_create(2)) where "at once" is meant.
             self.reactor.timer.arm(max(due, 1))
         if not self.filling and any(run.feed.low for run in self.runs if not run.issued):
             self.filling = True
@@ -188,6 +194,7 @@ class Worker:
             run = ClosedRun(index, phase, feed, start_ns, schedule, share.worker, share.workers)
         else:
             cap = in_flight_cap(phase.load, share.worker, share.workers, self.ledger.slots)
+            # More than the table has entries could not be counted as lost if this process died.
             cap = min(cap, self.ledger.segment.geometry.inflight)
             run = OpenRun(index, phase, feed, start_ns, cap, plan.limits.drain_ns)
         self.health.measure()
@@ -218,12 +225,14 @@ class Worker:
         for run in self.runs:
             run.stop(self, now, reason)
         for exchange, entered_by in list(self.ledger.active.items()):
+            # Only what waits for a rate limit. A request that has begun may be half sent: the drain waits for it.
             if not exchange.send_ns and not exchange.attempts:
                 self._withdraw(entered_by, exchange, reason)
         self.work()
 
     def abort(self, outcome: Outcome) -> None:
         """Ends everything in flight now, with `outcome`."""
+        # A copy: each end removes itself from `active`.
         for exchange in list(self.ledger.active):
             self._abandon(exchange, outcome, "the run was ended")
         self.work()
@@ -239,6 +248,7 @@ class Worker:
 
     def affordable(self, run: PhaseRun, prepared: Prepared) -> bool:
         """Reserves the money for one request. Not enough: what is in flight may settle for less, else the run stops."""
+        # The most that it can cost is set aside before it is sent: settled afterwards, a burst would overspend.
         input_tokens = prepared.estimate_tokens - prepared.output_tokens
         reserved = self.allowance.reserve(prepared.target, input_tokens, prepared.output_tokens)
         if reserved is not None:
@@ -272,6 +282,7 @@ class Worker:
         self.in_flight += 1
         run.in_flight += 1
         self.ledger.enter(run, exchange)
+        # After the entry is made: from here on it is waiting for limits or connections, not for this process.
         exchange.dequeued_ns = now = monotonic_ns()
         if self.allowance.limited(exchange.target):
             self._admit(exchange, exchange.estimate_tokens)
@@ -321,6 +332,7 @@ class Worker:
             delay = retry_delay_ns(
                 self.plan.retry, exchange, time_ns(), self.random, longest_ns=self.plan.limits.timeout_ns
             )
+            # A retry after the stop would be load that nobody planned: what failed stays failed.
             if delay is not None and self.stopping is None:
                 exchange.deadline_ns = NEVER
                 if not exchange.send_ns:  # it never reached the server: what follows is no lateness of the client
@@ -375,6 +387,7 @@ class Worker:
         run.in_flight += 1
         self.in_flight += 1
         intended_ns = exchange.end_ns + think_ns
+        # From the end of the reply, not from now: a late turn of this loop must not lengthen the user's think time.
         self.timers.at(intended_ns, self._next_turn, run, session, exchange, prompt, intended_ns)
         return True
 
@@ -392,6 +405,7 @@ class Worker:
         exchange.session = session
         exchange.estimate_tokens = session.estimate_tokens
         exchange.asked_output_tokens = prompt.max_tokens or 0
+        # The run may have been stopped while the user was thinking.
         reason = self.stopping if self.stopping is not None else run.stopped
         if reason is None:
             output = prompt.max_tokens or min(OUTPUT_ESTIMATE, session.estimate_tokens)

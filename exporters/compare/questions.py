@@ -7,6 +7,7 @@ ticks of intervals.jsonl; else all values are those of summary.json.
 from __future__ import annotations
 
 import math
+import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Final, NamedTuple
 
@@ -124,6 +125,8 @@ class Values:
             self._ladders |= {tags[name]: timed for name, timed in ladders_of(self.run.path, tags).items()}
         except FileNotFoundError:
             raise OutputError(f"{self.run.path} has no intervals.hlog: its blocks are not known") from None
+        except (OSError, EOFError, zlib.error) as error:  # a compressed part
+            raise OutputError(f"{self.run.path / 'intervals.hlog'} is damaged: {error}") from None
 
     def _of_blocks(self, named: Named) -> Observed | None:
         timed = self._ladders.get(named.metric)

@@ -10,7 +10,7 @@ from typing import Any, Final, NamedTuple
 from ...collectors.host import identity
 from ...collectors.snapshot import Report, TargetReport
 from ...engine.errors import OutputError, PlanError
-from ...engine.runs.rundir import LIVE
+from ...engine.runs.rundir import LIVE, PLAN
 from ..rundir import finished, read_report
 
 # Keys of a plan's workload that change nothing about the requests that are sent.
@@ -40,7 +40,7 @@ def read_run(path: Path) -> RunDirectory:
         raise OutputError(f"{path} is not finished; wait for its end, or if it was killed: lens recover {path}")
     report = read_report(path)
     try:
-        plan = json.loads((path / "plan.json").read_bytes())
+        plan = json.loads((path / PLAN).read_bytes())
     except (OSError, ValueError) as error:
         raise OutputError(f"{path / 'plan.json'} cannot be read: {error}") from None
     if not isinstance(plan, dict):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
@@ -28,7 +29,7 @@ def ladders_of(run_dir: Path, wanted: Iterable[str]) -> dict[str, Timed]:
         if text[4 : text.find(",")] not in tags:
             continue
         line = line_of(text)
-        if line is None or line.length_s <= 0:
+        if line is None or not (line.length_s > 0 and math.isfinite(line.start_s / line.length_s)):
             continue
         cells, counts = cells_of(line.encoded)
         timed = found.setdefault(line.tag, Timed(Ladder(), line.length_s))
