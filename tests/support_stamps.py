@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 import subprocess
+from contextlib import suppress
 from time import monotonic, sleep
 from typing import Any
 
@@ -44,13 +45,12 @@ def found(run: subprocess.Popen[str], module: str) -> psutil.Process:
 
 
 def stop_again_and_again(run: subprocess.Popen[str], worker: psutil.Process) -> None:
-    """SIGSTOP for STOP_S in every PERIOD_S until the run is over."""
+    """SIGSTOP for STOP_S in every PERIOD_S until the run is over; its worker ends a moment before."""
     while run.poll() is None:
-        with_worker = worker.is_running() and worker.status() != psutil.STATUS_ZOMBIE
-        if with_worker:
+        with suppress(psutil.NoSuchProcess):
             worker.suspend()
         sleep(STOP_S)
-        if with_worker:
+        with suppress(psutil.NoSuchProcess):
             worker.resume()
         sleep(PERIOD_S - STOP_S)
 
