@@ -83,3 +83,10 @@ def test_a_unit_that_began_in_one_look_ends_in_the_next(bodies: list[bytes], fir
         return  # too little of it has come to know its length
     again = look(stream[first:], missing=missing)
     assert [*ends, *(first + end for end in again.ends)] == ends_of(parts)
+
+
+def test_bytes_behind_the_last_chunk_are_read_with_the_reply() -> None:
+    """Left in the socket they would be taken for the next request's reply on this connection."""
+    body = b"3\r\nabc\r\n0\r\n\r\n"
+    assert chunks(body + b"junk").ends == [8, 13, 17]
+    assert chunks(body).ends == [8, 13]

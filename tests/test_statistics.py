@@ -95,14 +95,14 @@ def test_what_a_request_waited_for_is_no_lateness_of_the_client() -> None:
 
 
 def test_connection_phases_are_of_the_request_that_opened_it() -> None:
-    told = values(fields(**OPENED))
-    assert (told["dns_ms"], told["tcp_ms"], told["tls_ms"]) == (2.0, 3.0, 3.0)
+    reported = values(fields(**OPENED))
+    assert (reported["dns_ms"], reported["tcp_ms"], reported["tls_ms"]) == (2.0, 3.0, 3.0)
 
 
 def test_without_a_name_to_look_up_tcp_starts_with_the_connect() -> None:
-    told = values(fields(**OPENED | {"dns_done_ns": 0, "tls_done_ns": 0}))
-    assert told["tcp_ms"] == 5.0
-    assert not {"dns_ms", "tls_ms"} & set(told)
+    reported = values(fields(**OPENED | {"dns_done_ns": 0, "tls_done_ns": 0}))
+    assert reported["tcp_ms"] == 5.0
+    assert not {"dns_ms", "tls_ms"} & set(reported)
 
 
 def test_output_tokens_fall_back_to_events_and_say_so() -> None:
@@ -125,8 +125,8 @@ def test_the_source_of_the_token_counts_is_named(rows: list[dict[str, int]], sou
 
 
 def test_a_count_that_nobody_told_is_absent_not_zero() -> None:
-    told = tokens(series(fields(input_tokens=UNKNOWN)))
-    assert (told.input, told.cached, told.reasoning) == (None, None, None)
+    reported = tokens(series(fields(input_tokens=UNKNOWN)))
+    assert (reported.input, reported.cached, reported.reasoning) == (None, None, None)
     assert tokens(series(fields(cached_tokens=0))).cached == 0
 
 
@@ -135,8 +135,8 @@ def test_only_ok_requests_enter_the_latencies_and_failures_have_their_own() -> N
     assert made.metrics["ttft_ms"].count == 1
     assert made.metrics["lateness_ms"].count == 3
     assert {outcome: h.count for outcome, h in made.failures.items()} == {Outcome.HTTP_SERVER: 1}
-    told = requests(made)
-    assert (told.sent, told.ok, told.failed, told.cancelled) == (3, 1, {"http_server": 1}, 1)
+    reported = requests(made)
+    assert (reported.sent, reported.ok, reported.failed, reported.cancelled) == (3, 1, {"http_server": 1}, 1)
 
 
 def test_a_clock_step_keeps_a_request_out_of_the_latencies_and_counts_it() -> None:
@@ -148,18 +148,18 @@ def test_a_clock_step_keeps_a_request_out_of_the_latencies_and_counts_it() -> No
 
 def test_every_slot_is_accounted_for() -> None:
     rows = [fields(outcome=outcome) for outcome in Outcome if outcome] + [unsent(Unsent.BUDGET, slots=7)]
-    told = requests(series(*rows, unsent(Unsent.WORKER_DOWN)))
-    assert told.planned == told.sent + sum(told.unsent.values()) == len(Outcome) - 1 + 8
-    assert told.sent == told.ok + sum(told.failed.values()) + told.cancelled + told.in_flight_at_end
-    assert told.unsent == {"budget": 7, "worker_down": 1}
+    reported = requests(series(*rows, unsent(Unsent.WORKER_DOWN)))
+    assert reported.planned == reported.sent + sum(reported.unsent.values()) == len(Outcome) - 1 + 8
+    assert reported.sent == reported.ok + sum(reported.failed.values()) + reported.cancelled + reported.in_flight_at_end
+    assert reported.unsent == {"budget": 7, "worker_down": 1}
 
 
 def test_what_a_full_ring_dropped_still_reconciles_by_outcome() -> None:
     made, table = Slab(), np.zeros((2, r.OUTCOMES), np.int64)
     table[1, Outcome.OK], table[1, Outcome.UNSENT] = 5, 2
     Reader(2).drops(made, table)
-    told = requests(made.series[0, 1])
-    assert (told.ok, told.unsent, told.planned) == (5, {"unrecorded": 2}, 7)
+    reported = requests(made.series[0, 1])
+    assert (reported.ok, reported.unsent, reported.planned) == (5, {"unrecorded": 2}, 7)
     assert made.series[0, 1].tally[Tally.DROPPED] == 7
 
 
@@ -177,9 +177,9 @@ def test_coalesced_gaps_are_counted_and_kept_out_of_the_exact_histogram() -> Non
     words = np.array([10 * MS, 20 * MS, (5 * MS) | GAP_COALESCED, (7 * MS) | GAP_USER_CLOCK], np.uint64)
     made = Slab()
     Reader(1).gaps(made, words)
-    told = made.series[0, 0]
-    assert (told.metrics["itl_ms"].count, told.metrics["itl_ms"].min) == (3, 7 * MS)
-    assert [told.tally[t] for t in (Tally.GAPS, Tally.GAPS_COALESCED)] == [4, 1]
+    reported = made.series[0, 0]
+    assert (reported.metrics["itl_ms"].count, reported.metrics["itl_ms"].min) == (3, 7 * MS)
+    assert [reported.tally[t] for t in (Tally.GAPS, Tally.GAPS_COALESCED)] == [4, 1]
 
 
 def test_a_reply_in_bursts_has_no_pace_and_is_counted() -> None:
@@ -226,8 +226,8 @@ GOODPUT = [
 def test_goodput_counts_requests_that_meet_all_conditions(why: str, conditions: Any, row: Any, good: bool) -> None:
     made = series(row, conditions=conditions)
     assert made.tally[Tally.GOOD] == good
-    told = throughput(made, 2.0, conditions=True)
-    assert (told.goodput_per_s, told.goodput_share) == (good / 2, float(good))
+    reported = throughput(made, 2.0, conditions=True)
+    assert (reported.goodput_per_s, reported.goodput_share) == (good / 2, float(good))
     assert throughput(made, 2.0, conditions=False).goodput_share is None
 
 
@@ -247,25 +247,25 @@ def test_the_gaps_of_one_stream_are_one_independent_sample() -> None:
 
 
 def test_metrics_without_a_sample_are_there_and_empty() -> None:
-    told = distributions(Series())
-    assert list(told) == list(METRICS)
-    assert all((each.count, each.p50, each.mean) == (0, None, None) for each in told.values())
+    reported = distributions(Series())
+    assert list(reported) == list(METRICS)
+    assert all((each.count, each.p50, each.mean) == (0, None, None) for each in reported.values())
 
 
 def test_costs_are_of_everything_with_usage_and_the_unpriced_are_counted() -> None:
     prices = Prices([[price({"input": 2, "output": 10})]], "plan")
     made = series(fields(), fields(outcome=Outcome.STREAM_ERROR), fields(output_tokens=UNKNOWN), prices=prices)
-    told = cost(made, 60, date="plan")
-    assert told.usd == pytest.approx(2 * (100 * 2 + 11 * 10) / 1e6, rel=1e-12)
-    assert (told.priced_requests, told.unpriced_requests) == (2, 1)
-    assert told.usd_per_1k_requests == pytest.approx(told.usd * 500, rel=1e-12)
-    assert told.usd_per_day == pytest.approx(told.usd * 1440, rel=1e-12)
+    reported = cost(made, 60, date="plan")
+    assert reported.usd == pytest.approx(2 * (100 * 2 + 11 * 10) / 1e6, rel=1e-12)
+    assert (reported.priced_requests, reported.unpriced_requests) == (2, 1)
+    assert reported.usd_per_1k_requests == pytest.approx(reported.usd * 500, rel=1e-12)
+    assert reported.usd_per_day == pytest.approx(reported.usd * 1440, rel=1e-12)
     assert made.metrics["cost_usd"].count == 1
 
 
 def test_an_unknown_price_is_no_cost() -> None:
-    told = cost(series(fields(), prices=Prices([[]], None)), 60, date=None)
-    assert (told.usd, told.priced_requests, told.unpriced_requests) == (None, 0, 1)
+    reported = cost(series(fields(), prices=Prices([[]], None)), 60, date=None)
+    assert (reported.usd, reported.priced_requests, reported.unpriced_requests) == (None, 0, 1)
 
 
 WINDOWS = [
@@ -292,10 +292,10 @@ def test_a_stopped_run_is_not_credited_with_the_time_it_did_not_run() -> None:
 
 
 def test_buckets_add_up_to_the_samples() -> None:
-    told = buckets(series(fields(), fields(first_token_ns=START + 3000 * SECOND)))
-    assert sum(told["ttft_ms"]) == 2
-    assert told["ttft_ms"][-1] == 1
-    assert "itl_ms" not in told
+    reported = buckets(series(fields(), fields(first_token_ns=START + 3000 * SECOND)))
+    assert sum(reported["ttft_ms"]) == 2
+    assert reported["ttft_ms"][-1] == 1
+    assert "itl_ms" not in reported
 
 
 outcomes = st.sampled_from(list(Outcome))

@@ -63,10 +63,10 @@ def test_a_rule_invalidates_past_its_bound_and_not_at_it(
     code: str, within: dict[str, Any], past: dict[str, Any]
 ) -> None:
     assert verdict(**within).state == "VALID"
-    told = verdict(**past)
-    assert told.state == "INVALID"
-    assert [reason.code for reason in told.reasons] == [code]
-    assert any(character.isdigit() for character in told.reasons[0].detail) or code in ("mixed_clocks", "stopped")
+    reported = verdict(**past)
+    assert reported.state == "INVALID"
+    assert [reason.code for reason in reported.reasons] == [code]
+    assert any(character.isdigit() for character in reported.reasons[0].detail) or code in ("mixed_clocks", "stopped")
 
 
 NOTES = [
@@ -88,8 +88,8 @@ NOTES = [
 
 @pytest.mark.parametrize(("code", "fact"), NOTES)
 def test_what_harms_no_number_is_told_and_leaves_the_run_valid(code: str, fact: dict[str, Any]) -> None:
-    told = verdict(**fact)
-    assert (told.state, [(reason.code, reason.note) for reason in told.reasons]) == ("VALID", [(code, True)])
+    reported = verdict(**fact)
+    assert (reported.state, [(reason.code, reason.note) for reason in reported.reasons]) == ("VALID", [(code, True)])
 
 
 def test_what_invalidates_is_no_note() -> None:
@@ -107,14 +107,14 @@ def test_within_their_bounds_the_prompts_are_not_worth_a_note() -> None:
 
 def test_thirty_ok_requests_are_the_least() -> None:
     assert verdict(ok=30).state == "VALID"
-    told = verdict(ok=29)
-    assert (told.state, told.reasons[0].code) == ("INSUFFICIENT", "too_few_samples")
+    reported = verdict(ok=29)
+    assert (reported.state, reported.reasons[0].code) == ("INSUFFICIENT", "too_few_samples")
 
 
 def test_invalid_outranks_insufficient_and_the_worst_stands_first() -> None:
-    told = verdict(ok=1, ring_drops=2, export_failures=1)
-    assert told.state == "INVALID"
-    assert [reason.code for reason in told.reasons] == ["ring_drops", "export_failures"]
+    reported = verdict(ok=1, ring_drops=2, export_failures=1)
+    assert reported.state == "INVALID"
+    assert [reason.code for reason in reported.reasons] == ["ring_drops", "export_failures"]
 
 
 def test_books_are_judged_when_they_are_closed() -> None:

@@ -56,6 +56,8 @@ def chunks(waiting: bytes, *, head: bool = False, missing: int = 0) -> Units:
             end = waiting.find(HEAD_END, line)
             if end >= 0:
                 ends.append(end + len(HEAD_END))
+                if ends[-1] < size_of_all:  # nobody's: left unread, the next request would take them for its reply
+                    ends.append(size_of_all)
             break
         start = line + 2 + size + 2
         if start > size_of_all:
