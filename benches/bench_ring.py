@@ -5,6 +5,7 @@ from __future__ import annotations
 import mmap
 from array import array
 from collections.abc import Callable, Iterator
+from itertools import count
 from pathlib import Path
 from typing import Any
 from zlib import crc32
@@ -16,6 +17,7 @@ from llm_latency_lens.engine.records.layout import Geometry
 from llm_latency_lens.engine.records.reader import SegmentReader
 from llm_latency_lens.engine.records.record import FIELDS, GAP_COALESCED, PAYLOAD_BYTES, RECORD, SERIES_SHIFT
 from llm_latency_lens.engine.records.resume import resume_point
+from llm_latency_lens.engine.records.ticks import CELL_BITS
 from llm_latency_lens.engine.records.writer import SegmentWriter
 from tests.support_ring import record_of, segments
 
@@ -101,6 +103,41 @@ def test_lag_bucket_and_count(benchmark: Any, segment: Segment) -> None:
 
     def one() -> None:
         lag[lag_bucket(12_345)] += 1
+
+    benchmark(one)
+
+
+def test_gap_of_a_tick_by_call(benchmark: Any, segment: Segment) -> None:
+    segment.writer.ticks.start(0, 1_000_000_000)
+    benchmark(segment.writer.ticks.of(0).gap, 20_000_000, 500_000_000)
+
+
+def test_gap_of_a_tick_in_place(benchmark: Any, segment: Segment) -> None:
+    """As Exchange.take_one has it."""
+    segment.writer.ticks.start(0, 1_000_000_000)
+    live = segment.writer.ticks.of(0)
+    live.row_at(0)
+
+    def one(gap_ns: int = 20_000_000, stamp_ns: int = 500_000_000) -> None:
+        row = live.row if live.begin_ns <= stamp_ns < live.end_ns else live.row_at(stamp_ns)
+        shift = gap_ns.bit_length() - CELL_BITS - 1
+        row[(shift << CELL_BITS) + (gap_ns >> shift)] += 1
+
+    benchmark(one)
+
+
+def test_first_gap_of_a_tick(benchmark: Any, segment: Segment) -> None:
+    """With a new row: once per series and tick."""
+    ticks = segment.writer.ticks
+    ticks.start(0, 1_000)
+    segment.reader.release_ticks(1 << 40)
+    stamps = count(0, 1_000)
+    live = ticks.of(0)
+
+    def one() -> None:
+        ticks.left = next(stamps) // 1_000
+        live.leave(ticks.left)
+        live.gap(20_000_000, ticks.left * 1_000)
 
     benchmark(one)
 

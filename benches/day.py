@@ -2,7 +2,7 @@
 
     python -m benches.day [--ticks 86400] [--targets 5] [--dir DIR]
 
-The run directory is made of the lines of a minute, told again and again with times of their own; it takes gigabytes.
+The run directory is made of the lines of a minute, repeated with times of their own; it takes gigabytes.
 """
 
 from __future__ import annotations

@@ -70,8 +70,8 @@ def main() -> None:
         sleep(5)
         while process.poll() is None and monotonic() - began < options.minutes * 60 - 2:
             times.append(monotonic() - began)
-            for role, told in sample(root).items():
-                seen.setdefault(role, []).append(told)
+            for role, samples in sample(root).items():
+                seen.setdefault(role, []).append(samples)
             sleep(2)
         code = process.wait()
         (run_dir,) = (each for each in Path(folder).iterdir() if not each.is_symlink())
@@ -82,11 +82,11 @@ def main() -> None:
         f"{options.streams} streams, {options.minutes:g} min, exit code {code}, {summary['requests']['ok']:,} requests ok"
     )
     print(f"{'':24}{'RSS MB':>10}{'MB / 10 min':>14}{'descriptors':>14}")
-    for role, told in seen.items():
-        if len(told) == len(times):
-            first, last = told[len(told) // 2][1], told[-1][1]
-            growth = slope(times, [rss for rss, _ in told])
-            print(f"{role:24}{told[-1][0]:10.1f}{growth:14.2f}{f'{first} -> {last}':>14}")
+    for role, samples in seen.items():
+        if len(samples) == len(times):
+            first, last = samples[len(samples) // 2][1], samples[-1][1]
+            growth = slope(times, [rss for rss, _ in samples])
+            print(f"{role:24}{samples[-1][0]:10.1f}{growth:14.2f}{f'{first} -> {last}':>14}")
     fifth = max(1, len(ticks) // 5)
     print(f"accuracy: first fifth {medians(ticks[2 : 2 + fifth])}, last {medians(ticks[-fifth - 2 : -2])}")
     print(f"disk: {disk:.1f} MB; drops {summary['client']['ring_drops']}, verdict {summary['verdict']['state']}")

@@ -3,7 +3,7 @@
     python -m benches.week [--days 7] [--tick 10] [--targets 3]
 
 The rings are real, the requests are made up, and nobody waits for the time to pass. Prints memory, descriptors and disk
-on the way. Memory must stand still after the first day; disk is told apart from request rows, which have their cap.
+on the way. Memory must stand still after the first day; disk is counted separately from request rows, which have their cap.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from time import monotonic
 import msgspec
 import psutil
 
-from llm_latency_lens.cli.processes.collect import collector_of, give_memory_back
+from llm_latency_lens.cli.processes.collect import collector_of, return_memory
 from llm_latency_lens.collectors.collector import GRACE_NS
 from llm_latency_lens.engine.plan.plan import Output
 from llm_latency_lens.engine.records.layout import Geometry
 from llm_latency_lens.engine.records.writer import SegmentWriter
-from tests.support_collector import MS, SECOND, START, fields, manifest, plan, values
+from tests.support_collector import MS, SECOND, START, fields, happens, manifest, plan, values
 
 DAY_S = 86_400
 PER_TICK = 4  # requests of a target
@@ -41,7 +41,7 @@ def main() -> None:
 
 
 def week(folder: Path, days: float, tick_ns: int, targets: int) -> None:
-    give_memory_back()
+    return_memory()
     segments, run_dir = folder / "segments", folder / "run"
     segments.mkdir()
     run_dir.mkdir()
@@ -50,6 +50,7 @@ def week(folder: Path, days: float, tick_ns: int, targets: int) -> None:
     manifest(str(run_dir), run_plan).write(segments)
     geometry = Geometry(4096, 1 << 15, 256, 16, 1, targets)
     ring = SegmentWriter.create(segments / "worker-0.1.ring", geometry, worker=0, incarnation=1)
+    ring.ticks.start(START, tick_ns)
     now = [START]
     collector = collector_of(segments)
     collector.clock = lambda: now[0]
@@ -62,10 +63,12 @@ def week(folder: Path, days: float, tick_ns: int, targets: int) -> None:
         for k in range(PER_TICK * targets):
             slow = 1 + (request * 7919 % 997) / 100
             gaps = array("Q", [int(GAP_NS * slow)] * 10)
+            happens(ring, k % targets, end_ns - SECOND, *[int(GAP_NS * slow)] * 10)
             ring.push(values(fields(intended_ns=end_ns - 2 * SECOND, request=request, target=k % targets)), gaps)
             request += 1
         now[0] = end_ns + GRACE_NS
         collector.turn()
+        ring.ticks.acknowledge()
         if tick % max(1, ticks // 14) == 0 or tick == ticks - 1:
             mb = process.memory_info().rss / 1e6
             if tick * tick_ns <= DAY_S * SECOND:

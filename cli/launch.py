@@ -12,16 +12,19 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import NamedTuple
 
 from ..engine import __version__
 from ..engine.errors import LensError, PlanError
 from ..engine.load.models import planned_slots
-from ..engine.plan.plan import Plan
+from ..engine.plan.plan import Plan, secrets
 from ..engine.plan.price import price, read_price_table
 from ..engine.plan.written import stripped
 from ..engine.planfile.build import plan_sha256
+from ..engine.process import environ_without_keys
 from ..engine.records.layout import Geometry
 from ..engine.runs.interrupts import Interrupts
+from ..engine.runs.locality import LocalServer, local_servers
 from ..engine.runs.manifest import Manifest, PhaseTimes
 from ..engine.runs.placement import geometry_of, worker_count
 from ..engine.runs.rundir import (
@@ -33,8 +36,33 @@ from ..engine.runs.rundir import (
     remove_segments,
 )
 from ..engine.runs.supervisor import Supervisor
+from ..engine.runs.tap import TapProcess, servers_of, start_tap
 
 PROC = Path("/proc/self/stat")
+
+
+class Stamps(NamedTuple):
+    """How the run's arrivals are stamped. `refusal`: why there is no tap although the plan leaves it open."""
+
+    tap: TapProcess | None = None
+    refusal: str = ""
+    local: tuple[LocalServer, ...] = ()
+    realtime: bool = False
+
+
+def stamps_of(plan: Plan, segment_dir: Path) -> Stamps:
+    """Starts the tap where the plan wants one. Raises PlanError if it insists on one and there can be none."""
+    servers = servers_of(plan, os.environ)
+    local = tuple(local_servers(servers))
+    realtime = plan.workers.realtime == "on" or (plan.workers.realtime == "auto" and not local)
+    if plan.stamps == "read":
+        return Stamps(local=local, realtime=realtime)
+    tap = start_tap(segment_dir, servers, environ_without_keys(os.environ, frozenset(secrets(plan))))
+    if isinstance(tap, TapProcess):
+        return Stamps(tap, local=local, realtime=realtime)
+    if plan.stamps == "segment":
+        raise PlanError(f"stamps: segment is not possible: {tap}; `stamps: auto` goes on without")
+    return Stamps(None, tap, local, realtime)
 
 
 class Launch:
@@ -50,6 +78,7 @@ class Launch:
         geometry: Geometry,
         prices: Sequence[tuple[int, int]],
         interrupts: Interrupts,
+        stamps: Stamps,
     ) -> None:
         self.plan = plan
         self.manifest = manifest
@@ -58,6 +87,7 @@ class Launch:
         self._geometry = geometry
         self._prices = prices
         self._interrupts = interrupts
+        self.stamps = stamps
 
     def supervisor(self, on_tick: Callable[[], str | None], *, starts_wall_ns: int = 0) -> Supervisor:
         """What carries the run out; see there."""
@@ -72,6 +102,8 @@ class Launch:
             prices=self._prices,
             on_tick=on_tick,
             starts_wall_ns=starts_wall_ns,
+            tap=self.stamps.tap,
+            realtime=self.stamps.realtime,
         )
 
 
@@ -92,12 +124,27 @@ def launched(plan: Plan, run_id: str, interrupts: Interrupts, *, prices: Sequenc
     interrupts.defer()
     run_dir = make_run_dir(plan, run_id)
     segment_dir: Path | None = None
+    stamps = Stamps()
     manifest = manifest_of(plan, run_id, run_dir, workers, planned)
     try:
         segment_dir = make_segment_dir(run_dir)
         manifest.write(segment_dir)
-        yield Launch(plan, manifest, run_dir, segment_dir, geometry=geometry, prices=prices, interrupts=interrupts)
+        stamps = stamps_of(plan, segment_dir)
+        if stamps.tap is not None:
+            manifest.pids["tap"] = stamps.tap.pid
+        yield Launch(
+            plan,
+            manifest,
+            run_dir,
+            segment_dir,
+            geometry=geometry,
+            prices=prices,
+            interrupts=interrupts,
+            stamps=stamps,
+        )
     finally:
+        if stamps.tap is not None:
+            stamps.tap.close()
         reported = (run_dir / SUMMARY).exists()
         never_began = manifest.state == "starting"
         if segment_dir is not None and (reported or never_began):  # else `lens recover` needs them

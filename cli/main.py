@@ -34,6 +34,9 @@ class Entry(NamedTuple):
 COMMANDS: Final = {
     "run": Entry("llm_latency_lens.cli.run", "run", "Run a plan, or a load given by flags, and report."),
     "probe": Entry("llm_latency_lens.cli.probe.command", "probe", "Measure continuously at a low rate, as a service."),
+    "compare": Entry(
+        "llm_latency_lens.cli.compare", "compare", "Tell whether runs are worse than others, for a CI gate."
+    ),
     "validate": Entry("llm_latency_lens.cli.validate", "validate", "Check a plan and show what it will do."),
     "simulate": Entry(
         "llm_latency_lens.cli.simulate", "simulate", "Start the built-in provider, whose timing is known."

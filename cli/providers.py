@@ -1,4 +1,4 @@
-"""`lens providers`: the APIs that can be measured, where they are, which key they take and what they do not tell."""
+"""`lens providers`: the APIs that can be measured, where they are, which key they take and what they do not report."""
 
 from __future__ import annotations
 
@@ -42,9 +42,9 @@ def providers(as_json: bool) -> None:
     for head in ("provider", "base URL, request", "key", "measured beside its times", "known limits"):
         table.add_column(head, overflow="fold")
     for row in rows():
-        place = f"{row['base_url'] or '(give base_url)'}\n{row['asks']}"
+        address = f"{row['base_url'] or '(give base_url)'}\n{row['asks']}"
         key = row["key_variable"] or "(api_key, if any)"
-        table.add_row(row["provider"], place, key, row["measures"], row["limits"])
+        table.add_row(row["provider"], address, key, row["measures"], row["limits"])
     console = Console()
     if not console.is_terminal:
         console.width = max(console.width, 140)

@@ -102,7 +102,7 @@ def _never_began(run_id: str) -> LensError:
 
 
 def remove_run(run_id: str, found: list[Leftover]) -> str:
-    """Removes a dead run's segment directory; returns what to print. Raises LensError if there is none, or if it lives."""
+    """Removes a dead run's segment directory; returns what to print. Raises LensError if there is none, or if it is still running."""
     left = next((each for each in found if each.run_id == run_id), None)
     if left is None:
         raise LensError(f"{run_id!r} is no run in {SEGMENTS}; `lens recover` lists them")

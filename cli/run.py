@@ -6,7 +6,7 @@ import contextlib
 import os
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +16,10 @@ import msgspec
 from ..engine.errors import LensError
 from ..engine.plan.plan import Plan
 from ..engine.runs.interrupts import Interrupts
+from ..engine.runs.locality import core_warnings
 from ..engine.runs.manifest import SEGMENTS, Manifest
 from ..engine.runs.rundir import HTML, SUMMARY, leftovers, run_id_of
+from .launch import Stamps
 from .options import plan_from, run_options
 
 
@@ -43,6 +45,7 @@ def carry_out(
 ) -> int:
     """Runs a plan and prints the result; returns the exit code. Processes `beside` it are kept off its cores."""
     from ..engine.wire.preflight import check_targets
+    from ..engine.workload import cautions
     from .launch import budget_prices, launched
     from .processes.export import Exporter, check_exports
     from .stops import StopRules
@@ -50,7 +53,8 @@ def carry_out(
     prices = budget_prices(plan)
     check_targets(plan, os.environ)
     run_id = run_id_of(plan.name)
-    for warning in check_exports(plan, run_id):
+    known = [] if quiet or beside else cautions(plan)  # the simulator beside it limits itself
+    for warning in [*known, *check_exports(plan, run_id)]:
         click.echo(f"lens: {warning}", err=True)
     with contextlib.ExitStack() as failed:
         with launched(plan, run_id, interrupts, prices=prices) as launch:
@@ -67,6 +71,8 @@ def carry_out(
 
             supervisor = launch.supervisor(on_tick)
             supervisor.keep_aside(beside)
+            if not quiet:
+                warn_of_stamps(launch.stamps, supervisor.worker_cores, beside)
             with live_console(launch.segment_dir, quiet=quiet or as_json):
                 manifest = supervisor.run()
         failed.pop_all()  # from here on there is a summary, and the exporter can come to its end
@@ -75,6 +81,14 @@ def carry_out(
         return print_result(launch.run_dir, manifest, as_json=as_json, quiet=quiet, strict=strict)
     finally:
         exporter.finish()
+
+
+def warn_of_stamps(stamps: Stamps, worker_cores: Collection[int], beside: Collection[int]) -> None:
+    """Lines on stderr: why segments have no stamps of their own, and which servers share the workers' cores. The run's
+    own processes `beside` it were moved to other cores."""
+    lines = [f"one stamp per read: {stamps.refusal}"] if stamps.refusal else []
+    for line in [*lines, *core_warnings([each for each in stamps.local if each.pid not in beside], worker_cores)]:
+        click.echo(f"lens: {line}", err=True)
 
 
 def warn_of_leftovers(*, quiet: bool) -> None:

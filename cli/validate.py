@@ -22,7 +22,7 @@ def validate(plan_path: str, as_json: bool) -> None:
     Everything is checked that can be without asking a server: keys, values, environment variables, files, prices.
     """
     from ..engine.runs.placement import geometry_of, worker_count
-    from ..engine.workload import source_of
+    from ..engine.workload import cautions, source_of
     from .launch import budget_prices
 
     plan = plan_from(plan_path, {})
@@ -33,7 +33,7 @@ def validate(plan_path: str, as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps({"plan": masked(plan), "plan_sha256": plan_sha256(plan), "workers": workers}, indent=1))
         return
-    for line in description(plan, workers):
+    for line in [*description(plan, workers), *(f"  warning: {each}" for each in cautions(plan))]:
         click.echo(line)
 
 

@@ -46,6 +46,9 @@ class Health(msgspec.Struct, kw_only=True):
     retransmits: int = 0
     retransmits_known: bool = False
     rss_mb_max: float = 0.0
+    segment_ticks: int = 0  # in which every segment kept its own stamp
+    read_ticks: int = 0
+    read_spans: list[tuple[int, int]] = []  # CLOCK_MONOTONIC ns, adjoining ones as one, the first SPANS_KEPT
     export_failures: int = 0
     records_dropped: int = 0
 
@@ -60,6 +63,10 @@ class Progress(msgspec.Struct, kw_only=True):
     sinks: list[list[int]] = []
     errors: list[tuple[int, int, str, int | None]] = []  # target, outcome, latest message, HTTP status
     details: list[tuple[int, bytes]] = []  # (worker, blob) whose record has not come yet
+    rows: list[tuple[str, int, bytes]] = []  # tick rows as last read: segment, key, counts (collectors.live)
+    pending: list[
+        tuple[int, int, int, bytes]
+    ] = []  # tick, phase, target, counts that were read before their tick closed
     health: Health = msgspec.field(default_factory=Health)
 
 

@@ -22,10 +22,10 @@ import numpy as np
 import numpy.typing as npt
 
 from ..engine.files import replace
-from ..engine.plan.slo import Condition
 from ..engine.records.detail import Detail
 from ..engine.records.layout import Counter
 from ..engine.records.record import LOCAL_TOKENS, UNKNOWN, Outcome
+from ..engine.records.tap_status import read_tap_status
 from ..engine.runs.manifest import FILE as MANIFEST
 from ..engine.runs.manifest import Manifest, read_manifest
 from . import host
@@ -34,9 +34,11 @@ from .checkpoint import Checkpoint, Progress
 from .cost import Prices
 from .health import Moment, client_of_run, client_of_tick, observe
 from .intake import Drained, Intake
+from .live import LiveTicks
 from .report import Losses, ReportBuilder, RunView, Slos
 from .rollup import PICO_PER_USD
-from .series import NOBODY, Batch, Key, Reader, Series, Slab, Tally
+from .series import NOBODY, Batch, Reader, Series, Slab, Tally
+from .slos import lines_of
 from .snapshot import ENCODER, Client, Report, Server, Snapshot
 from .totals import Totals
 
@@ -82,7 +84,6 @@ class Collector:
         *,
         sinks: Sequence[Sink] = (),
         prices: Prices | None = None,
-        conditions: Sequence[Condition] | None = None,
         slos: Slos | None = None,
         servers: Callable[[], dict[str, Server]] = dict,
         count_tokens: Callable[[str], int] | None = None,
@@ -99,15 +100,14 @@ class Collector:
         self.checkpoint = Checkpoint(segment_dir / CHECKPOINT)
         saved = self.checkpoint.load()
         self.state = saved.state if saved else Progress()
-        self.reader = Reader(len(self.manifest.plan.targets), prices=prices, conditions=conditions)
+        self.reader = Reader(len(self.manifest.plan.targets), prices=prices, lines=lines_of(self.manifest.plan))
         self.totals = Totals(self.reader, start_ns=0, tick_ns=self.manifest.plan.output.tick_ns)
         self.totals.next_tick = self.state.next_tick
         if saved is not None:
             self.totals.run, self.totals.open = saved.totals, saved.open
-        self.intake = Intake(segment_dir, self.state)
-        self.builder = ReportBuilder(
-            self.manifest.plan, conditions=conditions is not None, price_date=prices.date if prices else None, slos=slos
-        )
+        self.intake = Intake(segment_dir, self.state, sessions=self.manifest.plan.workload.kind == "sessions")
+        self.live = LiveTicks(len(self.manifest.plan.targets), self.state)
+        self.builder = ReportBuilder(self.manifest.plan, price_date=prices.date if prices else None, slos=slos)
         self.errors = {(t, o): (message, status) for t, o, message, status in self.state.errors}
         self.details: dict[tuple[int, int, int], Detail] = {}
         for worker, blob in self.state.details:
@@ -139,6 +139,7 @@ class Collector:
         """
         self._read_manifest()
         now = self.clock()
+        # Read before the rings: read after them, "finished" could be true while a last record is not in this drain.
         finished = self.manifest.state == "finished"
         if not self.totals.start_ns and not finished:
             return None
@@ -158,6 +159,7 @@ class Collector:
             status = (self.directory / MANIFEST).stat()
             if (status.st_ino, status.st_mtime_ns) != self._stamp:
                 self._stamp = (status.st_ino, status.st_mtime_ns)
+                # The supervisor's manifest does not hold what this process found out about the host.
                 described = self.manifest.host
                 self.manifest = read_manifest(self.directory)
                 self.manifest.host = described | self.manifest.host
@@ -179,8 +181,9 @@ class Collector:
         self.totals.enter(drained, batch, now_ns=now)
         self._note_errors(batch)
         if len(drained.records):
+            complete = batch._replace(gaps=drained.gaps, owners=drained.owners)
             for sink in self.sinks:
-                sink.rows(batch, self.manifest)
+                sink.rows(complete, self.manifest)
 
     def _detail(self, worker: int, blob: bytes) -> None:
         try:
@@ -190,6 +193,7 @@ class Collector:
         known = self.details.setdefault((worker, detail.phase, detail.request), detail)
         if known is not detail:
             known.add(detail)
+        # A record that was dropped never claims its detail: without a bound these would grow for weeks.
         if len(self.details) > DETAILS_KEPT:
             del self.details[next(iter(self.details))]
 
@@ -215,21 +219,22 @@ class Collector:
         """Closes so many ticks and makes them safe. After a stall that is several; they share the moment's report."""
         moment = self._moment(now)
         observe(self.state.health, self._before, moment)
-        closed = [(self.totals.next_tick, self.totals.close()) for _ in range(ticks)]
+        first = self.totals.next_tick
+        self.live.read(self.intake.segments, first, first + ticks)
+        closed = [(self.totals.next_tick, self.totals.close(self.live), self.totals.in_flight()) for _ in range(ticks)]
         everything = self.totals.run.sums()
         client = self._client_of_tick(moment, everything)
-        in_flight: dict[Key, int] = {} if last else self.intake.in_flight()
         report = self._report(moment, finished=last)
         snapshot: Snapshot | None = None
         servers = self.servers()
-        for tick, slab in closed:
+        for tick, slab, in_flight in closed:
             snapshot = self.builder.snapshot(
                 RunView(self.manifest, self.totals, now),
                 tick,
                 slab,
                 state="done" if last and tick == closed[-1][0] else _tick_state(self.manifest.state),
                 client=client,
-                in_flight=in_flight,
+                in_flight={} if last and tick == closed[-1][0] else in_flight,
             )
             snapshot.servers = servers
             for sink in self.sinks:
@@ -245,6 +250,7 @@ class Collector:
             counters=self.intake.counters_by_worker(),
             lag=self.intake.lag(),
             sample=host.sample(self.manifest.pids),
+            tap=read_tap_status(self.directory),
         )
 
     @property
@@ -276,6 +282,7 @@ class Collector:
             detail_drops=moment.sum(Counter.DETAIL_DROPS),
             clock_bracket_ns=max((c[Counter.CLOCK_BRACKET_NS] for c in moment.counters.values()), default=0) or None,
             overspent_usd=self._overspent_usd(),
+            read_spans=tuple(self.state.health.read_spans),
             problems=tuple(self.problems),
         )
         view = RunView(self.manifest, self.totals, moment.now_ns)
@@ -296,16 +303,20 @@ class Collector:
         self._count_failures()
         state = self.state
         state.next_tick = self.totals.next_tick
+        # In the same checkpoint as the totals: files and sums go back to one moment, or a tick would be in one of them twice.
         state.sinks = [sink.position() for sink in self.sinks]
         state.errors = [(target, outcome, *message) for (target, outcome), message in self.errors.items()]
         state.details = [(key[0], msgspec.msgpack.encode(detail)) for key, detail in self.details.items()]
         self.intake.save(state)
+        self.live.save(state)
         try:
             self.checkpoint.save(state, closed=self.totals.unsaved, totals=self.totals.run, opened=self.totals.open)
         except OSError:
             self._failures_before += 1
             return
+        # After the checkpoint, else a failed one would lose them; before the release, which makes them the only copy.
         self.totals.unsaved = Slab()
+        self.live.release(self.intake.segments)
         self.intake.release()
 
     def _show(self, report: Report, snapshot: Snapshot | None) -> None:
@@ -321,10 +332,14 @@ class Collector:
         """Closes every tick up to now, also the one that runs, and writes the last report."""
         ticks = 0
         if self.totals.start_ns and not self.state.done:
-            newest = max(self.totals.open, default=self.totals.next_tick - 1)
-            ticks = max(newest, min(self.totals.tick_at(now), self._last_tick())) + 1 - self.totals.next_tick
+            next_tick, now_tick = self.totals.next_tick, self.totals.tick_at(now)
+            self.live.read(self.intake.segments, next_tick, next_tick)
+            # Records of the drain may have opened ticks beyond the last phase: their lines are written as well.
+            newest = max([*self.totals.open, min(self.live.newest, now_tick), min(now_tick, self._last_tick())])
+            ticks = newest + 1 - next_tick
         if not self.state.done:  # the last line of intervals.jsonl says so, once
             ticks = max(1, ticks)
+            self.live.fold(self.totals.next_tick + ticks - 1)
         self.state.done = True
         report = self._close_ticks(max(0, ticks), now, last=True)
         for sink in self.sinks:

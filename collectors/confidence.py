@@ -82,7 +82,7 @@ class Confidence:
         return min(self.n_eff, self.intervals["p99"].n_eff) >= P99_9_NEEDS
 
 
-class _Spread(NamedTuple):
+class BatchMeans(NamedTuple):
     """Sampling error of a total of residuals, a value per row."""
 
     error: Floats  # standard error of the total
@@ -106,7 +106,7 @@ def confidence(blocks: Blocks) -> Confidence:
     mean, deviations, variance = _deviations(blocks, totals, n)
     thresholds = np.array([edges[name] for name in seen], np.int64)
     residuals = blocks.upto(thresholds) - (reached[thresholds] / n)[:, None] * totals
-    spread = _spread(np.vstack((deviations, residuals)))
+    spread = batch_means(np.vstack((deviations, residuals)))
     intervals = {"mean": _mean(mean, variance, spread, n)}
     known: dict[str, tuple[float, float]] = {}  # n_eff and skewness of the exceedances
     for row, name in enumerate(seen, 1):
@@ -135,7 +135,7 @@ def proportion(blocks: Blocks, cell: int) -> Interval:
         return Interval(math.nan, None, None, 0.0)
     share, n_eff, t = hits / n, float(n), NormalDist().inv_cdf(0.975)
     if 0 < hits < n and blocks.size >= BLOCKS_MIN:
-        spread = _spread((above - share * totals)[None, :])
+        spread = batch_means((above - share * totals)[None, :])
         n_eff = min(_n_eff(share * (1 - share), float(spread.error[0]) / n, n), float(n))
         t = student(0.975, spread.freedom)
     centre = (share + t * t / (2 * n_eff)) / (1 + t * t / n_eff)
@@ -156,7 +156,7 @@ def student(probability: float, freedom: float) -> float:
     return z + sum(term / freedom**power for power, term in enumerate(terms, 1))
 
 
-def _spread(residuals: Floats) -> _Spread:
+def batch_means(residuals: Floats) -> BatchMeans:
     """Overlapping batch means of residuals (rows x blocks); each row sums to 0."""
     size = residuals.shape[1]
     length = max(1, size // BATCHES)
@@ -169,7 +169,7 @@ def _spread(residuals: Floats) -> _Spread:
     skewness = np.divide(cubes, squares**1.5, out=np.zeros_like(cubes), where=squares > 0)
     # Overlap is worth half as many degrees of freedom again, but single blocks do not overlap.
     freedom = (batches - 1) * (1.5 if length > 2 else 1.0)
-    return _Spread(error, skewness, batches, freedom)
+    return BatchMeans(error, skewness, batches, freedom)
 
 
 def _n_eff(variance: float, error: float, n: int) -> float:
@@ -198,7 +198,7 @@ def _deviations(blocks: Blocks, totals: Ints, n: int) -> tuple[float, Floats, fl
     return mean, sums - mean * totals, variance
 
 
-def _mean(mean: float, variance: float, spread: _Spread, n: int) -> Interval:
+def _mean(mean: float, variance: float, spread: BatchMeans, n: int) -> Interval:
     error = float(spread.error[0]) / n
     n_eff = _n_eff(variance, error, n)
     support = n_eff / 2 / _needed(0.5, n_eff, n)
@@ -209,7 +209,7 @@ def _mean(mean: float, variance: float, spread: _Spread, n: int) -> Interval:
     return Interval(mean, mean - below * error, mean + over * error, n_eff, support)
 
 
-def _quantile(q: float, n_eff: float, skewness: float, reached: Ints, spread: _Spread) -> Interval:
+def _quantile(q: float, n_eff: float, skewness: float, reached: Ints, spread: BatchMeans) -> Interval:
     n = int(reached[-1])
     value = float(highest_equivalent(int(np.searchsorted(reached, max(1, int(q * n + 0.5))))))
     error, needed = math.sqrt(q * (1 - q) / n_eff), _needed(q, n_eff, n)
@@ -233,7 +233,7 @@ def _cell(reached: Ints, rank: int) -> int:
     return int(np.searchsorted(reached, min(max(rank, 1), int(reached[-1]))))
 
 
-def _reach(n_eff: float, beyond: float, skewness: float, spread: _Spread, n: int) -> tuple[float, float]:
+def _reach(n_eff: float, beyond: float, skewness: float, spread: BatchMeans, n: int) -> tuple[float, float]:
     """How many standard errors the interval reaches below and above the estimate."""
     # n_eff of independent values is within a third of n by chance; that must not widen their intervals.
     correlated = max(1 - 1.5 * n_eff / n, 0.0)

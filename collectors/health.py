@@ -1,4 +1,4 @@
-"""The health of the measuring side, from the rings' counters and the host: `Client` of a tick and of the whole run."""
+"""The health of the measuring side, from the rings' counters and the host: `Client` of a tick and of the complete run."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 from ..engine.records.lag import lag_value
 from ..engine.records.layout import Counter
+from ..engine.records.tap_status import TapStatus
 from . import host
 from .checkpoint import Health
 from .series import Series, Tally
@@ -18,18 +19,26 @@ from .statistics import share
 
 Counts = Sequence[int]
 NS_PER_US: Final = 1_000
+SPANS_KEPT: Final = 64
 
 
 class Moment:
     """All cumulated readings at one time; the difference of two is a tick."""
 
     def __init__(
-        self, *, now_ns: int, counters: Mapping[int, Counts], lag: npt.NDArray[np.int64], sample: host.Sample
+        self,
+        *,
+        now_ns: int,
+        counters: Mapping[int, Counts],
+        lag: npt.NDArray[np.int64],
+        sample: host.Sample,
+        tap: TapStatus | None = None,
     ) -> None:
         self.now_ns = now_ns
         self.counters = counters
         self.lag = lag
         self.sample = sample
+        self.tap = tap
 
     def sum(self, counter: Counter) -> int:
         return sum(counts[counter] for counts in self.counters.values())
@@ -38,6 +47,11 @@ class Moment:
 def observe(health: Health, before: Moment | None, now: Moment) -> None:
     """Adds what the host went through since the last moment to the run's sums."""
     health.rss_mb_max = max(health.rss_mb_max, now.sample.rss_mb_max or 0.0)
+    if segment_stamps(before, now):
+        health.segment_ticks += 1
+    else:
+        health.read_ticks += 1
+        _note_span(health.read_spans, before.now_ns if before else now.now_ns, now.now_ns)
     if before is None:
         return
     if None not in (before.sample.steal, before.sample.total, now.sample.steal, now.sample.total):
@@ -46,6 +60,21 @@ def observe(health: Health, before: Moment | None, now: Moment) -> None:
     if before.sample.retransmits is not None and now.sample.retransmits is not None:
         health.retransmits += max(0, now.sample.retransmits - before.sample.retransmits)
         health.retransmits_known = True
+
+
+def _note_span(spans: list[tuple[int, int]], start_ns: int, end_ns: int) -> None:
+    """Adds a span, or lengthens the last one that it adjoins. Beyond SPANS_KEPT the last one grows."""
+    if spans and (start_ns <= spans[-1][1] or len(spans) >= SPANS_KEPT):
+        spans[-1] = spans[-1][0], end_ns
+    else:
+        spans.append((start_ns, end_ns))
+
+
+def segment_stamps(before: Moment | None, now: Moment) -> bool:
+    """Whether every segment kept its own stamp between two moments: the tap was at work and dropped no clone."""
+    if now.tap is None or not now.tap.protects(now.now_ns):
+        return False
+    return before is None or before.tap is None or now.tap.dropped == before.tap.dropped
 
 
 def clock_of(series: Series) -> str:
@@ -70,13 +99,19 @@ def lag_of(counts: npt.NDArray[np.int64]) -> Lag:
 def client_of_run(
     now: Moment, series: Series, health: Health, *, workers: int, restarts: tuple[int, int, int]
 ) -> Client:
-    """Over the whole run. CPU is that of the measured phases, drain included; utilisation the busiest worker's mean."""
+    """Over the complete run. CPU is that of the measured phases, drain included; utilisation the busiest worker's mean."""
     spans = [(counts[Counter.CPU_MEASURED_NS], counts[Counter.MEASURED_NS]) for counts in now.counters.values()]
     events, cpu_ns = now.sum(Counter.EVENTS_MEASURED), now.sum(Counter.CPU_MEASURED_NS)
     client = _common(now, series, health, workers=workers, restarts=restarts)
     client.cpu_us_per_event = cpu_ns / NS_PER_US / events if events else None
     client.cpu_utilisation = max((cpu / span for cpu, span in spans if span), default=None)
     client.loop_lag_us = lag_of(now.lag)
+    if health.segment_ticks:
+        client.stamps = "mixed" if health.read_ticks else "segment"
+    waits = [(counts[Counter.QUEUE_WAIT_MEASURED_NS], counts[Counter.MEASURED_NS]) for counts in now.counters.values()]
+    client.run_queue_wait_share = max((wait / span for wait, span in waits if span), default=None)
+    stops = [(counts[Counter.STOPPED_MEASURED_NS], counts[Counter.MEASURED_NS]) for counts in now.counters.values()]
+    client.stopped_share = max((stop / span for stop, span in stops if span), default=None)
     client.steal_share = share(health.steal, health.total)
     client.rss_mb_max = health.rss_mb_max or None
     client.tcp_retransmits = health.retransmits if health.retransmits_known else None
@@ -93,7 +128,10 @@ def client_of_tick(
     if before is None or now.now_ns <= before.now_ns:
         return client
     span = now.now_ns - before.now_ns
-    used = {worker: counts[Counter.CPU_NS] - _before(before, worker) for worker, counts in now.counters.items()}
+    client.stamps = "segment" if segment_stamps(before, now) else "read"
+    used = _growth(before, now, Counter.CPU_NS)
+    client.run_queue_wait_share = max(_growth(before, now, Counter.QUEUE_WAIT_NS).values(), default=0) / span
+    client.stopped_share = max(_growth(before, now, Counter.STOPPED_MEASURED_NS).values(), default=0) / span
     events = now.sum(Counter.EVENTS) - before.sum(Counter.EVENTS)
     client.cpu_utilisation = max(used.values(), default=0) / span if used else None
     client.cpu_us_per_event = sum(used.values()) / NS_PER_US / events if events > 0 else None
@@ -104,9 +142,10 @@ def client_of_tick(
     return client
 
 
-def _before(moment: Moment, worker: int) -> int:
-    counts = moment.counters.get(worker)
-    return counts[Counter.CPU_NS] if counts else 0
+def _growth(before: Moment, now: Moment, counter: Counter) -> dict[int, int]:
+    """By worker, how much a counter has grown since `before`."""
+    earlier = {worker: counts[counter] for worker, counts in before.counters.items()}
+    return {worker: counts[counter] - earlier.get(worker, 0) for worker, counts in now.counters.items()}
 
 
 def _common(now: Moment, series: Series, health: Health, *, workers: int, restarts: tuple[int, int, int]) -> Client:
@@ -116,6 +155,7 @@ def _common(now: Moment, series: Series, health: Health, *, workers: int, restar
         clock=clock_of(series),
         ring_drops=now.sum(Counter.REQUEST_DROPS),
         itl_coalesced_share=share(tally[Tally.GAPS_COALESCED], tally[Tally.GAPS]),
+        ttft_coalesced_share=share(tally[Tally.STREAMS_COALESCED], tally[Tally.STREAMS]),
         clock_steps=now.sum(Counter.CLOCK_STEPS),
         gc_pauses=now.sum(Counter.GC_PAUSES),
         restarts=restarts[0],
@@ -124,6 +164,8 @@ def _common(now: Moment, series: Series, health: Health, *, workers: int, restar
         stale_resends=now.sum(Counter.STALE_RESENDS),
         clamped=int(tally[Tally.CLAMPED]),
         gaps_saturated=now.sum(Counter.GAPS_SATURATED),
+        burst_replies=int(tally[Tally.BURSTS]),
+        empty_events=int(tally[Tally.EMPTY_EVENTS]),
         late_renders=now.sum(Counter.LATE_RENDERS),
         export_failures=health.export_failures,
         records_dropped=health.records_dropped,

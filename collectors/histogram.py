@@ -169,7 +169,7 @@ class Histogram:
         return Moments(self.count, float(self.sum), self.m2, self.min, self.max)
 
     def with_moments(self, moments: Moments) -> Histogram:
-        """This histogram with exact moments in place of those that from_cells could only guess."""
+        """This histogram with exact moments instead of those that from_cells could only guess."""
         self.sum, self.m2, self.min, self.max = round(moments.sum), moments.m2, moments.min, moments.max
         return self
 

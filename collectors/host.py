@@ -1,10 +1,12 @@
 """What the measuring machine went through: CPU and memory of our processes, steal, retransmits, and what it is.
 
-Reads /proc through psutil and by hand; a process or counter that is gone gives no number, never an error.
+Reads /proc through psutil and by hand; a process or counter that is gone is left out, never an error.
 """
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 import platform
 from collections.abc import Callable, Mapping
@@ -70,13 +72,34 @@ def steal_and_total(stat: str) -> tuple[int, int]:
 
 
 def retransmits(snmp: str) -> int:
-    """Tcp RetransSegs of /proc/net/snmp: of the whole network namespace, since boot."""
+    """Tcp RetransSegs of /proc/net/snmp: of the complete network namespace, since boot."""
     names, values = (line.split() for line in snmp.splitlines() if line.startswith("Tcp:"))
     return int(values[names.index("RetransSegs")])
 
 
+# Of `describe`: what makes two machines alike for a measurement. Not the name: the runners of a CI all have their own.
+IDENTITY: Final = ("cpu", "cores", "threads", "usable_threads", "memory_gb", "kernel", "machine")
+
+
 def describe() -> dict[str, Any]:
     """What kind of machine this is, for summary.json's run.host."""
+    found = _describe()
+    return found | {"host_hash": host_hash(found)}
+
+
+def identity(host: Mapping[str, Any]) -> dict[str, Any]:
+    """What of a described host decides whether runs can be compared; None for what a description lacks."""
+    memory = host.get("memory_mb")
+    known = dict(host) | {"memory_gb": round(memory / 1000) if isinstance(memory, int | float) else None}
+    return {name: known.get(name) for name in IDENTITY}
+
+
+def host_hash(host: Mapping[str, Any]) -> str:
+    """16 hex digits, the same for hosts of equal identity."""
+    return hashlib.sha256(json.dumps(identity(host), sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _describe() -> dict[str, Any]:
     return {
         "name": platform.node(),
         "cpu": _read(PROC / "cpuinfo", cpu_model),
@@ -94,7 +117,7 @@ def describe() -> dict[str, Any]:
 
 
 def cpu_model(cpuinfo: str) -> str:
-    """The first processor's name; ARM has none and gives its implementer and part."""
+    """The first processor's name; ARM has none and reports its implementer and part."""
     fields: dict[str, str] = {}
     for line in cpuinfo.splitlines():
         name, _, value = line.partition(":")

@@ -16,9 +16,9 @@ import numpy.typing as npt
 
 from ..engine.errors import SegmentError
 from ..engine.records.lag import LAG_BUCKETS
-from ..engine.records.layout import Counter, State
+from ..engine.records.layout import SLOT_MASK, TURN_SHIFT, Counter, State
 from ..engine.records.reader import SegmentReader
-from ..engine.records.record import NO_TARGET, left_behind_values, record_dtype
+from ..engine.records.record import UNKNOWN, left_behind_values, record_dtype
 from .checkpoint import Progress, SegmentState
 from .measures import Records
 
@@ -41,8 +41,9 @@ class Drained(NamedTuple):
 class Segment:
     """One ring file being read."""
 
-    def __init__(self, path: Path, state: SegmentState | None) -> None:
+    def __init__(self, path: Path, state: SegmentState | None, *, sessions: bool) -> None:
         """Continues from `state`. Raises SegmentError if the file is not a segment (yet)."""
+        self._sessions = sessions
         self.path = path
         self.reader = SegmentReader.open(path)
         self.worker = self.reader.worker
@@ -85,17 +86,13 @@ class Segment:
                 worker=self.worker,
                 sent=entry.sent,
                 dead=dead,
+                # a session's number is the slot that it began with (workload.sessions)
+                session=entry.request & SLOT_MASK & UNKNOWN if self._sessions else 0,
+                turn=entry.request >> TURN_SHIFT,
             )
             for entry in self.reader.leftovers()
         ]
         return np.array(left, record_dtype())
-
-    def in_flight(self) -> Iterator[tuple[int, int]]:
-        """(phase, target) of every request that is running now."""
-        if not self.ended:
-            for entry in self.reader.leftovers():
-                if entry.sent and entry.target != NO_TARGET:
-                    yield entry.phase, entry.target
 
     def saved(self) -> SegmentState:
         cells = np.argwhere(self._drops)
@@ -113,8 +110,9 @@ def _owners(records: Records, before: int, gaps: int) -> npt.NDArray[np.int64]:
 class Intake:
     """All segments of a run."""
 
-    def __init__(self, segment_dir: Path, saved: Progress) -> None:
+    def __init__(self, segment_dir: Path, saved: Progress, *, sessions: bool = False) -> None:
         self.directory = segment_dir
+        self._sessions = sessions  # does the plan ask sessions? Then a request left behind is one of them
         self.segments: dict[str, Segment] = {}
         self.retired = list(saved.retired)
         self.counters = {worker: list(counts) for worker, counts in saved.counters.items()}
@@ -124,17 +122,19 @@ class Intake:
     def scan(self) -> None:
         """Opens the segments that have appeared; removes those that a checkpoint already holds completely."""
         for path in sorted(self.directory.glob(PATTERN)):
+            # Killed between checkpoint and unlink: reading it again would count its records twice.
             if path.name in self.retired:
                 path.unlink(missing_ok=True)
             elif path.name not in self.segments:
                 try:
-                    self.segments[path.name] = Segment(path, self._saved.get(path.name))
+                    self.segments[path.name] = Segment(path, self._saved.get(path.name), sessions=self._sessions)
                 except (SegmentError, FileNotFoundError):
                     continue  # not complete yet, or gone again: the next scan sees
 
     def drain(self, *, finished: bool) -> Iterator[Drained]:
         """What is new in every segment. `finished`: the supervisor says that no worker is left."""
         for segment in self.segments.values():
+            # A SIGKILLed worker leaves the state LIVE; only the end of its process says that no more comes.
             orphaned = finished and not _alive(segment.reader.pid)
             while not segment.ended:
                 yield segment.drain(orphaned=orphaned)
@@ -148,6 +148,7 @@ class Intake:
 
     def save(self, state: Progress) -> None:
         """Puts the position in every ring into `state`; segments that have ended become sums."""
+        # Cursors only of what still lives: those that ended are sums from now on, and their files go after the checkpoint.
         state.segments = {name: each.saved() for name, each in self.segments.items() if not each.ended}
         ended = {name: each for name, each in self.segments.items() if each.ended}
         state.retired = self.retired + sorted(ended)
@@ -167,6 +168,7 @@ class Intake:
         self._retired_lag = self._retired_plus(segment.reader.lag().astype(np.int64))
         self.retired.append(name)
         del self.segments[name]
+        # The lag and the counters were added before: the mapping goes now.
         segment.reader.close()
         segment.path.unlink(missing_ok=True)
 
@@ -192,20 +194,13 @@ class Intake:
     def _retired_plus(self, more: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
         return more.copy() if self._retired_lag is None else more + self._retired_lag
 
-    def in_flight(self) -> dict[tuple[int, int], int]:
-        """Running requests by (phase, target)."""
-        counts: dict[tuple[int, int], int] = {}
-        for segment in self.segments.values():
-            for key in segment.in_flight():
-                counts[key] = counts.get(key, 0) + 1
-        return counts
-
 
 def _alive(pid: int) -> bool:
     try:
         os.kill(pid, 0)
     except ProcessLookupError:
         return False
+    # It exists, under another user: `lens recover` as root and the run as a service.
     except PermissionError:
         return True
     return True

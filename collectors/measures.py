@@ -7,6 +7,7 @@ collectors.series' business.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any, Final
 
 import numpy as np
@@ -33,6 +34,8 @@ def measures(records: Records) -> dict[str, Column]:
             has, value = _between(_begun(records, metric.start), records[f"{metric.end}_ns"])
             columns[metric.name] = (has & opened if metric.start in _CONNECTION_MARKS else has, value)
     columns |= _pace(records)
+    has, late = columns["lateness_ms"]
+    columns["client_lateness_ms"] = (has, np.maximum(late - _signed(records["waited_ns"]), 0))
     columns["itl_max_ms"] = (records["itl_max_ns"] > 0, _signed(records["itl_max_ns"]))
     return columns
 
@@ -43,11 +46,17 @@ def output_tokens(records: Records) -> Values:
     return np.where(said != UNKNOWN, said, records["token_events"]).astype(np.int64)
 
 
+def in_bursts(records: Records) -> Flags:
+    """Replies of which more than half of the token events shared their read with the one before: something between
+    buffers. Their tokens' times are the buffer's: 200 tokens that end within 1 ms are no 200,000 tokens/s."""
+    return records["coalesced"].astype(np.int64) * 2 > records["token_events"]
+
+
 def _pace(records: Records) -> dict[str, Column]:
-    """tpot, decode_tps and e2e_tps. A reply that came in one piece has no pace: its two token marks are one stamp."""
+    """tpot, decode_tps and e2e_tps. A reply that came in one piece or in bursts has no pace."""
     tokens = output_tokens(records)
     _, span = _between(records["first_token_ns"], records["last_token_ns"])
-    timed = (records["first_token_ns"] > 0) & (span > 0) & (records["flags"] & FRAMED_ONCE == 0)
+    timed = (records["first_token_ns"] > 0) & (span > 0) & (records["flags"] & FRAMED_ONCE == 0) & ~in_bursts(records)
     paced = timed & (tokens > 1)
     span = np.where(paced, span, 1)
     complete, e2e = _between(records["send_ns"], records["end_ns"])
@@ -73,3 +82,13 @@ def _between(begun: npt.NDArray[np.uint64], ended: npt.NDArray[np.uint64]) -> Co
 
 def _signed(column: npt.NDArray[Any]) -> Values:
     return column.astype(np.int64)
+
+
+def groups(labels: npt.NDArray[np.int64]) -> Iterator[tuple[int, Any]]:
+    """(label, selection) for each label; a batch of one series is not copied."""
+    found = np.unique(labels)
+    if len(found) == 1:
+        yield int(found[0]), slice(None)
+        return
+    for label in found:
+        yield int(label), labels == label

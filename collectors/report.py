@@ -11,15 +11,18 @@ from ..engine.metrics import SCALES, SHARES
 from ..engine.plan.plan import SECOND, InfluxExport, Phase, Plan
 from ..engine.records.record import Outcome
 from ..engine.runs.manifest import Manifest
-from .series import NOBODY, Key, Series, Slab, Tally
-from .snapshot import Client, ErrorSample, Interval, PhaseReport, Report, Run, Slo, Snapshot, TargetReport
-from .statistics import buckets, cost, mean_interval_ns, share, slice_of, window_ns
+from .asked import cached_share, draws, lengths
+from .goodput import Key, Line
+from .series import NOBODY, Series, Slab, Tally
+from .slos import Evidence, lines_of
+from .snapshot import Client, ErrorSample, Interval, PhaseReport, Report, Run, Slice, Slo, Snapshot, TargetReport
+from .statistics import buckets, cost, mean_interval_ns, share, slice_of, slice_of_tick, window_ns
 from .totals import Totals
 from .verdict import Facts, judge
 
 RANGES_SHOWN: Final = 10
 
-Slos = Callable[[Report], list[Slo]]
+Slos = Callable[[Evidence], list[Slo]]
 Errors = Mapping[tuple[int, int], tuple[str, int | None]]  # (target, outcome) -> latest message, HTTP status
 
 
@@ -30,6 +33,7 @@ class Losses(NamedTuple):
     detail_drops: int = 0
     clock_bracket_ns: int | None = None  # the widest of the workers': how well they know kernel stamps on their clock
     overspent_usd: float = 0.0
+    read_spans: tuple[tuple[int, int], ...] = ()  # in which segments had no stamps of their own
     problems: tuple[str, ...] = ()  # of extras that failed: prices, the tokenizer
 
 
@@ -44,12 +48,10 @@ class RunView(NamedTuple):
 class ReportBuilder:
     """A plan's options, and the numbers made of its totals at any moment."""
 
-    def __init__(
-        self, plan: Plan, *, conditions: bool = False, price_date: str | None = None, slos: Slos | None = None
-    ) -> None:
+    def __init__(self, plan: Plan, *, price_date: str | None = None, slos: Slos | None = None) -> None:
         self.plan = plan
         self.hdr = any(isinstance(export, InfluxExport) and export.hdr for export in plan.export)
-        self.conditions = conditions
+        self.lines = lines_of(plan)
         self.price_date = price_date
         self.slos = slos
 
@@ -57,7 +59,7 @@ class ReportBuilder:
         return self.plan.phases[key[0]].measure
 
     def _slice(self, series: Series, seconds: float, planned: int | None = None) -> dict[str, Any]:
-        return slice_of(series, seconds, conditions=self.conditions, date=self.price_date, planned=planned)
+        return slice_of(series, seconds, conditions=bool(self.lines), date=self.price_date, planned=planned)
 
     # --- a tick ---------------------------------------------------------------------------------------------------
 
@@ -79,7 +81,7 @@ class ReportBuilder:
             state=state,
             phase=self.plan.phases[phase].name,
             in_flight=sum(in_flight.values()),
-            sent_total=everything.sent,
+            sent_total=int(everything.tally[Tally.LIVE_SENT]),
             ok_total=int(everything.tally[Outcome.OK]),
             failed_total=everything.failed,
             unsent_total=everything.unsent,
@@ -105,8 +107,8 @@ class ReportBuilder:
             counts=series.counts(),
             moments=series.moments(),
             buckets=buckets(series),
-            hdr={name: h.hdr().encode().decode() for name, h in series.metrics.items()} if self.hdr else {},
-            **self._slice(series, tick_ns / SECOND),
+            hdr={name: h.hdr().encode().decode() for name, h in series.shown().items()} if self.hdr else {},
+            **slice_of_tick(series, tick_ns / SECOND, conditions=bool(self.lines), date=self.price_date),
         )
 
     # --- the run --------------------------------------------------------------------------------------------------
@@ -129,8 +131,26 @@ class ReportBuilder:
         )
         report.verdict = judge(self._facts(view.manifest, report, by_phase, windows, series, finished, losses))
         if self.slos is not None:
-            report.slo = self.slos(report)
+            report.slo = self.slos(self._evidence(report, totals, windows))
         return report
+
+    def _evidence(self, report: Report, totals: Slab, windows: Mapping[int, int]) -> Evidence:
+        """A line that names a phase judges it also where the phase is not measured."""
+        lines: dict[int, tuple[int, int]] = {}
+        for number, line in enumerate(self.lines):
+            judged = totals.only(partial(self._judged, line))
+            lines[number] = judged.lines.get(number, (0, 0))
+
+        def part(target: str, phase: str) -> Slice | None:
+            for (p, t), series in totals.series.items():
+                if t != NOBODY and (self.plan.targets[t].name, self.plan.phases[p].name) == (target, phase):
+                    return Slice(**self._slice(series, windows[p] / SECOND))
+            return None
+
+        return Evidence(report, lines, part)
+
+    def _judged(self, line: Line, key: Key) -> bool:
+        return line.judges(key) and (line.phase is not None or self.measured(key))
 
     def _window(self, view: RunView, phase: int, series: Series) -> int:
         manifest = view.manifest
@@ -201,7 +221,7 @@ class ReportBuilder:
         slots = {i: by_phase[i].sent + by_phase[i].unsent for i in by_phase}
         counted = [i for i in by_phase if manifest.phases[i].planned is not None and manifest.phases[i].start_ns]
         interval = mean_interval_ns(measured, windows, slots)
-        lateness = _open_lateness(plan.phases, by_phase)
+        lateness = _client_lateness(plan.phases, by_phase)
         return Facts(
             client=report.client,
             ok=report.requests.ok,
@@ -216,13 +236,18 @@ class ReportBuilder:
             gap_drops=losses.gap_drops,
             detail_drops=losses.detail_drops,
             open_loop=lateness is not None,
+            closed_loop=any(not model_of(phase.load).is_open for phase in measured.values()),
             mean_interval_ms=None if interval is None else interval / SCALES["lateness_ms"],
-            lateness_p99_ms=lateness,
+            client_lateness_p99_ms=lateness,
             ttft_coalesced_share=share(tally[Tally.STREAMS_COALESCED], tally[Tally.STREAMS]),
             clock_bracket_ns=losses.clock_bracket_ns,
             outages=tick_ranges(manifest.outages, manifest.phases[0].start_ns, plan.output.tick_ns),
             overspent_usd=losses.overspent_usd,
+            read_ticks=tick_ranges(losses.read_spans, manifest.phases[0].start_ns, plan.output.tick_ns),
             problems=losses.problems,
+            cached_share=cached_share(plan, series),
+            length_ratios=lengths(series),
+            draws=draws(plan.phases, manifest.phases),
             died=manifest.stop_reason if manifest.stop_reason.startswith(("died", "failed")) else "",
         )
 
@@ -245,15 +270,15 @@ def _in_phase(phase: int, key: Key) -> bool:
     return key[0] == phase
 
 
-def _open_lateness(phases: Sequence[Phase], by_phase: Mapping[int, Series]) -> float | None:
-    """p99 of the lateness over the measured phases whose slots are fixed in time."""
+def _client_lateness(phases: Sequence[Phase], by_phase: Mapping[int, Series]) -> float | None:
+    """p99 of the client's own lateness over the measured phases whose slots are fixed in time."""
     total = Series()
     for index, series in by_phase.items():
         phase = phases[index]
         if phase.measure and model_of(phase.load).all_timed:
             total.add(series)
-    values = total.metrics["lateness_ms"].percentiles([99.0]) if "lateness_ms" in total.metrics else None
-    return None if values is None else values[0] / SCALES["lateness_ms"]
+    values = total.metrics["client_lateness_ms"].percentiles([99.0]) if "client_lateness_ms" in total.metrics else None
+    return None if values is None else values[0] / SCALES["client_lateness_ms"]
 
 
 def phase_at(manifest: Manifest, moment_ns: int) -> int:

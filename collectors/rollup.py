@@ -112,6 +112,10 @@ class Slice:
 
     @property
     def sent(self) -> int:
+        return max(self.count("live_sent"), self._ended)
+
+    @property
+    def _ended(self) -> int:
         return self.count("ok") + self.failed + self.count("cancelled") + self.count("in_flight")
 
     @property
@@ -130,6 +134,10 @@ class Slice:
         return {name: n for name in (UNRECORDED, *UNSENT) if (n := self.count(f"unsent_{name}"))}
 
     def tokens(self, kind: str) -> int | None:
+        """Tokens, output when it arrived: requests that still run are included. None where no reply said."""
+        return self.count("live_tokens") or self.tokens_ended(kind) if kind == "output" else self.tokens_ended(kind)
+
+    def tokens_ended(self, kind: str) -> int | None:
         """Tokens of ok requests, None where no reply said. Output falls back to the token events that were counted."""
         sources = ("by_provider", "by_tokenizer", "by_events") if kind == "output" else (f"{kind}_known",)
         return self.count(kind) if any(self.count(name) for name in sources) else None

@@ -1,21 +1,20 @@
 """The numbers of a span of time: per (phase, target) the distributions, tallies and extremes. All of it adds up.
 
-A `Slab` is a tick's, or the whole run's: `total.add(tick)` is the only way numbers reach the totals, so intervals and
-totals cannot disagree. Only `ok` requests whose run saw no clock step enter the latency distributions; `lateness_ms` is
+A `Slab` is a tick's, or the complete run's: `total.add(tick)` is the only way numbers reach the totals, so intervals and
+totals cannot disagree. Only `ok` requests whose run saw no clock step enter the latency distributions; both latenesses are
 of all that were sent; failures have their own e2e by outcome.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from enum import IntEnum
 from typing import Any, Final, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from ..engine.metrics import METRICS, SCALES
-from ..engine.plan.slo import Condition
+from ..engine.metrics import METRICS
 from ..engine.records.detail import Detail
 from ..engine.records.record import (
     CLOCK_STEPPED,
@@ -34,24 +33,19 @@ from ..engine.records.record import (
     Unsent,
 )
 from .cost import PICO_PER_UNIT, Prices
+from .goodput import Key, Line, meets
 from .histogram import Histogram
-from .measures import Column, Records, Values, measures, output_tokens
+from .measures import Column, Records, Values, groups, in_bursts, measures, output_tokens
 from .rollup import UNRECORDED
 from .snapshot import Moments
 
+LIVE: Final = ("ttft_ms", "itl_ms")  # shown in the tick in which their values happened
+ENDED: Final = ".ended"  # marks the name of such a metric of requests by their end
 NOBODY: Final = -1  # target of a slot that ended unsent before it had one, in a plan of several targets
 
-_LATENCIES: Final = tuple(name for name in METRICS if name not in ("itl_ms", "lateness_ms"))
+_LATENESS: Final = ("lateness_ms", "client_lateness_ms")
+_LATENCIES: Final = tuple(name for name in METRICS if name not in ("itl_ms", *_LATENESS))
 _TOKENS: Final = ("input_tokens", "output_tokens", "cached_tokens", "reasoning_tokens")
-
-Key = tuple[int, int]  # phase, target
-
-_COMPARE: Final[dict[str, Callable[[Any, float], Any]]] = {
-    "<=": np.less_equal,
-    "<": np.less,
-    ">=": np.greater_equal,
-    ">": np.greater,
-}
 
 
 class Tally(IntEnum):
@@ -86,12 +80,25 @@ class Tally(IntEnum):
     UNPRICED = ATTEMPTS + 25
     PICO_USD = ATTEMPTS + 26
     CLAMPED = ATTEMPTS + 27  # values above the histogram's range, over all metrics
-    FIRST_END = ATTEMPTS + 28  # extremes, CLOCK_MONOTONIC ns; 0 where there is none
-    LAST_END = ATTEMPTS + 29
+    BURSTS = ATTEMPTS + 28  # ok replies without a pace: most of their tokens shared reads (measures.in_bursts)
+    EMPTY_EVENTS = ATTEMPTS + 29
+    ASKED_INPUT = ATTEMPTS + 30  # tokens asked for in ok requests whose count is known, and that count
+    MEASURED_INPUT = ATTEMPTS + 31
+    ASKED_OUTPUT = ATTEMPTS + 32
+    MEASURED_OUTPUT = ATTEMPTS + 33
+    TOKEN_EVENTS = ATTEMPTS + 34  # of ok requests
+    LIVE_SENT = ATTEMPTS + 35  # what happened in the tick, whenever its requests end (collectors.live)
+    LIVE_EVENTS = ATTEMPTS + 36
+    LIVE_TOKEN_EVENTS = ATTEMPTS + 37
+    LIVE_COALESCED = ATTEMPTS + 38
+    LIVE_TOKENS = ATTEMPTS + 39
+    FIRST_END = ATTEMPTS + 40  # extremes, CLOCK_MONOTONIC ns; 0 where there is none
+    LAST_END = ATTEMPTS + 41
 
 
 TALLIES: Final = Tally.LAST_END + 1
 _SUMMED: Final = Tally.FIRST_END
+_LINE_NAMES: Final = ("line_met", "line_sent")
 # The names of the sums in Interval.counts, by their position in `Series.tally`.
 _NAMES: Final = (
     *(outcome.name.lower() for outcome in Outcome),
@@ -101,14 +108,21 @@ _NAMES: Final = (
 
 
 class Series:
-    """One (phase, target). `tally` holds the counts at the positions of `Tally` and of the outcomes."""
+    """One (phase, target). `tally` holds the counts at the positions of `Tally` and of the outcomes; `lines` of each
+    `request` objective that judges it, by its number, the requests that met it and those it was asked of.
 
-    __slots__ = ("failures", "metrics", "tally")
+    `metrics` are of requests by their end. `live`, in a closed tick only, are those of LIVE by the moment of each value,
+    requests that still run included; they are never added to the totals.
+    """
+
+    __slots__ = ("failures", "lines", "live", "metrics", "tally")
 
     def __init__(self) -> None:
         self.tally: Values = np.zeros(TALLIES, np.int64)
+        self.lines: dict[int, tuple[int, int]] = {}
         self.metrics: dict[str, Histogram] = {}
         self.failures: dict[Outcome, Histogram] = {}
+        self.live: dict[str, Histogram] | None = None
 
     def add(self, other: Series) -> None:
         self.add_counts(other)
@@ -116,11 +130,21 @@ class Series:
             self.metrics.setdefault(name, Histogram()).add(histogram)
         for outcome, histogram in other.failures.items():
             self.failures.setdefault(outcome, Histogram()).add(histogram)
+        if other.live is not None:
+            self.live = self.live or {}
+            for name, histogram in other.live.items():
+                self.live.setdefault(name, Histogram()).add(histogram)
 
     def add_counts(self, other: Series) -> None:
         """The tallies only: for those who do not need the distributions."""
         self.tally[:_SUMMED] += other.tally[:_SUMMED]
+        for line, counted in other.lines.items():
+            self._add_line(line, *counted)
         self._extend(int(other.tally[Tally.FIRST_END]), int(other.tally[Tally.LAST_END]))
+
+    def _add_line(self, line: int, met: int, sent: int) -> None:
+        before = self.lines.get(line, (0, 0))
+        self.lines[line] = (before[0] + met, before[1] + sent)
 
     def _extend(self, first_end: int, last_end: int) -> None:
         known = int(self.tally[Tally.FIRST_END])
@@ -142,12 +166,29 @@ class Series:
 
     def counts(self) -> dict[str, int]:
         """What was counted, by name, without zeros."""
-        return {_NAMES[i]: int(self.tally[i]) for i in np.flatnonzero(self.tally[:_SUMMED]).tolist()}
+        counted = {_NAMES[i]: int(self.tally[i]) for i in np.flatnonzero(self.tally[:_SUMMED]).tolist()}
+        for line, pair in self.lines.items():
+            counted |= {f"{name}_{line}": n for name, n in zip(_LINE_NAMES, pair, strict=True) if n}
+        return counted
+
+    def shown(self) -> dict[str, Histogram]:
+        """The distributions by metric; in a tick those of LIVE are the live ones."""
+        if self.live is None:
+            return self.metrics
+        return {name: each for name, each in self.metrics.items() if name not in LIVE} | self.live
+
+    def named(self) -> dict[str, Histogram]:
+        """All distributions by the names they have in files: those shown, in a tick those of requests that ended as
+        `<metric>.ended`, which add up to the run's, and those of failures as `e2e_ms.<outcome>`."""
+        shown = self.shown()
+        named = {name: shown[name] for name in METRICS if name in shown}
+        if self.live is not None:
+            named |= {f"{name}{ENDED}": self.metrics[name] for name in LIVE if name in self.metrics}
+        return named | {f"e2e_ms.{outcome.name.lower()}": each for outcome, each in sorted(self.failures.items())}
 
     def moments(self) -> dict[str, Moments]:
-        """Of each metric, and of the failures' as `e2e_ms.<outcome>`."""
-        named = {**self.metrics, **{f"e2e_ms.{each.name.lower()}": h for each, h in sorted(self.failures.items())}}
-        return {name: found for name, histogram in named.items() if (found := histogram.moments()) is not None}
+        """Of each distribution of `named`."""
+        return {name: found for name, each in self.named().items() if (found := each.moments()) is not None}
 
     @classmethod
     def restored(
@@ -156,11 +197,15 @@ class Series:
         """The series that `counts` came from. Its extremes of time are unknown."""
         made = cls()
         made.tally[:_SUMMED] = [counts.get(name, 0) for name in _NAMES]
+        line = 0
+        while f"{_LINE_NAMES[1]}_{line}" in counts:
+            made.lines[line] = (counts.get(f"{_LINE_NAMES[0]}_{line}", 0), counts[f"{_LINE_NAMES[1]}_{line}"])
+            line += 1
         made.metrics, made.failures = metrics, failures
         return made
 
-    def records(self, records: Records, columns: Mapping[str, Column], conditions: Sequence[Condition] | None) -> None:
-        """Takes a batch of this series' records in, with their columns."""
+    def records(self, records: Records, columns: Mapping[str, Column], lines: Mapping[int, Line] | None = None) -> None:
+        """Takes a batch of this series' records in, with their columns; `lines` judge it, None if the plan has none."""
         tally = self.tally
         outcome = records["outcome"]
         tally[1:OUTCOMES] += np.bincount(outcome, minlength=OUTCOMES)[1:OUTCOMES]
@@ -175,14 +220,20 @@ class Series:
             if name in columns:
                 has, value = columns[name]
                 self._record(name, value[has & (ok if name == "cost_usd" else believed)])
-        has, value = columns["lateness_ms"]
-        self._record("lateness_ms", value[has & sent])
+        for name in _LATENESS:
+            has, value = columns[name]
+            self._record(name, value[has & sent])
         self._failures(outcome, ~stepped, columns["e2e_ms"])
         self._counts(records, sent, ok, stepped)
         self._tokens(records[ok])
         self._spans(records[sent])
-        if conditions is not None:
-            tally[Tally.GOOD] += int(np.count_nonzero(believed & meets(records, columns, conditions)))
+        if lines is not None:
+            good = believed.copy()
+            for line, objective in lines.items():
+                met = believed & meets(records, columns, objective.conditions)
+                self._add_line(line, int(np.count_nonzero(met)), int(np.count_nonzero(sent)))
+                good &= met
+            tally[Tally.GOOD] += int(np.count_nonzero(good))
 
     def _record(self, name: str, values: Values) -> None:
         if len(values):
@@ -222,10 +273,12 @@ class Series:
             (Tally.OPENED, ok & ((flags & REUSED) == 0)),
             (Tally.STREAMS, streams),
             (Tally.STREAMS_COALESCED, streams & ((flags & TTFT_COALESCED) != 0)),
+            (Tally.BURSTS, ok & in_bursts(records)),
         ):
             tally[position] += int(np.count_nonzero(chosen))
         tally[Tally.ATTEMPTS] += int(records["attempts"][sent].sum(dtype=np.int64))
         tally[Tally.EVENTS] += int(records["events"][sent].sum(dtype=np.int64))
+        tally[Tally.EMPTY_EVENTS] += int(records["empty_events"][sent].sum(dtype=np.int64))
 
     def _tokens(self, ok: Records) -> None:
         tally = self.tally
@@ -234,6 +287,14 @@ class Series:
             counts = output_tokens(ok) if name == "output_tokens" else np.where(known, ok[name], 0).astype(np.int64)
             tally[Tally.INPUT + offset] += int(counts.sum())
             tally[Tally.INPUT_KNOWN + offset] += int(np.count_nonzero(known))
+        for asked, measured, name in (
+            (Tally.ASKED_INPUT, Tally.MEASURED_INPUT, "input_tokens"),
+            (Tally.ASKED_OUTPUT, Tally.MEASURED_OUTPUT, "output_tokens"),
+        ):
+            both = (ok[f"asked_{name}"] > 0) & (ok[name] != UNKNOWN)
+            tally[asked] += int(ok[f"asked_{name}"][both].sum(dtype=np.int64))
+            tally[measured] += int(ok[name][both].sum(dtype=np.int64))
+        tally[Tally.TOKEN_EVENTS] += int(ok["token_events"].sum(dtype=np.int64))
         said = ok["output_tokens"] != UNKNOWN
         local = said & ((ok["flags"] & LOCAL_TOKENS) != 0)
         tally[Tally.BY_TOKENIZER] += int(np.count_nonzero(local))
@@ -267,7 +328,8 @@ class Series:
 
     def packed(self) -> list[Any]:
         metrics = {name: histogram.packed() for name, histogram in self.metrics.items()}
-        return [self.tally.tobytes(), metrics, {int(key): each.packed() for key, each in self.failures.items()}]
+        failures = {int(key): each.packed() for key, each in self.failures.items()}
+        return [self.tally.tobytes(), metrics, failures, self.lines]
 
     @classmethod
     def unpacked(cls, packed: Sequence[Any]) -> Series:
@@ -275,20 +337,8 @@ class Series:
         made.tally = np.frombuffer(packed[0], np.int64).copy()
         made.metrics = {name: Histogram.unpacked(each) for name, each in packed[1].items()}
         made.failures = {Outcome(key): Histogram.unpacked(each) for key, each in packed[2].items()}
+        made.lines = {line: (met, sent) for line, (met, sent) in packed[3].items()}
         return made
-
-
-def meets(records: Records, columns: Mapping[str, Column], conditions: Sequence[Condition]) -> npt.NDArray[np.bool_]:
-    """Which records meet all conditions. One without the metric does not, but for gaps that there cannot be: of a single
-    token, or of tokens that came together."""
-    good = np.ones(len(records), np.bool_)
-    together = (records["first_token_ns"] > 0) & (records["last_token_ns"] == records["first_token_ns"])
-    gapless = together | (output_tokens(records) <= 1)
-    for metric, operator, bound in conditions:
-        has, value = columns[metric] if metric in columns else (np.zeros(len(records), np.bool_), records["request"])
-        met = has & _COMPARE[operator](value, bound * SCALES[metric])
-        good &= met | (gapless & ~has) if METRICS[metric].needs_gap else met
-    return good
 
 
 class Slab:
@@ -344,23 +394,23 @@ class Batch(NamedTuple):
     pico_usd: Column | None
     details: dict[tuple[int, int], Detail]
     worker: int
+    gaps: npt.NDArray[np.uint64] | None = None  # of the drain that brought the records
+    owners: npt.NDArray[np.int64] | None = None  # owners[i] is the index of the record that gaps[i] is of
 
     def take(self, chosen: Any) -> Batch:
-        """The chosen records of the batch; the details stay complete."""
+        """The chosen records of the batch, without gaps; the details stay complete."""
         columns = {name: (has[chosen], value[chosen]) for name, (has, value) in self.columns.items()}
         money = None if self.pico_usd is None else (self.pico_usd[0][chosen], self.pico_usd[1][chosen])
         return Batch(self.records[chosen], columns, money, self.details, self.worker)
 
 
 class Reader:
-    """Turns records, gaps and drops into slabs. Knows the plan's shape, its prices and conditions; holds no numbers."""
+    """Turns records, gaps and drops into slabs. Knows the plan's shape, prices and `request` lines; holds no numbers."""
 
-    def __init__(
-        self, targets: int, *, prices: Prices | None = None, conditions: Sequence[Condition] | None = None
-    ) -> None:
+    def __init__(self, targets: int, *, prices: Prices | None = None, lines: Sequence[Line] = ()) -> None:
         self.targets = targets
         self.prices = prices
-        self.conditions = conditions
+        self.lines = lines
 
     def batch(self, records: Records, *, worker: int, details: dict[tuple[int, int], Detail]) -> Batch:
         columns = measures(records)
@@ -374,29 +424,21 @@ class Reader:
         phase = batch.records["phase"].astype(np.int64)
         target = batch.records["target"].astype(np.int64)
         target = np.where(target < self.targets, target, 0 if self.targets == 1 else NOBODY)
-        for label, mine in _groups(phase * (self.targets + 1) + target + 1):
-            series = slab.at((label // (self.targets + 1), label % (self.targets + 1) - 1))
+        for label, mine in groups(phase * (self.targets + 1) + target + 1):
+            key = (label // (self.targets + 1), label % (self.targets + 1) - 1)
+            series = slab.at(key)
             part = batch if isinstance(mine, slice) else batch.take(mine)
-            series.records(part.records, part.columns, self.conditions)
+            lines = {number: line for number, line in enumerate(self.lines) if line.judges(key)}
+            series.records(part.records, part.columns, lines if self.lines else None)
             if part.pico_usd is not None:
                 series.costs(part.records["outcome"] == Outcome.OK, *part.pico_usd)
 
     def gaps(self, slab: Slab, words: npt.NDArray[np.uint64]) -> None:
         series = ((words >> np.uint64(SERIES_SHIFT)) & np.uint64(SERIES_MAX - 1)).astype(np.int64)
-        for label, mine in _groups(series):
+        for label, mine in groups(series):
             slab.at((label // self.targets, label % self.targets)).gaps(words[mine])
 
     def drops(self, slab: Slab, table: npt.NDArray[np.int64]) -> None:
         """`table[phase * targets + target][outcome]`: new drops since the last time."""
         for label in np.flatnonzero(table.any(axis=1)):
             slab.at((int(label) // self.targets, int(label) % self.targets)).drops(table[label])
-
-
-def _groups(labels: npt.NDArray[np.int64]) -> Iterator[tuple[int, Any]]:
-    """(label, selection) for each label; a batch of one series is not copied."""
-    found = np.unique(labels)
-    if len(found) == 1:
-        yield int(found[0]), slice(None)
-        return
-    for label in found:
-        yield int(label), labels == label

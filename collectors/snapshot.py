@@ -82,7 +82,7 @@ class Cost(msgspec.Struct, kw_only=True):
 
 
 class Slice(msgspec.Struct, kw_only=True):
-    """The numbers of one target, one phase, or both: over the whole run in a Report, over one tick in a Snapshot."""
+    """The numbers of one target, one phase, or both: over the complete run in a Report, over one tick in a Snapshot."""
 
     requests: Requests = msgspec.field(default_factory=Requests)
     throughput: Throughput = msgspec.field(default_factory=Throughput)
@@ -125,11 +125,15 @@ class Client(msgspec.Struct, kw_only=True):
     clock: str = "kernel"  # kernel | user | mixed
     cpu_us_per_event: float | None = None
     loop_lag_us: Lag = msgspec.field(default_factory=Lag)
-    cpu_utilisation: float | None = None  # of the busiest worker, 1.0 is a whole core
+    cpu_utilisation: float | None = None  # of the busiest worker, 1.0 is one complete core
     steal_share: float | None = None
     rss_mb_max: float | None = None
     ring_drops: int = 0
+    stamps: str = "read"  # segment: each TCP segment has its own | read: the latest of each read | mixed
     itl_coalesced_share: float | None = None
+    ttft_coalesced_share: float | None = None  # of the first tokens: they shared a late read, TTFT is an upper bound
+    run_queue_wait_share: float | None = None  # of the time, by the worst worker: ready to run and without a CPU
+    stopped_share: float | None = None  # of the time, by the worst worker: its loop stood still for over 100 ms at once
     clock_steps: int = 0
     gc_pauses: int = 0
     restarts: int = 0
@@ -139,7 +143,9 @@ class Client(msgspec.Struct, kw_only=True):
     clamped: int = 0
     gaps_saturated: int = 0  # token gaps longer than a gap word holds (73 minutes)
     late_renders: int = 0  # requests whose body was not ready when their time came
-    tcp_retransmits: int | None = None
+    burst_replies: int = 0  # ok replies that have no tpot_ms and decode_tps: most of their tokens came in bursts
+    empty_events: int = 0  # stream events without a token between the first and the last token of their reply
+    tcp_retransmits: int | None = None  # of the whole network namespace, not only of this run's connections
     export_failures: int = 0
     records_dropped: int = 0  # request rows that could not be written to requests.msgpack
 
@@ -147,6 +153,7 @@ class Client(msgspec.Struct, kw_only=True):
 class Reason(msgspec.Struct):
     code: str
     detail: str
+    note: bool = False  # it is worth knowing and does not invalidate
 
 
 class Verdict(msgspec.Struct, kw_only=True):
@@ -203,14 +210,20 @@ class ErrorSample(msgspec.Struct, kw_only=True):
 
 
 class Interval(Slice, kw_only=True):
-    """One (phase, target) during one tick."""
+    """One (phase, target) during one tick.
+
+    `requests.sent`, output tokens, events, `itl_ms` and `ttft_ms` are of what happened in the tick, requests that still
+    run included, in cells of at most 1.6 %; everything else is of the requests that ended in it. `in_flight` is that of
+    the tick's end. Summed over a run's ticks, tokens are those reported (collectors.totals.settle).
+    """
 
     target: str
     phase: str
     measured: bool
     in_flight: int = 0
     # what adds up over ticks (collectors.rollup): all that was counted, by the lower-case names of series.Tally and of
-    # the outcomes, without zeros; and the moments of each metric, of the failures' as `e2e_ms.<outcome>`
+    # the outcomes, without zeros; and the moments of each metric, of `itl_ms` and `ttft_ms` by the requests' end as
+    # `<metric>.ended`, of the failures' as `e2e_ms.<outcome>`
     counts: dict[str, int] = msgspec.field(default_factory=dict)
     moments: dict[str, Moments] = msgspec.field(default_factory=dict)
     # per metric of metrics.BUCKETS: how many of this tick's values fell in each bucket, one more than bounds (the rest above)

@@ -54,9 +54,9 @@ def _scaled(value: float | None, scale: float) -> float | None:
 
 def distributions(series: Series) -> dict[str, Distribution]:
     """All metrics; those without a sample have count 0."""
-    found = {}
+    found, shown = {}, series.shown()
     for name in METRICS:
-        histogram = series.metrics.get(name)
+        histogram = shown.get(name)
         n_eff = effective_size(name, histogram, series) if histogram else 0
         found[name] = distribution(histogram, scale=SCALES[name], n_eff=n_eff)
     return found
@@ -71,10 +71,11 @@ def failure_distributions(series: Series) -> dict[str, Distribution]:
 
 def buckets(series: Series) -> dict[str, list[int]]:
     """The classic histograms of BUCKETS, for those metrics that have a sample."""
+    shown = series.shown()
     return {
-        name: series.metrics[name].below([round(bound * SCALES[name]) for bound in bounds])
+        name: shown[name].below([round(bound * SCALES[name]) for bound in bounds])
         for name, bounds in BUCKETS.items()
-        if name in series.metrics
+        if name in shown
     }
 
 
@@ -163,6 +164,22 @@ def slice_of(
         "ttft_coalesced_share": share(tally[Tally.STREAMS_COALESCED], tally[Tally.STREAMS]),
         "connection_reused_share": share(tally[Tally.REUSED], tally[Tally.REUSED] + tally[Tally.OPENED]),
     }
+
+
+def slice_of_tick(series: Series, seconds: float, *, conditions: bool, date: str | None) -> dict[str, Any]:
+    """The fields of a tick's Slice: sent, output tokens, events, ITL and TTFT are of what happened in the tick, requests
+    that still run included; everything else is of the requests that ended in it."""
+    fields = slice_of(series, seconds, conditions=conditions, date=date)
+    tally, used, rates = series.tally, fields["tokens"], fields["throughput"]
+    fields["requests"].sent = int(tally[Tally.LIVE_SENT])
+    used.output = int(tally[Tally.LIVE_TOKENS])
+    rates.output_tokens_per_s = used.output / seconds
+    rates.events_per_s = int(tally[Tally.LIVE_EVENTS]) / seconds
+    if used.input is not None or not tally[Outcome.OK]:  # a reply that did not say leaves the total unknown
+        rates.total_tokens_per_s = (used.output + (used.input or 0)) / seconds
+    gaps = fields["metrics"]["itl_ms"].count + int(tally[Tally.LIVE_COALESCED])
+    fields["itl_coalesced_share"] = share(tally[Tally.LIVE_COALESCED], gaps)
+    return fields
 
 
 def share(part: int, total: int) -> float | None:

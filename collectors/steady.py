@@ -2,7 +2,7 @@
 
 1. Cut the start, then, on the reversed series, the end: MSER-5 (White, Simulation 1997) proposes a cut. It minimises the
    standard error of what is left, which for correlated data often cuts a run that needs no cut. So a cut is made only if
-   what it removes deviates from the rest by far more than any stretch of equal length in the rest does.
+   what it removes deviates from the rest by far more than any segment of equal length in the rest does.
 2. What is left is tested for a trend: Mann-Kendall with the variance of Hamed & Rao (J. Hydrology 1998), as the plain
    test takes correlation for a trend in over half of the runs of a loaded queue. The slope is Sen's (1968).
 

@@ -3,7 +3,8 @@
 Ticks are [start + k * tick, start + (k + 1) * tick). A record belongs to the tick of its end, also when the collector
 was stopped for seconds and reads it late, so that a stall of the collector leaves no dent and no spike in the series.
 What comes after its tick was closed goes into the oldest tick that is open. Every tick is closed once, in order,
-without a hole, empty ones too.
+without a hole, empty ones too. Beside that, a tick has what happened in it, requests that still run included: tokens,
+events and requests sent (collectors.live).
 """
 
 from __future__ import annotations
@@ -13,10 +14,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ..engine.records.record import Outcome
+from ..engine.records.record import OUTCOMES, Outcome
+from .goodput import Key
 from .intake import Drained
-from .measures import Records
-from .series import Batch, Reader, Slab
+from .live import LiveTicks
+from .measures import Records, Values
+from .series import Batch, Reader, Slab, Tally
 
 
 class Totals:
@@ -39,12 +42,14 @@ class Totals:
 
     def enter(self, drained: Drained, batch: Batch, *, now_ns: int) -> None:
         """Takes a drain in. `batch` is of `drained.records`."""
+        # A clock read before the last close() may lie in a tick that is closed.
         current = max(self.next_tick, self.tick_at(now_ns))
         if drained.drops.any():
             self.reader.drops(self._slab(current), drained.drops)
         if not len(drained.records):
             return
         ticks = self._ticks(drained.records, current, min(now_ns, drained.alive_ns or now_ns))
+        # A gap belongs to the tick in which its request ended, as the record does, so that both are in the same line.
         gap_ticks = ticks[drained.owners]
         for tick in np.unique(ticks):
             mine: Any = ticks == tick
@@ -62,13 +67,50 @@ class Totals:
         request that its worker left behind has none, the worker's last heartbeat stands for it."""
         unsent = records["outcome"] == Outcome.UNSENT
         moment = np.where(unsent, np.minimum(records["intended_ns"], alive_ns), records["end_ns"]).astype(np.int64)
+        # end_ns is 0 for a request that its worker never ended.
         moment = np.where(moment > 0, moment, alive_ns)
+        # Below: its tick is closed. Above: a broken time stamp must not open ticks of the future that never close.
         return np.clip((moment - self.start_ns) // self.tick_ns, self.next_tick, current)
 
-    def close(self) -> Slab:
-        """Closes the next tick and returns its numbers."""
+    def close(self, live: LiveTicks) -> Slab:
+        """Closes the next tick and returns its numbers, with what happened in it."""
         slab = self.open.pop(self.next_tick, Slab())
+        distributions = live.close(self.next_tick, slab)
+        for key, series in slab.series.items():
+            settle(series.tally, self.run.at(key).tally)
         self.run.add(slab)
+        # Twice on purpose: the checkpoint appends only what is new, and the sums of weeks are not written anew every second.
         self.unsaved.add(slab)
         self.next_tick += 1
+        for key in slab.series:
+            slab.series[key].live = distributions.get(key, {})
         return slab
+
+    def in_flight(self) -> dict[Key, int]:
+        """Requests that were sent and had not ended when the last tick was closed, by (phase, target)."""
+        return {key: int(each.tally[Tally.LIVE_SENT]) - each.sent for key, each in self.run.series.items()}
+
+
+def settle(tick: Values, before: Values) -> None:
+    """Completes the live counts of a tick by what is known of the requests that have ended; `before` is the sum of all
+    earlier ticks.
+
+    Tokens are known when a request ends: until then each of its token events counts as many tokens as those of the
+    series' ok requests did so far (1 where there is none). The difference to what the provider said counts in the tick
+    in which it becomes known, though never as less than nothing; so the ticks add up to what was reported, and to the
+    estimate for requests that did not end well. Nothing counts fewer than the records have: a scripted worker, or one
+    killed between an entry and its count, leaves no row.
+    """
+    total = before + tick
+    ended = int(total[Outcome.OK : OUTCOMES].sum())
+    for count, least in (
+        (Tally.LIVE_SENT, ended),
+        (Tally.LIVE_EVENTS, int(total[Tally.EVENTS])),
+        (Tally.LIVE_TOKEN_EVENTS, int(total[Tally.TOKEN_EVENTS])),
+    ):
+        tick[count] += max(0, least - int(total[count]))
+    known = int(total[Tally.TOKEN_EVENTS])
+    per_event = int(total[Tally.OUTPUT]) / known if known else 1.0
+    running = int(before[Tally.LIVE_TOKEN_EVENTS] + tick[Tally.LIVE_TOKEN_EVENTS]) - known
+    tokens = int(total[Tally.OUTPUT]) + round(per_event * running)
+    tick[Tally.LIVE_TOKENS] = max(0, tokens - int(before[Tally.LIVE_TOKENS]))

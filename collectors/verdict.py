@@ -3,11 +3,14 @@
 These make a run INVALID:
 
     ring_drops              any record or gap lost to a full ring
-    books_do_not_balance    planned != sent + unsent
+    totals_do_not_balance    planned != sent + unsent
     clock_steps             any request ran across a step of the wall clock (it is kept out of the latencies)
     user_clock              user-space stamps, while the event loop's p99 lag (their error then) is over 1 ms
     mixed_clocks            kernel and user stamps in the same distributions
-    lateness                open loop: p99 of send - intended over max(1 ms, 5 % of the mean time between slots)
+    ttft_coalesced          over 5 % of the first tokens shared a late read: their time is an upper bound
+    starved                 a worker waited for a CPU for over 5 % of the time, and segments had no stamps of their own
+    client_stopped          closed loop: a worker's loop stood still in stops of over 100 ms for over 1 % of the time
+    lateness                open loop: p99 of client_lateness_ms over max(1 ms, 5 % of the mean time between slots)
     cpu                     the busiest worker over 90 % of its core
     steal                   the hypervisor took over 5 % of the machine's CPU time
     worker_restarts         a worker died; its in-flight requests are `lost`, its share of the load paused
@@ -15,9 +18,12 @@ These make a run INVALID:
     stopped                 the run was ended before its plan was done, by an error: its supervisor died
 
 These are noted and do not invalidate: `collector_restarts` (nothing is counted twice or lost), `gaps_coalesced` (share
-over 50 %: the exact ITL histogram holds the minority), `loop_lag` (p99 over 5 ms; harmless to kernel stamps),
+over 50 %: the exact ITL histogram holds the minority), `loop_lag` (p99 over 5 ms), `starved` and
+`stamps_mixed` (the part that segment stamps leave harmless),
 `export_failures`, `records_dropped`, `details_dropped`, `clamped`, `timeouts` (over 1 % of the sent: they are missing
-from the percentiles).
+from the percentiles), `cached_prompts` (over 10 % of the prompt tokens, where the plan asks for no shared prefixes),
+`prompt_length` and `output_length` (measured tokens differ from the asked by over 10 %), `burst_replies` (over 1 % of the
+ok replies: they have no pace), `drawn_rate` (chance drew over 5 % more or fewer arrivals than the plan's rate).
 
 Fewer than 30 ok requests make a run that is not INVALID INSUFFICIENT.
 """
@@ -28,14 +34,20 @@ from collections.abc import Callable, Sequence
 from typing import Any, Final, NamedTuple
 
 from .bounds import (
+    BURST_BOUND,
+    CACHED_BOUND,
     CENSORED_BOUND,
     COALESCED_BOUND,
     CPU_BOUND,
     LAG_BOUND_US,
     LATENESS_FLOOR_MS,
     LATENESS_SHARE,
+    LENGTH_BOUND,
     MINIMUM_OK,
+    STARVED_BOUND,
     STEAL_BOUND,
+    STOPPED_BOUND,
+    TTFT_COALESCED_BOUND,
     USER_LAG_BOUND_US,
 )
 from .histogram import RESOLUTION
@@ -43,7 +55,7 @@ from .snapshot import Client, Reason, Verdict
 
 
 class Facts(NamedTuple):
-    """What the rules look at, over the measured phases unless it is about the whole process."""
+    """What the rules look at, over the measured phases unless it is about the complete process."""
 
     client: Client
     ok: int = 0
@@ -58,18 +70,27 @@ class Facts(NamedTuple):
     gap_drops: int = 0
     detail_drops: int = 0
     open_loop: bool = False
+    closed_loop: bool = False  # a measured phase waits for replies before it sends
     mean_interval_ms: float | None = None
-    lateness_p99_ms: float | None = None
+    client_lateness_p99_ms: float | None = None
     ttft_coalesced_share: float | None = None
     clock_bracket_ns: int | None = None
     outages: str = ""  # the ticks in which a worker was dead
+    read_ticks: str = ""  # the ticks in which segments had no stamps of their own
     died: str = ""  # why the run did not end by itself
     overspent_usd: float = 0.0  # beyond budget_usd, in all phases
     problems: tuple[str, ...] = ()  # of extras that failed: a price look-up, the tokenizer
+    cached_share: float | None = None  # of the prompt tokens; None where the plan asks for shared prefixes
+    length_ratios: tuple[float | None, float | None] = (None, None)  # measured over asked tokens: prompt, output
+    draws: str = ""  # where random arrivals differ from the plan's rate
 
     @property
     def lag_us(self) -> float | None:
         return self.client.loop_lag_us.p99
+
+    @property
+    def starved(self) -> bool:
+        return _over(self.client.run_queue_wait_share, STARVED_BOUND)
 
     def share(self, count: int) -> float:
         """Of the requests that were sent."""
@@ -88,55 +109,105 @@ AGAINST: Final = (
     Rule(
         "ring_drops",
         lambda f: bool(f.client.ring_drops or f.gap_drops),
-        lambda f: f"{f.client.ring_drops} records and {f.gap_drops} token gaps found their ring full, 0 allowed",
+        lambda f: (
+            f"{f.client.ring_drops} records and {f.gap_drops} token gaps found their ring full, 0 allowed: the "
+            "collector was too slow; lower the load, or give it a core of its own"
+        ),
     ),
     Rule(
-        "books_do_not_balance",
+        "totals_do_not_balance",
         lambda f: f.finished and f.planned is not None and f.planned != f.settled,
-        lambda f: f"planned {f.planned} slots, sent + unsent are {f.settled}",
+        lambda f: (
+            f"planned {f.planned} slots, sent + unsent are {f.settled}: requests were lost with a process or a removed "
+            "directory; run it again"
+        ),
     ),
-    Rule("stopped", lambda f: bool(f.died), lambda f: f.died),
+    Rule(
+        "stopped",
+        lambda f: bool(f.died),
+        lambda f: f"the run was ended early ({f.died}): the numbers are of what was sent until then; run it again",
+    ),
     Rule(
         "clock_steps",
         lambda f: bool(f.client.clock_steps or f.stepped),
         lambda f: (
-            f"the wall clock was stepped {f.client.clock_steps} times, {f.stepped} requests are not in the latencies"
+            f"the wall clock was stepped {f.client.clock_steps} times, {f.stepped} requests are not in the latencies; "
+            "have the time daemon slew the clock instead"
         ),
     ),
     Rule(
         "mixed_clocks",
         lambda f: f.client.clock == "mixed",
-        lambda f: "some arrivals are stamped by the kernel and some by this process",
+        lambda f: (
+            "some arrivals are stamped by the kernel and some by this process, with errors of their own; measure the "
+            "targets in runs of their own"
+        ),
     ),
     Rule(
         "user_clock",
         lambda f: f.client.clock == "user" and (f.lag_us is None or f.lag_us > USER_LAG_BOUND_US),
         lambda f: (
             "no kernel stamps: arrivals are late by the loop lag, p99 "
-            f"{'unknown' if f.lag_us is None else f'{f.lag_us:.0f} us'} > {USER_LAG_BOUND_US:.0f} us"
+            f"{'unknown' if f.lag_us is None else f'{f.lag_us:.0f} us'} > {USER_LAG_BOUND_US:.0f} us; "
+            "use fewer streams per worker or more cores"
         ),
     ),
     Rule(
         "lateness",
-        lambda f: _over(f.lateness_p99_ms, lateness_bound_ms(f)),
-        lambda f: f"requests left late: p99 {f.lateness_p99_ms:.3f} ms > {lateness_bound_ms(f):.3f} ms",
+        lambda f: _over(f.client_lateness_p99_ms, lateness_bound_ms(f)),
+        lambda f: (
+            f"this client sent its requests late: p99 {f.client_lateness_p99_ms:.3f} ms > {lateness_bound_ms(f):.3f} ms; "
+            "use fewer streams per worker, more cores or a quieter machine"
+        ),
+    ),
+    Rule(
+        "ttft_coalesced",
+        lambda f: _over(f.client.ttft_coalesced_share, TTFT_COALESCED_BOUND),
+        lambda f: (
+            f"{f.client.ttft_coalesced_share:.1%} of the first tokens shared a late read > {TTFT_COALESCED_BOUND:.0%}: "
+            "the worker read late, and the kernel kept only the latest stamp; give it CPU time of its own, or segment "
+            "stamps (CAP_NET_RAW)"
+        ),
+    ),
+    Rule(
+        "starved",
+        lambda f: f.starved and f.client.stamps != "segment",
+        lambda f: (
+            f"a worker waited for a CPU for {f.client.run_queue_wait_share:.1%} of the time > {STARVED_BOUND:.0%}: what "
+            "it read then is stamped late; free its core (other load, a server on the same cores, a CPU limit), or use "
+            "segment stamps (CAP_NET_RAW)"
+        ),
+    ),
+    Rule(
+        "client_stopped",
+        lambda f: f.closed_loop and _over(f.client.stopped_share, STOPPED_BOUND),
+        lambda f: (
+            f"a worker's loop stood still for {f.client.stopped_share:.1%} of the time > {STOPPED_BOUND:.0%}, in stops "
+            "of over 100 ms: a closed loop sends nothing then, so throughput is this client's, not the server's"
+        ),
     ),
     Rule(
         "cpu",
         lambda f: _over(f.client.cpu_utilisation, CPU_BOUND),
-        lambda f: f"the busiest worker used {f.client.cpu_utilisation:.0%} of its core > {CPU_BOUND:.0%}",
+        lambda f: (
+            f"this client was short of CPU: the busiest worker used {f.client.cpu_utilisation:.0%} of its core > "
+            f"{CPU_BOUND:.0%}; use fewer streams per worker or more cores"
+        ),
     ),
     Rule(
         "steal",
         lambda f: _over(f.client.steal_share, STEAL_BOUND),
-        lambda f: f"the hypervisor took {f.client.steal_share:.1%} of the CPU time > {STEAL_BOUND:.0%}",
+        lambda f: (
+            f"the hypervisor took {f.client.steal_share:.1%} of the CPU time > {STEAL_BOUND:.0%}; use a machine "
+            "that is not shared"
+        ),
     ),
     Rule(
         "worker_restarts",
         lambda f: bool(f.client.restarts),
         lambda f: (
-            f"{f.client.restarts} workers died and were started again, 0 allowed"
-            + (f"; affected: {f.outages}" if f.outages else "")
+            f"{f.client.restarts} workers died and were started again, 0 allowed: their requests in flight were lost; "
+            "log.jsonl has the reason" + (f"; affected: {f.outages}" if f.outages else "")
         ),
     ),
     Rule(
@@ -144,7 +215,7 @@ AGAINST: Final = (
         lambda f: f.share(f.in_flight_at_end) > CENSORED_BOUND,
         lambda f: (
             f"{f.share(f.in_flight_at_end):.1%} of the sent were running at the end > {CENSORED_BOUND:.0%}: "
-            "percentiles are lower bounds"
+            "percentiles are lower bounds; give them more time (limits.drain)"
         ),
     ),
 )
@@ -163,8 +234,26 @@ NOTES: Final = (
         "loop_lag",
         lambda f: f.client.clock == "kernel" and _over(f.lag_us, LAG_BOUND_US),
         lambda f: (
-            f"reads were late by p99 {f.lag_us:.0f} us > {LAG_BOUND_US:.0f} us; kernel stamps are not touched by it"
+            f"reads were late by p99 {f.lag_us:.0f} us; "
+            + (
+                "every segment kept its own stamp"
+                if f.client.stamps == "segment"
+                else "events that arrived meanwhile share a stamp and are counted as coalesced"
+            )
         ),
+    ),
+    Rule(
+        "starved",
+        lambda f: f.starved and f.client.stamps == "segment",
+        lambda f: (
+            f"a worker waited for a CPU for {f.client.run_queue_wait_share:.1%} of the time; every segment kept its own "
+            "stamp, so latencies stand; sends may have been late"
+        ),
+    ),
+    Rule(
+        "stamps_mixed",
+        lambda f: f.client.stamps == "mixed",
+        lambda f: f"segments had no stamps of their own in {f.read_ticks}: the tap had ended, or its queue was full",
     ),
     Rule(
         "timeouts",
@@ -172,6 +261,43 @@ NOTES: Final = (
         lambda f: (
             f"{f.share(f.timeouts):.1%} of the sent timed out > {CENSORED_BOUND:.0%}: the percentiles are of the others"
         ),
+    ),
+    Rule(
+        "cached_prompts",
+        lambda f: _over(f.cached_share, CACHED_BOUND),
+        lambda f: (
+            f"{f.cached_share:.0%} of the prompt tokens came from the provider's cache: the times to the first token are "
+            "those of a warm cache; ask with prompts that differ from their beginning on (workload.salt)"
+        ),
+    ),
+    Rule(
+        "prompt_length",
+        lambda f: _differs(f.length_ratios[0]),
+        lambda f: (
+            f"the provider counted {f.length_ratios[0]:.2f} times the prompt tokens that were asked for; name the model's "
+            "tokenizer (workload.tokenizer) or calibrate (workload.calibration)"
+        ),
+    ),
+    Rule(
+        "output_length",
+        lambda f: _differs(f.length_ratios[1]),
+        lambda f: (
+            f"replies had {f.length_ratios[1]:.2f} times the output tokens that were asked for: the model ends by itself; "
+            "where the server allows it, set ignore_eos or min_tokens in the target's parameters"
+        ),
+    ),
+    Rule(
+        "burst_replies",
+        lambda f: f.ok > 0 and f.client.burst_replies / f.ok > BURST_BOUND,
+        lambda f: (
+            f"{f.client.burst_replies} of {f.ok} replies came in bursts, something between buffers (a proxy, a gateway, "
+            "compression): they have no tpot_ms and decode_tps"
+        ),
+    ),
+    Rule(
+        "drawn_rate",
+        lambda f: bool(f.draws),
+        lambda f: f"{f.draws}: that is chance; a longer phase or another seed comes closer",
     ),
     Rule(
         "clamped",
@@ -206,9 +332,14 @@ def _over(value: float | None, bound: float | None) -> bool:
     return value is not None and bound is not None and value > bound
 
 
+def _differs(ratio: float | None) -> bool:
+    return ratio is not None and abs(ratio - 1) > LENGTH_BOUND
+
+
 def judge(facts: Facts) -> Verdict:
     """The verdict with its reasons, the invalidating ones first, and the error budget."""
-    against, notes = _reasons(AGAINST, facts), _reasons(NOTES, facts)
+    against = _reasons(AGAINST, facts)
+    notes = [Reason(reason.code, reason.detail, note=True) for reason in _reasons(NOTES, facts)]
     if against:
         state = "INVALID"
     elif facts.ok < MINIMUM_OK:
@@ -240,10 +371,12 @@ def error_budget(facts: Facts) -> dict[str, Any]:
         "histogram_resolution": round(RESOLUTION, 6),
         "itl_coalesced_share": client.itl_coalesced_share,
         "ttft_coalesced_share": facts.ttft_coalesced_share,
-        "lateness_p99_ms": facts.lateness_p99_ms,
+        "client_lateness_p99_ms": facts.client_lateness_p99_ms,
         "lateness_bound_ms": lateness_bound_ms(facts),
         "loop_lag_p99_us": client.loop_lag_us.p99,
-        "loop_lag_touches_stamps": client.clock != "kernel",
+        "loop_lag_touches_stamps": client.clock != "kernel" or client.stamps != "segment",
+        "stamps": client.stamps,
+        "run_queue_wait_share": client.run_queue_wait_share,
         "clock_stepped_requests": facts.stepped,
         "ring_drops": client.ring_drops,
         "gap_drops": facts.gap_drops,

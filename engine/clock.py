@@ -55,7 +55,7 @@ class StampClock:
         """Measures the mapping again. True if CLOCK_REALTIME was stepped since: the mapping is the new one from now on.
 
         Two brackets that do not overlap prove a change, however small; two that do are the same mapping, and the
-        tighter one tells it better.
+        tighter one measures it better.
         """
         offset, width = bracket(self._mono, self._real)
         moved = abs(offset - self.offset_ns)

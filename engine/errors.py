@@ -1,4 +1,4 @@
-"""The one error root and its leaves, by what failed. Every message names the value, the place and the way out."""
+"""The one error root and its leaves, by what failed. Every message names the value, where it stands and the way out."""
 
 from __future__ import annotations
 

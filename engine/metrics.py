@@ -54,6 +54,11 @@ class Metric(NamedTuple):
         return "ms" if self.name.endswith("_ms") else "USD" if self.name.endswith("_usd") else "tok/s"
 
     @property
+    def higher_is_better(self) -> bool:
+        """Whether more of it is an improvement: speeds, but no time and no cost."""
+        return self.unit == "tok/s"
+
+    @property
     def scale(self) -> float:
         """Histogram units per unit."""
         return _SCALE_OF_UNIT[self.unit]
@@ -122,12 +127,21 @@ METRICS: Final = _by_name(
     Metric(
         "lateness_ms",
         "lateness",
-        "How late requests were sent: this client's own error.",
+        "How late requests were sent, whatever the cause.",
         "intended",
         "send",
         _LATENESS_MS,
         otel="lens.lateness",
         prometheus="lens_lateness_seconds",
+    ),
+    Metric(
+        "client_lateness_ms",
+        "client lateness",
+        "The lateness that is this client's fault: without waiting for a connection to open, max_in_flight, rpm, tpm "
+        "or the budget.",
+        buckets=_LATENESS_MS,
+        otel="lens.client_lateness",
+        prometheus="lens_client_lateness_seconds",
     ),
     Metric("dns_ms", "DNS", "Name lookup of a new connection.", "connect_start", "dns_done"),
     Metric("tcp_ms", "TCP connect", "TCP handshake of a new connection.", "dns_done", "tcp_done"),
@@ -139,7 +153,7 @@ BUCKETS: Final = {name: metric.buckets for name, metric in METRICS.items() if me
 
 
 class Field(NamedTuple):
-    """A number about the client or the server. A counter only grows within a run (within a server's life)."""
+    """A number about the client or the server. A counter only grows within a run (until the server restarts)."""
 
     label: str
     help: str
@@ -175,6 +189,22 @@ CLIENT: Final = {
     "itl_coalesced_share": Field(
         "coalesced gaps", "Share of the token gaps that shared a read.", "lens_client_itl_coalesced_ratio", otel=False
     ),
+    "ttft_coalesced_share": Field(
+        "coalesced first tokens",
+        "Share of the first tokens that shared a late read: their TTFT is an upper bound.",
+        "lens_client_ttft_coalesced_ratio",
+        otel=False,
+    ),
+    "run_queue_wait_share": Field(
+        "waiting for a CPU",
+        "Share of the time in which the worst worker was ready to run and had no CPU.",
+        "lens_client_run_queue_wait_ratio",
+    ),
+    "stopped_share": Field(
+        "loop stopped",
+        "Share of the time in which the worst worker's loop stood still for over 100 ms at once.",
+        "lens_client_stopped_ratio",
+    ),
     "ring_drops": _counter("ring drops", "Records lost to a full ring.", "ring_drops", otel=True),
     "clock_steps": _counter("clock steps", "Steps of the wall clock.", "clock_steps", otel=True),
     "gc_pauses": _counter("GC pauses", "Garbage collections of the workers.", "gc_pauses", otel=True),
@@ -189,7 +219,15 @@ CLIENT: Final = {
     "late_renders": _counter(
         "late renders", "Requests whose body was not rendered when their time came.", "late_renders"
     ),
-    "tcp_retransmits": _counter("TCP retransmits", "Segments this host sent again.", "tcp_retransmits"),
+    "burst_replies": _counter(
+        "replies in bursts", "Replies without a pace: most of their tokens came in bursts.", "burst_replies"
+    ),
+    "empty_events": _counter("empty events", "Stream events without a token, between tokens.", "empty_events"),
+    "tcp_retransmits": _counter(
+        "TCP retransmits (of the host)",
+        "Segments sent again by everything in this network namespace, not only by this run.",
+        "tcp_retransmits",
+    ),
     "export_failures": _counter("failed writes", "Writes into the run directory that failed.", "export_failures"),
     "records_dropped": _counter("dropped rows", "Request rows that could not be written.", "records_dropped"),
 }

@@ -26,12 +26,42 @@ def die_with_parent(parent: int | None = None, sent: signal.Signals = signal.SIG
         sys.exit(1)
 
 
+class RunQueue:
+    """How long the calling thread has been ready to run and without a CPU (proc(5), schedstat, second field)."""
+
+    def __init__(self) -> None:
+        self._fd = -1
+        with contextlib.suppress(OSError):  # a kernel without CONFIG_SCHED_INFO, or no /proc
+            self._fd = os.open("/proc/thread-self/schedstat", os.O_RDONLY | os.O_CLOEXEC)
+
+    def waited_ns(self) -> int:
+        """The wait since the thread's start, 0 where the kernel does not say. 2 us."""
+        if self._fd < 0:
+            return 0
+        fields = os.pread(self._fd, 96, 0).split()
+        return int(fields[1]) if len(fields) > 1 else 0
+
+    def close(self) -> None:
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+
+
 def raise_descriptor_limit() -> int:
     """Raises the soft limit of open files to the hard one (setrlimit(2)); returns the limit."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft != hard:
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     return hard
+
+
+def run_in_real_time() -> bool:
+    """Asks for SCHED_RR, lowest priority: before everything of normal priority on its cores (sched(7)). False where the
+    system does not permit it (CAP_SYS_NICE, RLIMIT_RTPRIO, a cgroup without a share of real time)."""
+    with contextlib.suppress(OSError):
+        os.sched_setscheduler(0, os.SCHED_RR | os.SCHED_RESET_ON_FORK, os.sched_param(1))
+        return True
+    return False
 
 
 def raise_priority(niceness: int) -> bool:

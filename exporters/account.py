@@ -5,6 +5,8 @@ The console and the HTML report print these lines. Pure, no layout, imports noth
 
 from __future__ import annotations
 
+from typing import Final
+
 from ..collectors.snapshot import Client, Cost, Report, Requests, Throughput, Tokens
 from ..engine.metrics import CLIENT, CLIENT_COUNTERS
 from . import figures
@@ -70,9 +72,12 @@ def _cost(c: Cost) -> str:
     return line + (f" (prices of {c.price_table_date})" if c.price_table_date else "")
 
 
+STAMPS: Final = {"segment": "a stamp per segment", "read": "a stamp per read", "mixed": "segments partly stamped"}
+
+
 def _client(c: Client) -> list[str]:
     lag = c.loop_lag_us
-    stamps = f"{c.workers} worker{'s' * (c.workers != 1)}, {c.clock} clock"
+    stamps = f"{c.workers} worker{'s' * (c.workers != 1)}, {c.clock} clock, {STAMPS.get(c.stamps, c.stamps)}"
     if lag.p50 is not None:
         stamps += (
             f", loop lag p50 {figures.value(lag.p50)} p99 {figures.value(lag.p99)} max {figures.value(lag.max)} us"
@@ -84,8 +89,12 @@ def _client(c: Client) -> list[str]:
     load.append(f"steal {figures.share(c.steal_share)}")
     if c.rss_mb_max is not None:
         load.append(f"{c.rss_mb_max:.0f} MB")
+    if c.run_queue_wait_share is not None:
+        load.append(f"{figures.share(c.run_queue_wait_share)} of the time waiting for a CPU")
     if c.itl_coalesced_share is not None:
         load.append(f"{figures.share(c.itl_coalesced_share)} of gaps coalesced")
+    if c.ttft_coalesced_share:
+        load.append(f"{figures.share(c.ttft_coalesced_share)} of first tokens coalesced")
     others = [(CLIENT[name].label, getattr(c, name)) for name in CLIENT_COUNTERS if name != "ring_drops"]
     incidents = ", ".join(f"{n:,} {label}" for label, n in others if n)  # 0 in an undisturbed run
     return [stamps, ", ".join(load), *([incidents] if incidents else [])]

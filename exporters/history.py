@@ -11,8 +11,8 @@ import msgspec
 
 from ..collectors.alerts import Values, Window
 from ..collectors.rollup import Slice
-from ..collectors.series import Series
-from ..collectors.slos import judge_slos
+from ..collectors.series import ENDED, Series
+from ..collectors.slos import Evidence, judge_slos
 from ..collectors.snapshot import SNAPSHOT_DECODER, Reason, Report, Run, TargetReport, Verdict
 from ..collectors.statistics import slice_of
 from ..engine.errors import OutputError
@@ -135,7 +135,7 @@ class _RunTicks:
     def seconds(self) -> float:
         """What rates are over: the windows that the run itself used, of a part of it the time of its ticks."""
         if self.complete and self.report is not None:
-            return sum(phase.window_s for phase in self.report.run.phases if phase.measured)
+            return sum(round(phase.window_s * SECOND) for phase in self.report.run.phases if phase.measured) / SECOND
         return (self.ended_ns - self.began_ns) / SECOND
 
 
@@ -184,7 +184,9 @@ def report_between(folder: Path, since_ns: int, until_ns: int) -> Report:
         errors=last.errors if alone else [],
         **{name: value for name, value in total.items() if name not in SHARES},
     )
-    report.slo = judge_slos(tuple(slo.expression for slo in last.slo))(report)
+    lines = _series(slices.get(ALL) or Slice(), sums, ALL).lines
+    judge = judge_slos([slo.expression for slo in last.slo])
+    report.slo = last.slo if alone else judge(Evidence(report, lines, lambda target, phase: None))
     return report
 
 
@@ -199,7 +201,11 @@ def _report_of(run_dir: Path) -> Report | None:
 def _series(total: Slice, sums: Sums, target: str) -> Series:
     """The series that the ticks came from, but for its extremes of time."""
     name = tag("", target)[1:]
-    histograms = {each: sums.histogram((each, name)).with_moments(moments) for each, moments in total.moments.items()}
+    histograms = {  # of requests by their end, where a tick has a distribution of what happened in it too
+        each.removesuffix(ENDED): sums.histogram((each, name)).with_moments(moments)
+        for each, moments in total.moments.items()
+        if f"{each}{ENDED}" not in total.moments
+    }
     metrics = {each: histogram for each, histogram in histograms.items() if each in METRICS}
     failures = {
         Outcome[each.removeprefix(FAILED).upper()]: histogram
@@ -231,6 +237,6 @@ def _verdict(run_dirs: list[Path]) -> Verdict:
             verdict = Verdict(state="INVALID", reasons=[Reason("unfinished", str(error))])
         states.add(verdict.state)
         if verdict.state == "INVALID":
-            reasons += [Reason(each.code, f"{run_dir.name}: {each.detail}") for each in verdict.reasons]
+            reasons += [Reason(each.code, f"{run_dir.name}: {each.detail}", each.note) for each in verdict.reasons]
     state = "INVALID" if "INVALID" in states else "VALID" if "VALID" in states else "INSUFFICIENT"
     return Verdict(state=state, reasons=reasons)

@@ -16,7 +16,7 @@ Timestamps are the tick's `wall_time_ns`, so a tick that is sent twice overwrite
                    count:int  e2e_mean_ms e2e_p50_ms e2e_p99_ms:float (failures)
     lens_unsent    + target, phase, measured, reason                          count:int
     lens_client    workers ring_drops clock_steps gc_pauses restarts collector_restarts stale_resends clamped
-                   gaps_saturated late_renders tcp_retransmits export_failures records_dropped:int
+                   gaps_saturated late_renders burst_replies empty_events tcp_retransmits export_failures records_dropped:int
                    cpu_us_per_event lag_p50_us lag_p99_us lag_max_us cpu_utilisation steal_share rss_mb_max
                    itl_coalesced_share:float
     lens_run       tick in_flight sent_total ok_total failed_total unsent_total planned_total:int

@@ -38,6 +38,7 @@ from ..engine.records.record import (
 from ..engine.runs.manifest import Manifest
 from ..engine.runs.rundir import REQUESTS
 from .spool.append import AppendFile
+from .token_times import Chooser, Times, token_times
 
 PARTS: Final = 8  # the cap is spread over so many files
 PENDING_MAX_BYTES: Final = 16 << 20
@@ -60,7 +61,17 @@ _MARKS: Final = (
     "end",
 )
 _TOKENS: Final = ("input_tokens", "output_tokens", "cached_tokens", "cache_write_tokens", "reasoning_tokens")
-_PLAIN: Final = ("slots", "worker", "attempts", "session", "turn", "events", "token_events", "coalesced")
+_PLAIN: Final = (
+    "slots",
+    "worker",
+    "attempts",
+    "session",
+    "turn",
+    "events",
+    "token_events",
+    "coalesced",
+    "empty_events",
+)
 _BYTES: Final = ("sent_bytes", "received_bytes")
 _FLAGS: Final = (
     ("reused", REUSED),
@@ -74,6 +85,7 @@ _FLAGS: Final = (
     ("local_tokens", LOCAL_TOKENS),
 )
 _DETAILS: Final = ("message", "request_id", "finish")
+_TIMES: Final = ("token_ns", "token_coalesced")  # only where the plan says output.token_times
 _TEXT: Final = "text"  # of the reply, thoughts first; only where the plan says workload.keep_replies
 
 Objects = npt.NDArray[np.object_]
@@ -90,14 +102,19 @@ KEYS: Final = (
     *(name for name, _ in _FLAGS),
     *_DETAILS,
     _TEXT,
+    *_TIMES,
 )
 # A struct, not a dict: making and encoding a row is 6 us instead of 27 (benches/bench_histogram.py).
 Row: Final = msgspec.defstruct("Row", KEYS, gc=False)
 
 
-def rows(batch: Batch, manifest: Manifest) -> list[Any]:
-    """The batch as one `Row` per request, in its order; it encodes as a map of KEYS."""
+def rows(batch: Batch, manifest: Manifest, timed: Chooser | None = None) -> list[Any]:
+    """The batch as one `Row` per request, in its order; it encodes as a map of KEYS. `timed` chooses those that get
+    the arrival times of their tokens."""
     columns = _columns(batch, manifest)
+    times: list[Times | None] = token_times(batch, timed) if timed else [None] * len(batch.records)
+    for i, name in enumerate(_TIMES):
+        columns[name] = [None if each is None else each[i] for each in times]
     return list(map(Row, *(columns[key] for key in KEYS)))
 
 
@@ -158,10 +175,11 @@ def _some(has: npt.NDArray[np.bool_], values: npt.NDArray[Any]) -> list[Any]:
 class RequestLog:
     """requests.msgpack as a sink of the collector."""
 
-    def __init__(self, run_dir: Path, *, max_bytes: int) -> None:
+    def __init__(self, run_dir: Path, *, max_bytes: int, timed: Chooser | None = None) -> None:
         self.directory = run_dir
         self.part_bytes = max(1, max_bytes // PARTS)
         self.max_bytes = max_bytes
+        self._timed = timed
         self._encoder = msgspec.msgpack.Encoder()
         self._file = AppendFile(run_dir / REQUESTS, pending_max_bytes=PENDING_MAX_BYTES)
         self._first = 0  # number of the newest part's first row
@@ -179,7 +197,7 @@ class RequestLog:
         return self._dropped + self._file.dropped
 
     def rows(self, batch: Batch, manifest: Manifest) -> None:
-        maps = rows(batch, manifest)
+        maps = rows(batch, manifest, self._timed)
         self._file.write(b"".join(map(self._encoder.encode, maps)), count=len(maps))
 
     def tick(self, snapshot: Snapshot, report: Report, slab: Slab, manifest: Manifest) -> None:

@@ -12,6 +12,7 @@ from . import rundir
 
 ROWS: Final = 50_000
 TEXTS: Final = frozenset({"phase", "target", "outcome", "unsent", "message", "request_id", "finish"})
+LISTS: Final = frozenset({"token_ns", "token_coalesced"})
 FLOATS: Final = ("_ms", "_tps", "_usd", "_s")
 
 
@@ -38,6 +39,8 @@ def write_requests(run_dir: Path, path: Path) -> int:
 
 def _type(pa: Any, name: str, value: Any) -> Any:
     """By name, since the first row's value may be absent."""
+    if name in LISTS:
+        return pa.list_(pa.bool_() if name == "token_coalesced" else pa.int64())
     if name in TEXTS or isinstance(value, str):
         return pa.string()
     if isinstance(value, bool):

@@ -16,7 +16,7 @@ OpenTelemetry's GenAI names where they exist, base units everywhere, `target` an
     lens_client_{workers, cpu_utilisation_ratio, cpu_seconds_per_event, steal_ratio, rss_bytes, itl_coalesced_ratio},
     lens_client_loop_lag_seconds{level}                                                   gauges
     lens_client_{ring_drops, clock_steps, gc_pauses, restarts, collector_restarts, stale_resends, clamped,
-    gaps_saturated, late_renders, tcp_retransmits, export_failures, records_dropped}_total                                 counters
+    gaps_saturated, late_renders, burst_replies, empty_events, tcp_retransmits, export_failures, records_dropped}_total                                 counters
 """
 
 from __future__ import annotations
@@ -100,7 +100,7 @@ class Page:
         family = HistogramMetricFamily("gen_ai_client_token_usage", text, labels=labels)
         for at, each in self._slices.items():
             for kind in ("input", "output"):
-                if (tokens := each.tokens(kind)) is not None:
+                if (tokens := each.tokens_ended(kind)) is not None:
                     family.add_metric((*at, *self._model(at), kind), [("+Inf", each.count("ok"))], tokens)
         return family
 

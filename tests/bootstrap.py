@@ -1,4 +1,4 @@
-"""What the tests need beyond Python packages: a C compiler and a browser from Debian, installed if they are missing.
+"""What the tests need beyond Python packages: a C compiler, a browser and a bootable systemd from Debian.
 
 `python -m tests.bootstrap`, part of `make test`. The database servers are fetched by the tests that use them.
 """
@@ -13,7 +13,10 @@ import sys
 PROGRAMS = {
     "chromium": ["chromium", "fonts-dejavu-core"],
     "gcc": ["gcc", "libc6-dev"],
+    "ip": ["iproute2"],
+    "setpriv": ["util-linux"],
     "systemd-analyze": ["systemd"],
+    "systemd-nspawn": ["systemd-container", "python3-venv"],
     "taskset": ["util-linux"],
 }
 

@@ -85,7 +85,7 @@ def load(server: Simulator, *more: str) -> tuple[str, ...]:
 def storm(kills: int, seed: int, directory: Path) -> dict[str, int]:
     """One run with so many SIGKILLs and a server that fails now and then, then Ctrl-C, with the kills going on. Gives what was killed, by role.
 
-    Raises AssertionError if the books do not balance.
+    Raises AssertionError if the totals do not balance.
     """
     with (
         simulator(faults=FAULTS, **REPLIES) as server,
@@ -151,7 +151,7 @@ class Killer:
 
 
 def pids_of(segments: Path) -> dict[str, int]:
-    """The run's processes by role; none once its books are closed."""
+    """The run's processes by role; none once its totals are closed."""
     found: dict[str, int] = json.loads(_text(segments / "run.json") or '{"pids": {}}')["pids"]
     return found
 
@@ -166,7 +166,9 @@ def reconcile(
     summary = ended.summary
     requests, client = summary["requests"], summary["client"]
     accounts(requests)
-    unreached = requests["sent"] - received  # marked as sent, killed before send(): one a life at most, and lost
+    unreached = (
+        requests["sent"] - received
+    )  # marked as sent, killed before send(): one per incarnation at most, and lost
     assert 0 <= unreached <= min(killed["worker"], requests["failed"].get("lost", 0)), (received, requests)
     assert client["ring_drops"] == client["records_dropped"] == 0
     assert client["restarts"] <= killed["worker"]
@@ -335,7 +337,7 @@ def main() -> int:
         with tempfile.TemporaryDirectory(prefix="lens-chaos-") as directory:
             began = monotonic()
             killed = storm(options.kills, seed, Path(directory))
-            print(f"seed {seed}: {killed} killed in {monotonic() - began:.0f} s; the books balance", flush=True)
+            print(f"seed {seed}: {killed} killed in {monotonic() - began:.0f} s; the totals balance", flush=True)
         if monotonic() >= end:
             return 0
         seed += 1

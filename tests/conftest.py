@@ -7,6 +7,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
@@ -25,7 +26,17 @@ def pytest_unconfigure() -> None:
 
 
 def _children() -> set[int]:
-    return {child.pid for child in psutil.Process().children(recursive=True) if child.status() != psutil.STATUS_ZOMBIE}
+    """All living descendants, without those inside a machine that a module's tests have booted (support_nspawn)."""
+    found: set[int] = set()
+    waiting = psutil.Process().children()
+    while waiting:
+        child = waiting.pop()
+        with suppress(psutil.NoSuchProcess):
+            if child.status() != psutil.STATUS_ZOMBIE:
+                found.add(child.pid)
+                if child.name() != "systemd-nspawn":
+                    waiting += child.children()
+    return found
 
 
 def _descriptors() -> int:

@@ -34,7 +34,7 @@ TITLES: Final = {
 }  # fmt: skip
 UNITS: Final = {"duration": "duration", "seconds": "duration", "size": "size", "rate": "rate", "secret": "text"}
 UNITS_OF_TEXT: Final = {"file": "file", "folder": "folder", "text": "text"}
-TYPES: Final[dict[Any, str]] = {bool: "true or false", int: "whole number", float: "number", str: "text"}
+TYPES: Final[dict[Any, str]] = {bool: "true or false", int: "integer", float: "number", str: "text"}
 
 
 def table(head: Iterable[str], rows: Iterable[Iterable[str]]) -> str:

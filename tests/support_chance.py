@@ -26,7 +26,7 @@ def anderson_darling(uniforms: Iterable[float]) -> float:
 
 
 def gap_cdf(shape: float) -> Callable[[float], float]:
-    """The distribution of Gamma(shape)/shape, for shape 1/2 and whole numbers."""
+    """The distribution of Gamma(shape)/shape, for shape 1/2 and integers."""
     if shape == 0.5:
         return lambda x: erf(sqrt(x / 2))
     k = int(shape)

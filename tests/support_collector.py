@@ -7,10 +7,13 @@ from typing import Any
 import numpy as np
 
 from llm_latency_lens.collectors.cost import Prices
+from llm_latency_lens.collectors.goodput import Line
 from llm_latency_lens.collectors.series import Batch, Reader, Series, Slab
 from llm_latency_lens.engine.plan.plan import Load, Output, Phase, Plan, Shape, Target, Workload
 from llm_latency_lens.engine.plan.slo import Condition
 from llm_latency_lens.engine.records.record import FIELDS, UNKNOWN, Outcome, record_dtype
+from llm_latency_lens.engine.records.ticks import SENT
+from llm_latency_lens.engine.records.writer import SegmentWriter
 from llm_latency_lens.engine.runs.manifest import Manifest, PhaseTimes
 
 MS = 1_000_000
@@ -21,7 +24,7 @@ TOKENS = ("input_tokens", "cached_tokens", "cache_write_tokens", "output_tokens"
 
 
 def fields(**given: Any) -> dict[str, int]:
-    """A record's fields: unless told otherwise an `ok` stream of 11 tokens, 20 ms to the first, 10 ms between."""
+    """A record's fields: by default an `ok` stream of 11 tokens, 20 ms to the first, 10 ms between."""
     intended = given.get("intended_ns", START)
     usual = {
         "intended_ns": intended,
@@ -80,14 +83,24 @@ def slab(
     prices: Prices | None = None,
     conditions: list[Condition] | None = None,
 ) -> Slab:
-    """The books of these records."""
-    reader, made = Reader(targets, prices=prices, conditions=conditions), Slab()
+    """The totals of these records."""
+    lines = [Line(conditions)] if conditions else []
+    reader, made = Reader(targets, prices=prices, lines=lines), Slab()
     reader.records(made, reader.batch(records(*rows), worker=0, details={}))
     return made
 
 
 def series(*rows: dict[str, int], **options: Any) -> Series:
     return slab(*rows, **options).only(lambda _: True)
+
+
+def happens(writer: SegmentWriter, series: int, at_ns: int, *gaps_ns: int, ttft_ns: int = 20 * MS) -> None:
+    """A request is sent, and its first token and one token a gap arrive, all at one moment."""
+    live = writer.ticks.of(series)
+    live.count(SENT, at_ns)
+    live.first(ttft_ns, at_ns)
+    for gap_ns in gaps_ns:
+        live.gap(gap_ns, at_ns)
 
 
 def plan(

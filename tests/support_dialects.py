@@ -88,14 +88,14 @@ def read(reply: Reply, pieces: list[bytes], content_type: str = "text/event-stre
     """What is read of a body that comes in these pieces."""
     framing = framing_of(framing_for(reply, content_type))
     events = [event for piece in pieces for event in framing.feed(piece)]
-    return told(reply, [reply.event(data, name) for name, data in events + framing.flush()])
+    return outcome_of(reply, [reply.event(data, name) for name, data in events + framing.flush()])
 
 
 def read_whole(reply: Reply, body: bytes) -> Read:
-    return told(reply, [reply.body(body)])
+    return outcome_of(reply, [reply.body(body)])
 
 
-def told(reply: Reply, bits: list[int]) -> Read:
+def outcome_of(reply: Reply, bits: list[int]) -> Read:
     every = 0
     for each in bits:
         every |= each

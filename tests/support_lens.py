@@ -90,7 +90,7 @@ def manifest_of(cwd: Path, *, state: str = "running", timeout: float = 20) -> tu
 
 
 def accounts(requests: Mapping[str, Any]) -> None:
-    """The books balance (METRICS: promise 5)."""
+    """The totals balance (METRICS: promise 5)."""
     ended = requests["ok"] + sum(requests["failed"].values()) + requests["cancelled"] + requests["in_flight_at_end"]
     assert requests["sent"] == ended
     assert requests["planned"] == requests["sent"] + sum(requests["unsent"].values())

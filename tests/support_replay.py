@@ -12,7 +12,7 @@ from llm_latency_lens.engine.plan.plan import Target
 from llm_latency_lens.engine.wire.endpoint import Endpoint
 from llm_latency_lens.engine.wire.framing import Framing, framing_of
 from llm_latency_lens.engine.wire.http1 import ResponseParser
-from tests.support_dialects import Read, told
+from tests.support_dialects import Read, outcome_of
 
 HELLO = Prompt(({"role": "user", "content": "hello there"},), max_tokens=8)
 
@@ -50,7 +50,7 @@ def played(target: Target, pieces: Iterable[bytes]) -> Read:
         parser.bodies.clear()
     assert framing is not None
     bits += [reply.event(data, name) for name, data in framing.flush()]
-    return told(reply, bits)
+    return outcome_of(reply, bits)
 
 
 def bytewise(raw: bytes) -> list[bytes]:

@@ -70,9 +70,9 @@ def detail_of(number: int) -> bytes:
 
 def unsent_run(first: int, slots: int, *, phase: int = PHASE) -> list[int]:
     """A record for `slots` slots from `first` on that were not sent."""
-    told = {"request": first, "slots": slots, "phase": phase, "inflight_slot": UNKNOWN}
-    told |= {"outcome": Outcome.UNSENT, "unsent": Unsent.STOPPED}
-    return [told.get(name, 0) for name in NAMES]
+    values = {"request": first, "slots": slots, "phase": phase, "inflight_slot": UNKNOWN}
+    values |= {"outcome": Outcome.UNSENT, "unsent": Unsent.STOPPED}
+    return [values.get(name, 0) for name in NAMES]
 
 
 @contextmanager

@@ -116,6 +116,7 @@ class FakeRun:
             "decode_tps": 30_000 / (e2e - ttft),
             "e2e_tps": 31_000 / e2e,
             "lateness_ms": late,
+            "client_lateness_ms": late,
             "cost_usd": np.full(n, 0.0002),
         }
         series = Series()
@@ -167,7 +168,7 @@ class FakeRun:
         )
 
     def report(self) -> Report:
-        """The summary of the ticks told so far."""
+        """The summary of the ticks written so far."""
         targets = [self._target(name) for name in self.names]
         total = Series()
         for each in self._totals.values():

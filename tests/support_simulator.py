@@ -17,7 +17,7 @@ import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -75,11 +75,16 @@ class Simulator:
         return [json.loads(line) for line in text[: text.rfind("\n") + 1].splitlines()]
 
 
-def start_simulator(log_path: Path, *, flags: tuple[str, ...] = (), **script: Any) -> Simulator:
-    """Starts one with these script keys and process flags (`"--processes", "2"`). The caller must call `.stop()`."""
+def start_simulator(
+    log_path: Path, *, flags: tuple[str, ...] = (), wrapper: Sequence[str] = (), **script: Any
+) -> Simulator:
+    """Starts one with these script keys and process flags (`"--processes", "2"`), as a command of `wrapper`.
+
+    The caller must call `.stop()`.
+    """
     script_path = log_path.with_suffix(".script.json")
     script_path.write_text(json.dumps(script))
-    command = [sys.executable, "-m", "llm_latency_lens.engine.simulator", "--die-with-parent"]
+    command = [*wrapper, sys.executable, "-m", "llm_latency_lens.engine.simulator", "--die-with-parent"]
     command += ["--script", str(script_path), "--log", str(log_path), *flags]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=os.environ | {"PYTHONUNBUFFERED": "1"})
     assert process.stdout
@@ -92,10 +97,10 @@ def start_simulator(log_path: Path, *, flags: tuple[str, ...] = (), **script: An
 
 
 @contextlib.contextmanager
-def simulator(*, flags: tuple[str, ...] = (), **script: Any) -> Iterator[Simulator]:
+def simulator(*, flags: tuple[str, ...] = (), wrapper: Sequence[str] = (), **script: Any) -> Iterator[Simulator]:
     """A running simulator with these script keys; stopped at the end, whatever happens."""
     with TemporaryDirectory(prefix="lens-simulator-") as directory:
-        running = start_simulator(Path(directory) / "simulator.jsonl", flags=flags, **script)
+        running = start_simulator(Path(directory) / "simulator.jsonl", flags=flags, wrapper=wrapper, **script)
         try:
             yield running
         finally:

@@ -13,7 +13,11 @@ URLS: list[tuple[str, str, Address]] = [
     ("a port of its own", "http://h:8000/v1", Address("http", "h", 8000, "h:8000", "/v1", "", None, None)),
     ("http's port", "http://h/v1", Address("http", "h", 80, "h", "/v1", "", None, None)),
     ("https' port", "https://h", Address("https", "h", 443, "h", "", "", None, None)),
-    ("the usual port is not told to the server", "https://h:443", Address("https", "h", 443, "h", "", "", None, None)),
+    (
+        "the default port is not sent to the server",
+        "https://h:443",
+        Address("https", "h", 443, "h", "", "", None, None),
+    ),
     ("the other's usual port is", "http://h:443", Address("http", "h", 443, "h:443", "", "", None, None)),
     ("slashes at the end", "http://h/a/b//", Address("http", "h", 80, "h", "/a/b", "", None, None)),
     (

@@ -26,8 +26,8 @@ PRICE = "price: {input: 1, output: 100}"
 )
 def test_what_is_reserved_and_spent_never_exceeds_it(steps: list[tuple[int, int, int, int]], limit: int) -> None:
     """Replies use at most what was reserved for them, as max_tokens makes sure."""
-    told: list[int] = []
-    budget = Budget(limit, [(3, 7)], told.append)
+    totals: list[int] = []
+    budget = Budget(limit, [(3, 7)], totals.append)
     spent = 0
     flying: list[tuple[int, int, int]] = []
     for given_in, given_out, what, used in steps:
@@ -42,16 +42,16 @@ def test_what_is_reserved_and_spent_never_exceeds_it(steps: list[tuple[int, int,
                 spent += 3 * was_in + 7 * out
             else:
                 budget.refund(back)
-        assert spent + sum(each[0] for each in flying) + told[-1] == limit
+        assert spent + sum(each[0] for each in flying) + totals[-1] == limit
 
 
 def test_without_usage_the_estimate_stands() -> None:
-    told: list[int] = []
-    budget = Budget(100, [(1, 1)], told.append)
+    totals: list[int] = []
+    budget = Budget(100, [(1, 1)], totals.append)
     reserved = budget.reserve(0, 10, 10)
     assert reserved == 20
     budget.settle(0, reserved, UNKNOWN, 3)
-    assert told[-1] == 80
+    assert totals[-1] == 80
 
 
 def test_the_dearest_reply_so_far_is_what_the_next_one_reserves() -> None:

@@ -1,4 +1,4 @@
-"""What survives what: real processes are killed, stopped and robbed of their disk; the books are checked at the end.
+"""What survives what: real processes are killed, stopped and robbed of their disk; the totals are checked at the end.
 
 `LENS_CHAOS_KILLS=100 pytest tests/test_chaos.py` kills more; `python -m tests.chaos --hours 8` goes on for hours.
 """
@@ -111,7 +111,7 @@ def test_every_kind_of_trouble_is_survived_once(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("victims", ["everything", "supervisor"])
 def test_a_run_that_was_killed_whole_is_recovered_to_the_request(victims: str, tmp_path: Path) -> None:
-    """`lens recover` tells what the server logged: those in flight are lost, the others ended as they ended."""
+    """`lens recover` reports what the server logged: those in flight are lost, the others ended as they ended."""
     with simulator(**REPLIES) as server:
         with running(*load(server, "--duration", "1h"), cwd=tmp_path) as process:
             _, manifest = manifest_of(tmp_path)
@@ -138,9 +138,9 @@ def test_no_process_outlives_a_supervisor_that_is_killed_while_it_starts_them(af
     with simulator(**REPLIES) as sim:
         arguments = ("--base-url", f"{sim.base_url}/v1", "--model", "m", "--rate", "10", "--duration", "60s")
         with running(*arguments, cwd=tmp_path) as process:
-            told = tmp_path / "runs/latest/.live/run.json"
-            until(lambda: told.exists() and "collector" in json.loads(told.read_bytes())["pids"])
-            segments, pids = told.resolve().parent, json.loads(told.read_bytes())["pids"]
+            manifest_file = tmp_path / "runs/latest/.live/run.json"
+            until(lambda: manifest_file.exists() and "collector" in json.loads(manifest_file.read_bytes())["pids"])
+            segments, pids = manifest_file.resolve().parent, json.loads(manifest_file.read_bytes())["pids"]
             sleep(after_ms / 1000)
             process.kill()
             process.wait()
@@ -250,7 +250,7 @@ def test_a_removed_segment_directory_costs_nothing_while_the_collector_lives(
     if balanced:
         reconcile(tmp_path / "runs" / "latest", ended, received, {"worker": 1, "collector": 0})
     else:
-        assert "books_do_not_balance" in reasons(ended)
+        assert "totals_do_not_balance" in reasons(ended)
 
 
 def test_a_tmpfs_that_is_full_for_a_while_costs_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -323,12 +323,12 @@ OUTAGES = [
 ]
 
 
-@pytest.mark.parametrize(("spans", "told"), OUTAGES)
-def test_outages_are_told_as_ticks(spans: list[tuple[float, float]], told: str) -> None:
+@pytest.mark.parametrize(("spans", "ticks"), OUTAGES)
+def test_outages_are_reported_as_ticks(spans: list[tuple[float, float]], ticks: str) -> None:
     """The reader finds them in the time series by their numbers."""
     start = 100 * SECOND
     moments = [(start + int(a * SECOND), start + int(b * SECOND)) for a, b in spans]
-    assert tick_ranges(moments, start, SECOND) == told
+    assert tick_ranges(moments, start, SECOND) == ticks
 
 
 def test_outages_that_touch_are_one_and_their_number_is_bounded() -> None:

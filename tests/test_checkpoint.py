@@ -30,7 +30,7 @@ def state(tick: int) -> Progress:
 
 
 def written(path: Path, slabs: list[Slab], opened: dict[int, Slab]) -> Slab:
-    """A life of the collector that saved after each tick."""
+    """An incarnation of the collector that saved after each tick."""
     file, totals = Checkpoint(path), Slab()
     file.load()
     for number, closed in enumerate(slabs, 1):

@@ -12,7 +12,7 @@ import time
 from array import array
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 import pytest
@@ -23,13 +23,13 @@ from hypothesis import strategies as st
 from llm_latency_lens.cli.processes.collect import collector_of
 from llm_latency_lens.collectors.collector import GRACE_NS, Collector
 from llm_latency_lens.collectors.snapshot import REPORT_DECODER, SNAPSHOT_DECODER, Report, Requests, Snapshot
-from llm_latency_lens.engine.plan.plan import Plan
-from llm_latency_lens.engine.records.layout import Counter, Geometry
+from llm_latency_lens.engine.plan.plan import Plan, Workload
+from llm_latency_lens.engine.records.layout import TURN_SHIFT, Counter, Geometry
 from llm_latency_lens.engine.records.record import FAILURES, GAP_COALESCED, Outcome, Unsent
 from llm_latency_lens.engine.records.resume import mark_dead
 from llm_latency_lens.engine.records.writer import SegmentWriter
 from llm_latency_lens.engine.runs.manifest import Manifest, PhaseTimes
-from tests.support_collector import MS, SECOND, START, fields, manifest, plan, unsent, values
+from tests.support_collector import MS, SECOND, START, fields, happens, manifest, plan, unsent, values
 from tests.test_exporter_json import rows_of
 from tests.test_hdrlog import read
 
@@ -49,7 +49,9 @@ class Run:
 
     def writer(self, worker: int = 0, incarnation: int = 1) -> SegmentWriter:
         path = self.segment_dir / f"worker-{worker}.{incarnation}.ring"
-        return SegmentWriter.create(path, self.geometry, worker=worker, incarnation=incarnation)
+        made = SegmentWriter.create(path, self.geometry, worker=worker, incarnation=incarnation)
+        made.ticks.start(self.manifest.phases[0].start_ns, self.manifest.plan.output.tick_ns)
+        return made
 
     def finish(self, end_ns: int = 0, planned: int | None = None) -> None:
         for times in self.manifest.phases:
@@ -184,7 +186,7 @@ def test_the_console_finds_the_latest_report_and_snapshot(run: Run) -> None:
     assert (report.requests.ok, snapshot.tick, snapshot.state) == (1, 1, "running")
 
 
-# --- the books --------------------------------------------------------------------------------------------------------
+# --- the totals -------------------------------------------------------------------------------------------------------
 
 
 def test_every_outcome_and_every_reason_reconciles_in_total_and_over_the_ticks(run: Run) -> None:
@@ -204,7 +206,7 @@ def test_every_outcome_and_every_reason_reconciles_in_total_and_over_the_ticks(r
     assert told.failed == {outcome.name.lower(): 3 for outcome in FAILURES}
     over_ticks = sums([interval.requests for snapshot in run.snapshots() for interval in snapshot.intervals])
     assert msgspec.structs.replace(over_ticks, planned=told.planned) == told
-    assert "books_do_not_balance" not in [reason.code for reason in report.verdict.reasons]
+    assert "totals_do_not_balance" not in [reason.code for reason in report.verdict.reasons]
     assert len(run.rows()) == count + 1
     assert run.snapshots()[-1].state == "done"
 
@@ -216,7 +218,7 @@ def test_a_slot_that_is_in_no_book_is_a_reason(run: Run) -> None:
     run.finish(START + TICK, planned=2)
     report = done(run, Clock(START + 5 * TICK))
     assert report.verdict.state == "INVALID"
-    assert "books_do_not_balance" in [reason.code for reason in report.verdict.reasons]
+    assert "totals_do_not_balance" in [reason.code for reason in report.verdict.reasons]
 
 
 def test_unmeasured_phases_are_kept_apart(tmp_path: Path) -> None:
@@ -322,6 +324,22 @@ def test_a_dead_workers_requests_are_lost_once_and_its_segment_goes(run: Run) ->
     assert lost == [1]  # the tick of the worker's last sign of life
 
 
+@pytest.mark.parametrize(("kind", "identity"), [("sessions", (7, 3)), ("prompt", (0, 0))])
+def test_a_lost_request_of_a_session_keeps_its_session_and_turn(
+    kind: Literal["sessions", "prompt"], identity: tuple[int, int], tmp_path: Path
+) -> None:
+    """Recorded as session 0, turn 0 they were all taken for the first request of one conversation."""
+    run = Run(tmp_path, msgspec.structs.replace(plan(tick_ns=TICK), workload=Workload(kind=kind)))
+    turn = 3 if kind == "sessions" else 0
+    writer = run.writer()
+    writer.begin(1, 7 | turn << TURN_SHIFT, START + MS, 0, 0)
+    writer.sent(1, START + 2 * MS)
+    mark_dead(writer.path)
+    run.finish(START + TICK)
+    done(run, Clock(START + 2 * TICK))
+    assert [(row["outcome"], (row["session"], row["turn"])) for row in run.rows()] == [("lost", identity)]
+
+
 def test_a_segment_that_a_checkpoint_holds_is_not_read_again(run: Run) -> None:
     """Killed after the checkpoint, before it could remove the file."""
     writer = run.writer()
@@ -355,6 +373,7 @@ steps = st.lists(
     st.one_of(
         st.tuples(st.just("push"), st.integers(1, 40)),
         st.tuples(st.just("turn"), st.integers(1, 350)),
+        st.tuples(st.just("beat"), st.just(0)),
         st.tuples(st.just("kill"), st.just(0)),
     ),
     min_size=5,
@@ -374,8 +393,11 @@ def test_any_sequence_of_records_turns_and_deaths_counts_everything_once(
         if what == "push":
             for _ in range(amount):
                 at_ms = (clock.now_ns - START) // MS
+                happens(writer, number % 2, clock.now_ns, 5 * MS, 6 * MS)
                 writer.push(values(ended(at_ms, request=number, target=number % 2)), gaps(5, 6))
                 number += 1
+        elif what == "beat":
+            writer.ticks.acknowledge()
         elif what == "turn":
             clock.now_ns += amount * MS
             made.turn()
@@ -387,7 +409,7 @@ def test_any_sequence_of_records_turns_and_deaths_counts_everything_once(
 
 
 def check_once(run: Run, report: Report, number: int) -> None:
-    """Each of `number` ok requests with two gaps of 5 and 6 ms is everywhere once."""
+    """Each of `number` ok requests with two gaps of 5 and 6 ms is everywhere once, by its end and as it happened."""
     assert (report.requests.planned, report.requests.ok) == (number, number)
     assert report.metrics["ttft_ms"].count == number
     assert report.metrics["itl_ms"].count == 2 * number
@@ -400,7 +422,13 @@ def check_once(run: Run, report: Report, number: int) -> None:
     logged: list[HdrHistogram] = read(run.run_dir / "intervals.hlog") if number else []
     itl = [each.get_total_count() for each in logged if each.get_tag().startswith("itl_ms/")]
     assert sum(itl) == 2 * number
-    assert [reason.code for reason in report.verdict.reasons if reason.code == "books_do_not_balance"] == []
+    ended_itl = [each.get_total_count() for each in logged if each.get_tag().startswith("itl_ms.ended/")]
+    assert sum(ended_itl) == 2 * number
+    assert sum(i.requests.sent for snapshot in snapshots for i in snapshot.intervals) == number
+    assert sum(i.tokens.output or 0 for snapshot in snapshots for i in snapshot.intervals) == (
+        report.tokens.output or 0
+    )
+    assert [reason.code for reason in report.verdict.reasons if reason.code == "totals_do_not_balance"] == []
 
 
 @pytest.fixture
@@ -457,7 +485,10 @@ def _push(writer: SegmentWriter, number: int) -> int:
     if number - int(writer._tails[0]) >= writer.geometry.requests - 1:
         time.sleep(0.001)
         return 0
+    happens(writer, 0, now, 5 * MS, 6 * MS)
     assert writer.push(values(fields(request=number, intended_ns=now - 131 * MS)), gaps(5, 6))
+    if not number % 16:
+        writer.ticks.acknowledge()
     time.sleep(0.0003)
     return 1
 
@@ -503,6 +534,7 @@ def test_a_run_directory_that_comes_back_gets_every_line(run: Run) -> None:
     away = run.run_dir.with_name("away")
     run.run_dir.rename(away)
     for tick in range(1, 4):
+        happens(writer, 0, START + tick * TICK - 10 * MS, 5 * MS, 6 * MS)
         writer.push(values(ended(tick * 100 - 10, request=tick - 1)), gaps(5, 6))
         clock.now_ns = START + tick * TICK + GRACE_NS
         made.turn()

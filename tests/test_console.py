@@ -88,6 +88,16 @@ def test_an_invalid_verdict_says_why_in_words() -> None:
     assert "the hypervisor took 7 % of the cores (steal)" in text
 
 
+def test_a_note_under_a_valid_verdict_is_labelled_as_one() -> None:
+    """VALID followed by a bullet about an exceeded bound reads as a contradiction."""
+    report = reported(ticks=5, targets=1)
+    reasons = [Reason("cpu", "short of CPU"), Reason("clamped", "3 values above the range", note=True)]
+    report.verdict = Verdict(state="INVALID", reasons=reasons)
+    text = drawn(FinalTable(report), 80)
+    assert "- short of CPU (cpu)" in text
+    assert "- note: 3 values above the range (clamped)" in text
+
+
 @pytest.mark.parametrize("counter", CLIENT_COUNTERS)
 def test_every_counter_of_the_client_reaches_the_final_table_if_it_counted(counter: str) -> None:
     """Nothing may be dropped or late without people seeing it; a zero would only be noise."""

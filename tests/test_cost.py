@@ -53,15 +53,15 @@ def test_a_cost_is_decimal_arithmetic_to_the_last_pico(
         output_tokens=out + think,
         reasoning_tokens=think,
     )
-    told = cost(row, price({"input": i, "cached_input": c, "cache_write": w, "output": o, "reasoning": r}))
+    reported = cost(row, price({"input": i, "cached_input": c, "cache_write": w, "output": o, "reasoning": r}))
     exact = (plain * i + cached * c + written * w + out * o + think * r) / 1_000_000
-    assert told is not None
-    assert Decimal(told) / 10**12 == exact
+    assert reported is not None
+    assert Decimal(reported) / 10**12 == exact
 
 
 UNKNOWNS = [
-    ("the provider told no input tokens", fields(input_tokens=UNKNOWN)),
-    ("the provider told no output tokens", fields(output_tokens=UNKNOWN)),
+    ("the provider reported no input tokens", fields(input_tokens=UNKNOWN)),
+    ("the provider reported no output tokens", fields(output_tokens=UNKNOWN)),
     ("a local tokenizer is not the provider's bill", fields(flags=LOCAL_TOKENS)),
     ("another target's", fields(target=1)),
     ("the provider bills parts that have no price per token", fields(flags=UNPRICED_PARTS)),

@@ -34,10 +34,10 @@ def read(path: Path) -> list[dict[str, str]]:
 def test_every_request_is_a_row_with_the_keys_of_its_record(run_dir: Path, tmp_path: Path) -> None:
     assert lens_csv.write_requests(run_dir, tmp_path / "r.csv") == 300
     rows = read(tmp_path / "r.csv")
-    told = list(FakeRun(ticks=10, targets=2).records(300))
-    assert [list(row) for row in rows] == [list(record) for record in told]
-    assert [float(row["ttft_ms"]) for row in rows] == [record["ttft_ms"] for record in told]
-    assert rows[0]["message"] == told[0]["message"]  # quotes, commas and line breaks
+    reported = list(FakeRun(ticks=10, targets=2).records(300))
+    assert [list(row) for row in rows] == [list(record) for record in reported]
+    assert [float(row["ttft_ms"]) for row in rows] == [record["ttft_ms"] for record in reported]
+    assert rows[0]["message"] == reported[0]["message"]  # quotes, commas and line breaks
     assert rows[0]["output_tokens"] == ""  # absent is empty, not 0
 
 

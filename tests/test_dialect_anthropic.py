@@ -77,12 +77,12 @@ USAGE: list[tuple[str, list[Any], tuple[int, ...]]] = [
     ("output is cumulative", [updated(output_tokens=2), updated(output_tokens=5)], (UNKNOWN, UNKNOWN, UNKNOWN, 5)),
     ("the start's output is a guess", [started(input_tokens=3, output_tokens=1)], (3, UNKNOWN, UNKNOWN, UNKNOWN)),
     (
-        "input that is only told at the end",
+        "input that is only reported at the end",
         [started(), updated(input_tokens=7, output_tokens=5)],
         (7, UNKNOWN, UNKNOWN, 5),
     ),
     (
-        "input told twice is not added",
+        "input reported twice is not added",
         [started(input_tokens=3, cache_read_input_tokens=4), updated(input_tokens=3, output_tokens=5)],
         (7, 4, UNKNOWN, 5),
     ),

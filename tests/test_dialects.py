@@ -18,7 +18,7 @@ from llm_latency_lens.engine.plan.plan import Generic
 from llm_latency_lens.engine.records.record import UNKNOWN, UNPRICED_PARTS, Outcome
 from llm_latency_lens.engine.wire.exchange import Exchange
 from llm_latency_lens.engine.wire.framing import framing_of
-from tests.support_dialects import KEY, STREAMS, TALK, asked, bits_of, chat, fresh, read, sse, target, told
+from tests.support_dialects import KEY, STREAMS, TALK, asked, bits_of, chat, fresh, outcome_of, read, sse, target
 
 EVERY = sorted(DIALECTS)
 # Words that dialects look for, so that made-up JSON comes to where they look.
@@ -420,7 +420,7 @@ def test_what_follows_the_end_is_not_read_however_it_is_cut(kind: str, junk: byt
         for piece in (wire[:cut], wire[cut:]):
             if exchange.take(framing.feed(piece), 1, True, not framing.pending) & (END | FAILED):
                 break
-        got = told(reply, [])
+        got = outcome_of(reply, [])
         assert got[2:11] == stream.expected[2:11], cut
         assert exchange.token_events == stream.expected.tokens
         assert exchange.events == sum(

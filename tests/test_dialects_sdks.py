@@ -29,7 +29,7 @@ PRELUDE = """
 import json, sys, warnings
 warnings.simplefilter("ignore")
 URL, PROMPT = sys.argv[1:]
-def tell(text, thought, given, said, finish):
+def report(text, thought, given, said, finish):
     print(json.dumps([text, thought, given, said, finish]))
 """
 CHAT = """
@@ -42,7 +42,7 @@ def ask(client):
             text += choice.delta.content or ""
             thought += getattr(choice.delta, "reasoning_content", None) or ""
             finish = choice.finish_reason or finish
-    tell(text, thought, usage.prompt_tokens, usage.completion_tokens, finish)
+    report(text, thought, usage.prompt_tokens, usage.completion_tokens, finish)
 """
 SDKS = {
     "openai": CHAT
@@ -64,7 +64,7 @@ for chunk in OpenAI(base_url=URL + "/v1", api_key="k", max_retries=0).completion
     for choice in chunk.choices:
         text += choice.text
         finish = choice.finish_reason or finish
-tell(text, "", usage.prompt_tokens, usage.completion_tokens, finish)
+report(text, "", usage.prompt_tokens, usage.completion_tokens, finish)
 """,
     "openai-responses": """
 from openai import OpenAI
@@ -74,7 +74,7 @@ with OpenAI(base_url=URL + "/v1", api_key="k", max_retries=0).responses.stream(m
         text += event.delta if event.type == "response.output_text.delta" else ""
         thought += event.delta if event.type == "response.reasoning_text.delta" else ""
     final = stream.get_final_response()
-tell(text, thought, final.usage.input_tokens, final.usage.output_tokens, final.status)
+report(text, thought, final.usage.input_tokens, final.usage.output_tokens, final.status)
 """,
     "anthropic": """
 from anthropic import Anthropic
@@ -83,7 +83,7 @@ with client.messages.stream(model="sim", max_tokens=1000, messages=[{"role": "us
     final = stream.get_final_message()
 text = "".join(block.text for block in final.content if block.type == "text")
 thought = "".join(block.thinking for block in final.content if block.type == "thinking")
-tell(text, thought, final.usage.input_tokens, final.usage.output_tokens, final.stop_reason)
+report(text, thought, final.usage.input_tokens, final.usage.output_tokens, final.stop_reason)
 """,
     "google": """
 from google import genai
@@ -96,7 +96,7 @@ for reply in client.models.generate_content_stream(model="sim", contents=PROMPT)
         thought += part.text or "" if part.thought else ""
     usage = reply.usage_metadata or usage
     finish = reply.candidates[0].finish_reason or finish
-tell(text, thought, usage.prompt_token_count, usage.candidates_token_count + usage.thoughts_token_count, finish.value)
+report(text, thought, usage.prompt_token_count, usage.candidates_token_count + usage.thoughts_token_count, finish.value)
 """,
     "cohere": """
 import cohere
@@ -108,7 +108,7 @@ for event in cohere.ClientV2(base_url=URL, api_key="k").chat_stream(
         thought += event.delta.message.content.thinking or ""
     if event.type == "message-end":
         end = event.delta
-tell(text, thought, end.usage.tokens.input_tokens, end.usage.tokens.output_tokens, end.finish_reason)
+report(text, thought, end.usage.tokens.input_tokens, end.usage.tokens.output_tokens, end.finish_reason)
 """,
 }
 BASES = {"openai": "/v1", "openai-completions": "/v1", "openai-responses": "/v1"}
@@ -124,8 +124,8 @@ def understood_by(sdk: str, running: Simulator) -> list[Any]:
     command = [sys.executable, "-c", PRELUDE + SDKS[sdk], running.base_url, PROMPT]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr
-    told: list[Any] = json.loads(done.stdout)
-    return told
+    reported: list[Any] = json.loads(done.stdout)
+    return reported
 
 
 def fetched(asked: Target, running: Simulator) -> tuple[bytes, str]:

@@ -56,21 +56,21 @@ def node(value: Any, environ: dict[str, str] | None = None, path: tuple[str | in
 @pytest.mark.parametrize(("path", "line"), LINES, ids=[dotted(row[0]) for row in LINES])
 def test_every_key_and_element_of_yaml_knows_its_line(tmp_path: Path, path: tuple[str | int, ...], line: int) -> None:
     _, source = read_document(written(tmp_path, YAML))
-    assert source.place(path) == f"{dotted(path)}, plan.yaml line {line}"
+    assert source.location(path) == f"{dotted(path)}, plan.yaml line {line}"
 
 
 def test_a_key_that_is_missing_is_placed_at_the_nearest_one_above(tmp_path: Path) -> None:
     _, source = read_document(written(tmp_path, YAML))
-    assert source.place(("targets", 1, "provider")) == "targets[1].provider, plan.yaml line 7"
-    assert source.place(("retry",)) == "retry, plan.yaml"
+    assert source.location(("targets", 1, "provider")) == "targets[1].provider, plan.yaml line 7"
+    assert source.location(("retry",)) == "retry, plan.yaml"
 
 
 def test_a_flag_that_set_a_value_is_its_place(tmp_path: Path) -> None:
     _, source = read_document(written(tmp_path, YAML))
     source.flags[("limits", "timeout")] = "--timeout"
-    assert source.place(("limits", "timeout")) == "--timeout"
-    assert source.place(("limits", "timeout", "deeper")) == "--timeout"
-    assert source.place(("limits", "rpm")) == "limits.rpm, plan.yaml line 9"
+    assert source.location(("limits", "timeout")) == "--timeout"
+    assert source.location(("limits", "timeout", "deeper")) == "--timeout"
+    assert source.location(("limits", "rpm")) == "limits.rpm, plan.yaml line 9"
 
 
 def test_yaml_toml_and_json_give_the_same_values(tmp_path: Path) -> None:
@@ -155,10 +155,10 @@ def test_a_variable_that_is_missing_is_named_with_the_way_out(text: str, state: 
 
 
 READERS: list[tuple[str, Callable[[Node], Any], Any, Any]] = [
-    ("a whole number", Node.integer, 5, 5),
-    ("a whole number as text", Node.integer, "5", 5),
-    ("a whole number from a variable", Node.integer, "${A}", 1),
-    ("a whole number as 1e3", Node.integer, "1e3", 1000),
+    ("an integer", Node.integer, 5, 5),
+    ("an integer as text", Node.integer, "5", 5),
+    ("an integer from a variable", Node.integer, "${A}", 1),
+    ("an integer as 1e3", Node.integer, "1e3", 1000),
     ("a float that is whole", Node.integer, 5.0, 5),
     ("beyond what a float holds", Node.integer, "9007199254740993", 9007199254740993),
     ("a number", Node.number, "1.5", 1.5),
@@ -170,10 +170,10 @@ READERS: list[tuple[str, Callable[[Node], Any], Any, Any]] = [
     ("a word", lambda n: n.choice(["wait", "drop"]), "drop", "drop"),
 ]
 REFUSED: list[tuple[str, Callable[[Node], Any], Any, str]] = [
-    ("half a number", Node.integer, 5.5, "rate must be a whole number, got 5.5"),
-    ("a flag is no number", Node.integer, True, "rate must be a whole number, got True"),
-    ("text", Node.integer, "five", "rate must be a whole number, got 'five'"),
-    ("nothing", Node.integer, None, "rate must be a whole number, got None"),
+    ("half a number", Node.integer, 5.5, "rate must be an integer, got 5.5"),
+    ("a flag is no number", Node.integer, True, "rate must be an integer, got True"),
+    ("text", Node.integer, "five", "rate must be an integer, got 'five'"),
+    ("nothing", Node.integer, None, "rate must be an integer, got None"),
     ("too much", Node.integer, 1 << 70, "rate must be <= 9,223,372,036,854,775,807"),
     ("too little", lambda n: n.integer(low=1), 0, "rate must be >= 1, got 0"),
     ("infinity", Node.number, float("inf"), "rate must be a number"),

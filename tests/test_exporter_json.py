@@ -1,4 +1,4 @@
-"""The run directory's files: one line per tick, one map per request, over full disks, rotations and second lives."""
+"""The run directory's files: one line per tick, one map per request, over full disks, rotations and restarts."""
 
 from __future__ import annotations
 
@@ -54,18 +54,23 @@ def row(record: dict[str, int], tmp_path: Path, **detail: Any) -> dict[str, Any]
     log = RequestLog(tmp_path, max_bytes=1 << 20)
     log.rows(made, RUN)
     log.close(REPORT)
-    [told] = rows_of(tmp_path)
-    return told
+    [reported] = rows_of(tmp_path)
+    return reported
 
 
 def test_a_row_has_the_metrics_by_name_and_the_marks_in_ms_after_intended(tmp_path: Path) -> None:
-    told = row(fields(request=7, target=1), tmp_path)
-    assert (told["request"], told["phase"], told["target"], told["outcome"]) == (7, "phase-0", "target-1", "ok")
-    assert (told["ttft_ms"], told["e2e_ms"], told["tpot_ms"]) == (20.0, 130.0, 10.0)
-    assert (told["send_ms"], told["first_token_ms"], told["end_ms"]) == (1.0, 21.0, 131.0)
-    assert told["wall_time_ns"] == 1_700_000_000 * 10**9
-    assert (told["reused"], told["user_clock"]) == (True, False)
-    assert (told["output_tokens"], told["cached_tokens"], told["cost_usd"]) == (
+    reported = row(fields(request=7, target=1), tmp_path)
+    assert (reported["request"], reported["phase"], reported["target"], reported["outcome"]) == (
+        7,
+        "phase-0",
+        "target-1",
+        "ok",
+    )
+    assert (reported["ttft_ms"], reported["e2e_ms"], reported["tpot_ms"]) == (20.0, 130.0, 10.0)
+    assert (reported["send_ms"], reported["first_token_ms"], reported["end_ms"]) == (1.0, 21.0, 131.0)
+    assert reported["wall_time_ns"] == 1_700_000_000 * 10**9
+    assert (reported["reused"], reported["user_clock"]) == (True, False)
+    assert (reported["output_tokens"], reported["cached_tokens"], reported["cost_usd"]) == (
         11,
         None,
         None,
@@ -73,16 +78,21 @@ def test_a_row_has_the_metrics_by_name_and_the_marks_in_ms_after_intended(tmp_pa
 
 
 def test_an_unsent_row_says_why_and_how_many_slots(tmp_path: Path) -> None:
-    told = row(unsent(Unsent.NO_CAPACITY, slots=4, target=NO_TARGET), tmp_path)
-    assert (told["outcome"], told["unsent"], told["slots"], told["target"]) == ("unsent", "no_capacity", 4, None)
-    assert told["ttft_ms"] is None
+    reported = row(unsent(Unsent.NO_CAPACITY, slots=4, target=NO_TARGET), tmp_path)
+    assert (reported["outcome"], reported["unsent"], reported["slots"], reported["target"]) == (
+        "unsent",
+        "no_capacity",
+        4,
+        None,
+    )
+    assert reported["ttft_ms"] is None
 
 
 def test_a_detail_stands_in_its_row(tmp_path: Path) -> None:
-    told = row(
+    reported = row(
         fields(request=3, outcome=Outcome.HTTP_SERVER, http_status=500), tmp_path, message="boom", request_id="x"
     )
-    assert (told["outcome"], told["http_status"], told["message"], told["request_id"]) == (
+    assert (reported["outcome"], reported["http_status"], reported["message"], reported["request_id"]) == (
         "http_server",
         500,
         "boom",
@@ -206,21 +216,21 @@ def test_a_file_that_somebody_cut_gets_no_hole_of_zeros(tmp_path: Path) -> None:
 
 def test_intervals_are_one_line_each_and_read_back_equal(tmp_path: Path) -> None:
     log = IntervalLog(tmp_path)
-    told: list[Snapshot] = [snapshot(tick) for tick in range(3)]
-    for each in told:
+    reported: list[Snapshot] = [snapshot(tick) for tick in range(3)]
+    for each in reported:
         log.tick(each, REPORT, Slab(), RUN)
     log.close(REPORT)
     lines = (tmp_path / "intervals.jsonl").read_bytes().splitlines()
-    assert [SNAPSHOT_DECODER.decode(line) for line in lines] == told
+    assert [SNAPSHOT_DECODER.decode(line) for line in lines] == reported
 
 
 def test_the_summary_has_every_key_and_replaces_the_one_before(tmp_path: Path) -> None:
     (tmp_path / "summary.json").write_text("old")
     write_summary(tmp_path, REPORT)
-    told = json.loads((tmp_path / "summary.json").read_text())
-    assert list(told) == list(Report.__struct_fields__)
-    assert list(told["run"]) == list(Run.__struct_fields__)
-    assert told["client"]["loop_lag_us"] == {"p50": None, "p99": None, "max": None}
+    reported = json.loads((tmp_path / "summary.json").read_text())
+    assert list(reported) == list(Report.__struct_fields__)
+    assert list(reported["run"]) == list(Run.__struct_fields__)
+    assert reported["client"]["loop_lag_us"] == {"p50": None, "p99": None, "max": None}
     assert msgspec.json.decode((tmp_path / "summary.json").read_bytes(), type=Report) == REPORT
 
 

@@ -59,9 +59,9 @@ def test_a_cell_holds_exactly_the_values_between_its_bounds(value: int) -> None:
 @given(st.lists(inside, min_size=1, max_size=60), st.lists(st.floats(0.01, 100), min_size=1, max_size=5))
 def test_percentiles_are_hdrhs_but_never_beyond_the_exact_extremes(values: list[int], wanted: list[float]) -> None:
     reference = one_by_one(values)
-    told = recorded(values).percentiles(wanted)
+    reported = recorded(values).percentiles(wanted)
     expected = [min(max(reference.get_value_at_percentile(p), min(values)), max(values)) for p in wanted]
-    assert told == expected
+    assert reported == expected
 
 
 @settings(deadline=None)
@@ -130,9 +130,9 @@ def test_an_empty_histogram_has_no_numbers() -> None:
 def test_buckets_count_every_value_once_and_none_above_its_bound_by_more_than_a_cell(
     values: list[int], bounds: list[int]
 ) -> None:
-    told = recorded(values).below(bounds)
-    assert sum(told) == len(values)
+    reported = recorded(values).below(bounds)
+    assert sum(reported) == len(values)
     for place, bound in enumerate(bounds):
-        within = sum(told[: place + 1])
+        within = sum(reported[: place + 1])
         top = h.highest_equivalent(h.index_of(bound))
         assert sum(v <= bound for v in values) <= within == sum(v <= top for v in values)

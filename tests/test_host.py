@@ -48,7 +48,17 @@ def test_a_sample_of_this_process_has_its_cpu_and_memory() -> None:
 
 
 def test_the_machine_is_described() -> None:
-    told = host.describe()
-    assert told["usable_threads"] >= 1
-    assert told["kernel"]
-    assert told["python"].startswith("3.")
+    reported = host.describe()
+    assert reported["usable_threads"] >= 1
+    assert reported["kernel"]
+    assert reported["python"].startswith("3.")
+
+
+def test_hosts_are_alike_by_what_they_are_and_not_by_their_names() -> None:
+    """The runners of a CI are named anew each time; another kernel or processor is another host."""
+    reported = host.describe()
+    assert reported["host_hash"] == host.host_hash(reported)
+    assert host.host_hash(reported | {"name": "other", "memory_mb": reported["memory_mb"]}) == reported["host_hash"]
+    for key, value in (("cpu", "abacus"), ("kernel", "0.1"), ("memory_mb", 1), ("usable_threads", 4096)):
+        assert host.host_hash(reported | {key: value}) != reported["host_hash"]
+    assert host.identity({})["cpu"] is None  # a run of an older version

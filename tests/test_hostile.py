@@ -176,7 +176,7 @@ def hostile_server() -> Iterator[str]:
 
 
 @pytest.fixture(scope="module")
-def told(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+def reported(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """One run over all of them and an honest server."""
     folder = tmp_path_factory.mktemp("hostile")
     bomb()
@@ -196,32 +196,32 @@ def told(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize(("make", "outcomes"), HOSTILE, ids=[make.__name__ for make, _ in HOSTILE])
-def test_it_costs_its_own_request(make: Callable[[], Pieces], outcomes: set[str], told: dict[str, Any]) -> None:
+def test_it_costs_its_own_request(make: Callable[[], Pieces], outcomes: set[str], reported: dict[str, Any]) -> None:
     """One broken reply must not fail, delay or end any other request."""
-    requests = next(each for each in told["targets"] if each["name"] == make.__name__)["requests"]
+    requests = next(each for each in reported["targets"] if each["name"] == make.__name__)["requests"]
     assert requests["sent"] > 0
     if outcomes:
-        assert set(requests["failed"]) <= outcomes, [e for e in told["errors"] if e["target"] == make.__name__]
+        assert set(requests["failed"]) <= outcomes, [e for e in reported["errors"] if e["target"] == make.__name__]
         assert sum(requests["failed"].values()) == requests["sent"]
     else:
         assert requests["ok"] == requests["sent"]
 
 
-def test_honest_requests_go_on_beside_them(told: dict[str, Any]) -> None:
+def test_honest_requests_go_on_beside_them(reported: dict[str, Any]) -> None:
     """Servers fail for some requests only: the others are still measured."""
-    requests = next(each for each in told["targets"] if each["name"] == "honest")["requests"]
+    requests = next(each for each in reported["targets"] if each["name"] == "honest")["requests"]
     assert requests["ok"] == requests["sent"] > 0
-    accounts(told["requests"])
+    accounts(reported["requests"])
 
 
-def test_memory_is_bounded(told: dict[str, Any]) -> None:
+def test_memory_is_bounded(reported: dict[str, Any]) -> None:
     """A reply without end must not take the machine's memory."""
-    assert told["client"]["rss_mb_max"] < RSS_MAX_MB
+    assert reported["client"]["rss_mb_max"] < RSS_MAX_MB
 
 
-def test_the_run_directory_holds_no_flood(told: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> None:
+def test_the_run_directory_holds_no_flood(reported: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> None:
     """Error bodies and headers of MBs must not fill the disk."""
     folder: Path = tmp_path_factory.getbasetemp()
     size = sum(path.stat().st_size for path in folder.glob("hostile*/runs/2*/*"))
     assert 0 < size < 5 << 20
-    assert all(len(error["message"]) <= 300 for error in told["errors"])
+    assert all(len(error["message"]) <= 300 for error in reported["errors"])

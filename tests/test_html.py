@@ -30,8 +30,8 @@ DAY = 86_400
 def payload_of(page: str) -> dict[str, Any]:
     found = re.search(r'<script type="application/json" id="data">(.*?)</script>', page, re.S)
     assert found
-    told: dict[str, Any] = json.loads(found[1])
-    return told
+    reported: dict[str, Any] = json.loads(found[1])
+    return reported
 
 
 @given(st.lists(st.lists(st.integers(1_000, 3_600_000_000_000), max_size=20), min_size=1, max_size=4))
@@ -76,19 +76,19 @@ def test_the_page_needs_nothing_from_outside_itself(run_dir: Path) -> None:
 def test_the_page_says_the_verdict_the_numbers_and_what_went_wrong(run_dir: Path) -> None:
     """A reader without JavaScript sees these tables and nothing else."""
     page = report_html([run_dir])
-    told = json.loads((run_dir / "summary.json").read_bytes())
+    reported = json.loads((run_dir / "summary.json").read_bytes())
     for word in ("VALID", "TTFT scheduled ms", "ttft_ms.p99 &lt;= 500", "http_rate_limited", "AMD EPYC", "Plan"):
         assert word in page
-    assert f"{told['requests']['ok']:,}" in page
-    assert all(target["name"] in page for target in told["targets"])
+    assert f"{reported['requests']['ok']:,}" in page
+    assert all(target["name"] in page for target in reported["targets"])
 
 
 def test_the_page_shows_late_bodies_and_saturated_gaps_if_there_were_any(run_dir: Path, tmp_path: Path) -> None:
     """They are counted so that people see them."""
-    told = json.loads((run_dir / "summary.json").read_bytes())
+    reported = json.loads((run_dir / "summary.json").read_bytes())
     assert "late renders" not in report_html([run_dir])
-    told["client"] |= {"late_renders": 12, "gaps_saturated": 3}
-    (tmp_path / "summary.json").write_text(json.dumps(told))
+    reported["client"] |= {"late_renders": 12, "gaps_saturated": 3}
+    (tmp_path / "summary.json").write_text(json.dumps(reported))
     assert "3 saturated gaps, 12 late renders" in report_html([tmp_path])
 
 
@@ -108,9 +108,11 @@ def test_a_servers_text_cannot_become_markup_or_script(tmp_path: Path) -> None:
     """Names and messages come from plans and servers; the page is opened with the reader's rights."""
     name = "</script><script>alert(1)</script>"
     FakeRun(ticks=3, names=(name, "other")).write(tmp_path)
-    told = json.loads((tmp_path / "summary.json").read_bytes())
-    told["errors"] = [{"target": "t", "outcome": "http_server", "count": 1, "message": "<img src=x onerror=alert(1)>"}]
-    (tmp_path / "summary.json").write_text(json.dumps(told))
+    reported = json.loads((tmp_path / "summary.json").read_bytes())
+    reported["errors"] = [
+        {"target": "t", "outcome": "http_server", "count": 1, "message": "<img src=x onerror=alert(1)>"}
+    ]
+    (tmp_path / "summary.json").write_text(json.dumps(reported))
     page = report_html([tmp_path])
     assert "<script>alert(1)" not in page
     assert "<img" not in page
@@ -161,9 +163,9 @@ def test_unhealthy_intervals_are_marked(tmp_path: Path) -> None:
     run.write(tmp_path)
     lines = (tmp_path / "intervals.jsonl").read_text().splitlines()
     for k in range(5, 10):
-        told = json.loads(lines[k])
-        told["client"]["ring_drops"] = 3  # counted once, at the tick where it appears
-        lines[k] = json.dumps(told)
+        reported = json.loads(lines[k])
+        reported["client"]["ring_drops"] = 3  # counted once, at the tick where it appears
+        lines[k] = json.dumps(reported)
     (tmp_path / "intervals.jsonl").write_text("\n".join(lines) + "\n")
     assert payload_of(report_html([tmp_path]))["unhealthy"] == [[5, 6]]
 
@@ -221,13 +223,13 @@ def test_several_runs_stand_side_by_side(run_dir: Path, tmp_path: Path) -> None:
 
 def test_what_a_run_does_not_know_takes_no_room(run_dir: Path, tmp_path: Path) -> None:
     """Rows of dashes hide the rows that say something."""
-    told = json.loads((run_dir / "summary.json").read_bytes())
-    told["cost"] = {"usd": None}
-    told["run"]["host"] = {"governor": None}
-    for distribution in told["metrics"].values():
+    reported = json.loads((run_dir / "summary.json").read_bytes())
+    reported["cost"] = {"usd": None}
+    reported["run"]["host"] = {"governor": None}
+    for distribution in reported["metrics"].values():
         distribution["ci95"] = None
-    told["slo"] = [{"expression": "request: ttft_ms <= 800", "value": 0.985, "state": "PASS"}]
-    (tmp_path / "summary.json").write_text(json.dumps(told))
+    reported["slo"] = [{"expression": "request: ttft_ms <= 800", "value": 0.985, "state": "PASS"}]
+    (tmp_path / "summary.json").write_text(json.dumps(reported))
     page = report_html([tmp_path])
     assert "per day at this rate" not in page
     assert "95 % CI" not in page

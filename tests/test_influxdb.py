@@ -104,13 +104,13 @@ def deliver(folder: Path, export: InfluxExport) -> Pump:
 def test_what_was_written_is_read_back_equal(influx: Influx, tmp_path: Path) -> None:
     run = FakeRun(ticks=12, targets=2, seed=11)
     report = run.write(tmp_path)
-    told = list(FakeRun(ticks=12, targets=2, seed=11).snapshots())
+    reported = list(FakeRun(ticks=12, targets=2, seed=11).snapshots())
     pump = deliver(tmp_path, to(influx))
     deliver(tmp_path, to(influx))  # nothing left to say
     assert pump.tail.cursor.delivered == 12
     rows = influx.query(f"SELECT * FROM lens_metric WHERE run='{run.id}' AND metric='ttft_ms' AND target='target-1'")
-    assert [row["time"] for row in rows] == [t.wall_time_ns for t in told]
-    for row, tick in zip(rows, told, strict=True):
+    assert [row["time"] for row in rows] == [t.wall_time_ns for t in reported]
+    for row, tick in zip(rows, reported, strict=True):
         d = tick.intervals[1].metrics["ttft_ms"]
         assert [row[f] for f in ("count", "mean", "p50", "p99", "max")] == [d.count, d.mean, d.p50, d.p99, d.max]
     sums = influx.query(f"SELECT sum(ok) AS ok, sum(failed) AS bad FROM lens_requests WHERE run='{run.id}'")[0]
@@ -251,10 +251,10 @@ def test_the_exporter_process_killed_in_mid_run_goes_on_where_it_was(influx: Inf
 def test_victoria_metrics_takes_the_same_points(tmp_path: Path) -> None:
     run = FakeRun(ticks=5, targets=2, seed=15)
     run.write(tmp_path / "run")
-    told: list[Snapshot] = list(FakeRun(ticks=5, targets=2, seed=15).snapshots())
+    reported: list[Snapshot] = list(FakeRun(ticks=5, targets=2, seed=15).snapshots())
     with VictoriaMetrics(tmp_path / "vm") as database:
         deliver(tmp_path / "run", export_of(f"influxdb://127.0.0.1:{database.port}/lens"))
         series = database.series("lens_metric_p50")
     mine = next(s for s in series if s["metric"]["metric"] == "e2e_ms" and s["metric"]["target"] == "target-0")
-    assert mine["timestamps"] == [t.wall_time_ns // 1_000_000 for t in told]
-    assert mine["values"] == pytest.approx([t.intervals[0].metrics["e2e_ms"].p50 for t in told])
+    assert mine["timestamps"] == [t.wall_time_ns // 1_000_000 for t in reported]
+    assert mine["values"] == pytest.approx([t.intervals[0].metrics["e2e_ms"].p50 for t in reported])

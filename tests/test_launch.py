@@ -40,7 +40,7 @@ def test_only_its_user_can_read_a_run(tmp_path: Path) -> None:
 
 
 def test_the_collector_has_no_key_in_its_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It needs none, lives as long as the run, and reads what servers sent."""
+    """It needs none, runs as long as the run, and reads what servers sent."""
     with simulator(**FAST) as sim:
         target = ("--base-url", f"{sim.base_url}/v1", "--model", "m", "--rate", "10", "--duration", "24h")
         monkeypatch.setenv("LENS_TEST_TOKEN", "sk-0123456789")

@@ -1,4 +1,7 @@
-"""The import order as data: between the top-level folders, and inside `engine`. No module imports itself in a circle."""
+"""The import order as data: between the top-level folders, and inside `engine`. No module imports itself in a circle.
+
+Also the sizes: of a file, of a class, and of the top of `engine`.
+"""
 
 from __future__ import annotations
 
@@ -25,6 +28,12 @@ ENGINE = [
     ["worker", "hosts"],
 ]
 SIMULATOR_MAY_IMPORT = {"simulator", "errors", "clock", "process"}
+
+LINES_MAX = 450  # of a file
+METHODS_MAX = 30  # of a class
+ATTRIBUTES_MAX = 25  # that a class sets on itself; a declared row or document has as many fields as its format
+ENGINE_FILES_MAX = 8
+MANY_ATTRIBUTES = {"Exchange"}  # the marks of one request, flat because the hot path writes them
 
 
 def modules() -> dict[str, Path]:
@@ -103,6 +112,42 @@ def test_the_simulator_stands_apart() -> None:
                 assert name == "engine" or name.split(".")[1] in SIMULATOR_MAY_IMPORT, f"{module} imports {name}"
         elif module.startswith("engine"):
             assert not any(name.startswith("engine.simulator") for name in imports(module)), module
+
+
+@pytest.mark.parametrize("module", sorted(MODULES))
+def test_no_file_is_longer_than_can_be_read_in_one_sitting(module: str) -> None:
+    """A file is one noun or one verb; past this length it has become two."""
+    lines = MODULES[module].read_text().count("\n")
+    assert lines <= LINES_MAX, f"{MODULES[module]}: {lines} lines; move a cohesive part out"
+
+
+def test_no_class_has_more_methods_or_attributes_than_can_be_kept_in_mind() -> None:
+    """A change to a class can touch all its state: what is too much to keep in mind is several classes."""
+    for module, path in MODULES.items():
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.ClassDef):
+                methods = [each for each in node.body if isinstance(each, ast.FunctionDef | ast.AsyncFunctionDef)]
+                assert len(methods) <= METHODS_MAX, f"{module}.{node.name} has {len(methods)} methods"
+                if node.name not in MANY_ATTRIBUTES:
+                    attributes = set_on_self(node)
+                    assert len(attributes) <= ATTRIBUTES_MAX, f"{module}.{node.name} sets {len(attributes)} attributes"
+
+
+def set_on_self(node: ast.ClassDef) -> set[str]:
+    """The attributes that a class sets on itself, in any of its methods."""
+    return {
+        each.attr
+        for each in ast.walk(node)
+        if isinstance(each, ast.Attribute)
+        and isinstance(each.ctx, ast.Store)
+        and isinstance(each.value, ast.Name)
+        and each.value.id == "self"
+    }
+
+
+def test_the_top_of_engine_holds_only_what_every_folder_of_it_needs() -> None:
+    """42 files lay flat there once, and nobody could say which of them belonged together."""
+    assert len(list((ROOT / "engine").glob("*.py"))) <= ENGINE_FILES_MAX
 
 
 def cycles() -> list[list[str]]:

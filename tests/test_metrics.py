@@ -24,7 +24,7 @@ from llm_latency_lens.engine.records.record import FIELDS, Outcome, Unsent
 
 def test_every_number_of_the_client_is_in_the_catalogue() -> None:
     """A health counter that no exporter knows of would be lost data that nobody sees."""
-    assert {*Client.__struct_fields__} == {*CLIENT, "clock", "loop_lag_us"}
+    assert {*Client.__struct_fields__} == {*CLIENT, "clock", "stamps", "loop_lag_us"}
 
 
 def test_every_number_of_a_server_is_in_the_catalogue() -> None:
@@ -75,3 +75,8 @@ def test_names_of_exporters_are_unique() -> None:
 def test_the_catalogue_is_light() -> None:
     """Workers and `lens --help` load it: it is plain tuples that msgspec can encode for the reference."""
     assert msgspec.json.encode([metric._asdict() for metric in METRICS.values()])
+
+
+def test_only_speeds_are_better_when_they_are_higher() -> None:
+    """A gate that takes a longer latency for an improvement would be worse than none."""
+    assert {name for name, metric in METRICS.items() if metric.higher_is_better} == {"decode_tps", "e2e_tps"}

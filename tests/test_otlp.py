@@ -64,9 +64,9 @@ def test_a_real_collector_decodes_what_was_measured(tmp_path: Path) -> None:
         collector.stop()
     text = re.sub(r"\x1b\[[0-9;]*m", "", log.read_text())
     d = run.report().targets[0].metrics["ttft_ms"]
-    told = text.split("Name: gen_ai.server.time_to_first_token")
-    assert len(told) == 2  # all ticks of a push are points of one metric
-    mine = told[1].split("Name: ")[0]
+    reported = text.split("Name: gen_ai.server.time_to_first_token")
+    assert len(reported) == 2  # all ticks of a push are points of one metric
+    mine = reported[1].split("Name: ")[0]
     assert "gen_ai.request.model: Str(llama)" in mine
     assert sum(int(n) for n in re.findall(r"^Count: (\d+)", mine, re.M)) == d.count
     assert sum(float(n) for n in re.findall(r"^Sum: (\S+)", mine, re.M)) == pytest.approx(d.count * (d.mean or 0) / 1e3)

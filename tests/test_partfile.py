@@ -21,7 +21,7 @@ def line(n: int) -> bytes:
     return f"{n:06d} {'x' * (n % 40)}\n".encode()
 
 
-def told(path: Path) -> list[int]:
+def reported(path: Path) -> list[int]:
     return [int(each[:6]) for each in lines_of(path)]
 
 
@@ -41,7 +41,7 @@ def test_full_parts_are_compressed_and_every_line_is_there_in_order(tmp_path: Pa
     assert len(closed) > 5
     assert all(part.path.suffix == ".gz" for part in closed)
     assert [part.start for part in closed] == [0, *(part.end for part in closed[:-1])]
-    assert told(path) == list(range(200))
+    assert reported(path) == list(range(200))
     assert file.failures == 0
 
 
@@ -56,7 +56,7 @@ def test_a_day_ends_a_part(tmp_path: Path) -> None:
 @settings(max_examples=40, deadline=None)
 @given(st.integers(0, 1 << 30))
 def test_a_rewind_after_any_kill_tells_everything_once(tmp_path_factory: pytest.TempPathFactory, seed: int) -> None:
-    """The collector saves a position after each tick at best; what came later is told again."""
+    """The collector saves a position after each tick at best; what came later is exported again."""
     path = tmp_path_factory.mktemp("part") / "intervals.jsonl"
     dice = random.Random(seed)
     saved: tuple[list[int], int] = ([0, 0], 0)
@@ -75,7 +75,7 @@ def test_a_rewind_after_any_kill_tells_everything_once(tmp_path_factory: pytest.
     file = PartFile(path, part_bytes=300)
     file.rewind(saved[0])
     file.close()
-    assert told(path) == list(range(saved[1]))
+    assert reported(path) == list(range(saved[1]))
 
 
 def test_a_part_that_a_kill_left_plain_is_read_and_compressed_later(tmp_path: Path) -> None:
@@ -86,14 +86,14 @@ def test_a_part_that_a_kill_left_plain_is_read_and_compressed_later(tmp_path: Pa
     part = parts_of(path)[1]
     plain = part.path.with_suffix("")
     plain.write_bytes(gzip.decompress(part.path.read_bytes()))
-    assert told(path) == list(range(100))  # both there: told once
+    assert reported(path) == list(range(100))  # both there: exported once
     part.path.unlink()
-    assert told(path) == list(range(100))
+    assert reported(path) == list(range(100))
     again = PartFile(path, part_bytes=300)
     again.rewind(file.position())
     again.close()
     assert not plain.exists()
-    assert told(path) == list(range(100))
+    assert reported(path) == list(range(100))
 
 
 def test_followers_go_on_over_every_rotation(tmp_path: Path) -> None:

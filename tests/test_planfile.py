@@ -381,7 +381,7 @@ WRONG: list[tuple[str, tuple[str, str, str], str]] = [
     ("a provider", ("", "provider: opnai", ""), "provider must be one of .*did you mean 'openai'"),
     ("a key of the probe", ("probe: {evry: 1m}", "", ""), r"\(probe.evry\); did you mean 'every'"),
     ("a rate below 0", ("", "", "rate: -5/s"), r"rate must be > 0, got '-5/s' \(load.rate\)"),
-    ("half a client", ("", "", "concurrency: 1.5"), "concurrency must be a whole number, got 1.5"),
+    ("half a client", ("", "", "concurrency: 1.5"), "concurrency must be an integer, got 1.5"),
     ("two loads", ("", "", "concurrency: 1, rate: 5"), "load has concurrency and rate, one of them is wanted"),
     ("a load of nothing", ("", "", "arrivals: poisson"), "arrivals needs rate, concurrency or replay beside it"),
     ("arrivals in closed loop", ("", "", "concurrency: 1, arrivals: poisson"), "is for open loop"),

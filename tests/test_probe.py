@@ -117,7 +117,7 @@ def test_a_hung_process_lets_the_watchdog_bark(module: str, name: str, tmp_path:
 
 
 def test_a_killed_probe_goes_on_where_it_was(tmp_path: Path) -> None:
-    """As after the watchdog's SIGKILL of the whole unit: books, spend and alerts are there again."""
+    """As after the watchdog's SIGKILL of the complete unit: totals, spend and alerts are there again."""
     with simulator(**FAST) as sim:
         alerts = "[{name: any, when: 'e2e_ms.p50 > 0', over: 60s}]"
         plan = write_plan(tmp_path, sim.base_url, f"{{every: 300ms, daily_budget_usd: 50, alerts: {alerts}}}")

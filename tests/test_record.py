@@ -147,5 +147,5 @@ def test_what_a_worker_imports_brings_no_numpy() -> None:
         "import sys; from llm_latency_lens.engine import clock; from llm_latency_lens.engine.records import layout, record, resume, writer;"
         "print(sorted({'numpy', 'aiohttp', 'rich', 'click', 'msgspec', 'asyncio'} & set(sys.modules)))"
     )
-    told = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
-    assert told.stdout.strip() == "[]"
+    reported = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert reported.stdout.strip() == "[]"

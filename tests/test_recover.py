@@ -1,4 +1,4 @@
-"""`lens recover`: the books of a run whose every process was killed."""
+"""`lens recover`: the totals of a run whose every process was killed."""
 
 from __future__ import annotations
 
@@ -70,9 +70,9 @@ def test_the_books_of_a_killed_run_are_finished(tmp_path: Path, tmpfs: Path) -> 
     """What was measured before a kill is worth as much as what a finished run measured."""
     run = killed(tmp_path)
     report = recover_run(run.run_dir, segments=tmpfs)
-    told = report.requests
-    assert (told.ok, told.failed, told.unsent) == (3, {"lost": 1}, {"worker_down": 1})
-    assert told.planned == 5
+    reported = report.requests
+    assert (reported.ok, reported.failed, reported.unsent) == (3, {"lost": 1}, {"worker_down": 1})
+    assert reported.planned == 5
     assert report.metrics["itl_ms"].count == 6
     assert REPORT_DECODER.decode((run.run_dir / "summary.json").read_bytes()) == report
     assert (report.verdict.state, report.verdict.reasons[0].code) == ("INVALID", "stopped")
@@ -198,14 +198,14 @@ def test_all_dead_runs_are_recovered_at_once_and_what_cannot_be_is_told(
 ) -> None:
     """One run that cannot be recovered keeps none of the others from it."""
     dead = [another(tmp_path, name) for name in ("a", "b")]
-    lives = another(tmp_path, "c", pids={"supervisor": living})
+    running = another(tmp_path, "c", pids={"supervisor": living})
     never_begun(here, "d")
     found = call("--all")
     assert found.return_value == 1
     assert [line.partition(": ")[0] for line in found.stdout.splitlines()] == [str(run.run_dir) for run in dead]
     assert "lens recover --remove d" in found.stderr
     assert sorted(path.name for path in here.iterdir()) == ["c", "d"]
-    assert not (lives.run_dir / "summary.json").exists()
+    assert not (running.run_dir / "summary.json").exists()
 
 
 def test_a_run_of_another_version_is_listed_and_left_to_it(tmp_path: Path, here: Path) -> None:

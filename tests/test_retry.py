@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from llm_latency_lens.engine.load.retry import DAY_NS, retry_delay_ns, told_ns
+from llm_latency_lens.engine.load.retry import DAY_NS, retry_after_ns, retry_delay_ns
 from llm_latency_lens.engine.plan.plan import SECOND, Retry
 from llm_latency_lens.engine.records.record import Outcome
 from tests.support_lens import accounts, lens
@@ -157,7 +157,7 @@ def test_jitter_spreads_over_all_of_its_width() -> None:
     ],
 )
 def test_the_server_says_when(headers: dict[str, str], expected: int | None, why: str) -> None:
-    assert told_ns(headers, NOW) == expected, why
+    assert retry_after_ns(headers, NOW) == expected, why
     wanted = SECOND if expected is None else expected  # the backoff in place of what cannot be understood
     assert delay(Failed(kept_headers=headers)) == wanted, why
 
@@ -176,7 +176,7 @@ def test_no_header_breaks_the_law(headers: dict[str, str]) -> None:
 
 
 def test_a_refused_request_comes_back_when_the_server_said(tmp_path: Path) -> None:
-    """For real: refused at first, told to come back after 0.4 s; one request, two attempts, in time and not before."""
+    """For real: refused at first, asked_ns to come back after 0.4 s; one request, two attempts, in time and not before."""
     plan = {
         "requests": 20,
         "load": {"concurrency": 20},

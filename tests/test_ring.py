@@ -31,10 +31,12 @@ from llm_latency_lens.engine.records.layout import (
     Geometry,
     Layout,
     State,
+    page_up,
 )
 from llm_latency_lens.engine.records.reader import Leftover, SegmentReader
 from llm_latency_lens.engine.records.record import FIELDS, NO_TARGET, OUTCOMES, SLOT_BYTES, Outcome, record_dtype
 from llm_latency_lens.engine.records.resume import mark_dead, resume_point
+from llm_latency_lens.engine.records.ticks import ROW_BYTES
 from llm_latency_lens.engine.records.writer import SegmentWriter
 from tests.support_ring import (
     HAMMERED,
@@ -402,9 +404,11 @@ def test_the_file_is_what_the_layout_says(pair: Pair) -> None:
     pair.writer.sent(1, 2000)
     pair.push(6, words(1))
     pair.writer.push_detail(b"hello")
+    pair.writer.ticks.start(1000, 10)
+    pair.writer.ticks.of(4).gap(1024, 1075)
     raw = pair.path.read_bytes()
     u64 = struct.Struct("=Q").unpack_from
-    assert struct.unpack_from("<8sIIII6Q", raw) == (b"LENSRING", 1, 0, 0, os.getpid(), 4, 64, 4, 4, 2, 3)
+    assert struct.unpack_from("<8sIIII7Q", raw) == (b"LENSRING", 2, 0, 0, os.getpid(), *SMALL)
     assert u64(raw, 128)[0] == State.LIVE
     assert u64(raw, 4096 + 8 * Counter.EVENTS)[0] == 77
     assert u64(raw, 4096 + 8 * (64 + 5))[0] == 88
@@ -418,7 +422,9 @@ def test_the_file_is_what_the_layout_says(pair: Pair) -> None:
     assert u64(raw, details)[0] & 0xFFFF_FFFF == 1 << 31 | 1
     assert u64(raw, details + 8)[0] == 5
     assert raw[details + 16 : details + 21] == b"hello"
-    assert len(raw) == 6 * PAGE
+    assert u64(raw, 6 * PAGE)[0] == (7 + 1) << 16 | 4
+    assert struct.unpack_from("=I", raw, 7 * PAGE + 320 * 4)[0] == 1
+    assert len(raw) == 7 * PAGE + page_up(SMALL.ticks * ROW_BYTES)
     pair.reader.requests()
     pair.reader.gaps(1)
     pair.reader.release()
@@ -455,8 +461,11 @@ def test_sizes_are_powers_of_two(directory: Path, part: str, size: int) -> None:
         (b"", "too short"),
         (b"LENSRING", "too short"),
         (bytes(8192), "not a ring segment"),
-        (struct.pack("<8sIIII6Q", b"LENSRING", 99, 0, 0, 1, *SMALL) + bytes(4096), "not a ring segment of version 1"),
-        (struct.pack("<8sIIII6Q", b"LENSRING", 1, 0, 0, 1, *SMALL) + bytes(4096), "its head says 24576"),
+        (struct.pack("<8sIIII7Q", b"LENSRING", 99, 0, 0, 1, *SMALL) + bytes(4096), "not a ring segment of version 2"),
+        (
+            struct.pack("<8sIIII7Q", b"LENSRING", 2, 0, 0, 1, *SMALL) + bytes(4096),
+            f"its head says {7 * PAGE + SMALL.ticks * ROW_BYTES}",
+        ),
     ],
     ids=["empty", "cut", "zeros", "another version", "cut after the head"],
 )
@@ -485,7 +494,7 @@ def test_a_full_tmpfs_is_an_error_that_says_how_much_is_needed(
         raise OSError(code, os.strerror(code))
 
     monkeypatch.setattr(os, "posix_fallocate", refuse)
-    with pytest.raises(SegmentError, match=r"no room for a ring segment of 0\.2 MB .*remount,size=.* fewer workers"):
+    with pytest.raises(SegmentError, match=r"no room for a ring segment of 1\.3 MB .*remount,size=.* fewer workers"):
         SegmentWriter.create(directory / "x", HAMMERED, worker=0)
     assert list(directory.iterdir()) == []
 
@@ -512,7 +521,7 @@ def test_a_limit_of_the_file_size_is_met_at_the_start_and_not_by_a_signal_later(
         [sys.executable, "-c", program, str(directory / "x.ring")], capture_output=True, text=True, check=False
     )
     assert told.returncode == 1
-    assert "no room for a ring segment of 16.8 MB (File too large)" in told.stderr.splitlines()[-1]
+    assert "no room for a ring segment of 17.9 MB (File too large)" in told.stderr.splitlines()[-1]
     assert list(directory.iterdir()) == []
 
 

@@ -13,6 +13,8 @@ from hypothesis import strategies as st
 
 from llm_latency_lens.collectors.checkpoint import Progress
 from llm_latency_lens.collectors.intake import Drained, Intake
+from llm_latency_lens.collectors.live import LiveTicks
+from llm_latency_lens.collectors.series import Slab
 from llm_latency_lens.engine.errors import SegmentError
 from llm_latency_lens.engine.records.layout import MAGIC, PAGE, VERSION, Counter, Layout
 from llm_latency_lens.engine.records.reader import SegmentReader
@@ -62,10 +64,15 @@ def drained(content: bytes, *, dead: bool = True) -> tuple[list[Drained], list[D
         intake.scan()
         found = list(intake.drain(finished=True))
         left = [found.pop()] if found and intake.done else []
-        intake.in_flight()
+        live = LiveTicks(KILLED.targets, Progress())
+        live.read(intake.segments, 0, 3)
+        live.fold(3)
+        live.close(3, Slab())
         intake.lag()
         state = Progress()
         intake.save(state)
+        live.save(state)
+        live.release(intake.segments)
         intake.release()
         assert intake.done or not dead
         return found, left

@@ -1,4 +1,4 @@
-"""A writer killed at any moment: every committed record is whole, none is missing, and every request is told once."""
+"""A writer killed at any moment: every committed record is complete, none is missing, and every request is reported once."""
 
 from __future__ import annotations
 
@@ -42,14 +42,14 @@ DEADLINE_S = 60.0
 EXPECTED = np.array([tuple(record_of(number)) for number in range(TEMPLATES)], np.dtype([(n, "<u8") for n in NAMES]))
 
 
-class Books:
+class Reading:
     """What a collector reads from a segment, checked as it comes."""
 
     def __init__(self, path: Path, gaps: Callable[[int], array[int]] = gaps_of) -> None:
         self.reader = SegmentReader.open(path)
         self.path = path
         self.gaps = gaps
-        self.told: list[int] = []
+        self.reported: list[int] = []
 
     def drain(self) -> None:
         before = self.reader.cursors()[1]
@@ -64,10 +64,10 @@ class Books:
         for number, end in zip(records["request"].tolist(), (records["gaps_end"] - before).tolist(), strict=True):
             assert words[at:end] in (self.gaps(number).tolist(), []), number  # all, or none where they found no room
             at = end
-        self.told += records["request"].tolist()
+        self.reported += records["request"].tolist()
 
     def close(self) -> tuple[list[int], int, list[int]]:
-        """Drains the rest; (told by a record, number of dropped, left over)."""
+        """Drains the rest; (reported by a record, number of dropped, left over)."""
         self.drain()
         left = self.reader.leftovers()
         for entry in left:
@@ -80,7 +80,7 @@ class Books:
         assert self.reader.torn == 0
         drops = int(self.reader.drops().sum())
         self.reader.close()
-        return self.told, drops, [entry.request for entry in left]
+        return self.reported, drops, [entry.request for entry in left]
 
 
 # --- SIGKILL ----------------------------------------------------------------------------------------------------------
@@ -110,46 +110,46 @@ def test_after_a_sigkill_at_any_moment_every_request_is_told_once(forks: subproc
             path = directory / f"worker-{run}.{kill}.ring"
             print(path, file=forks.stdin, flush=True)
             pid = int(forks.stdout.readline())
-            books = beside_until(path, draw.randrange(1500), lazy=draw.random() < 0.5)
+            reading = beside_until(path, draw.randrange(1500), lazy=draw.random() < 0.5)
             os.kill(pid, signal.SIGKILL)
             assert int(forks.stdout.readline()) == signal.SIGKILL
-            told, dropped = audit(books)
-            told_in_all, dropped_in_all = told_in_all + told, dropped_in_all + dropped
+            reported, dropped = audit(reading)
+            told_in_all, dropped_in_all = told_in_all + reported, dropped_in_all + dropped
     assert told_in_all > 0
     assert dropped_in_all > 0
 
 
-def beside_until(path: Path, begun: int, *, lazy: bool) -> Books:
+def beside_until(path: Path, begun: int, *, lazy: bool) -> Reading:
     """Reads beside the writer until it has begun so many requests; a lazy reader lets the ring fill up."""
     deadline = time.monotonic() + DEADLINE_S
     while not path.exists():
         assert time.monotonic() < deadline
-    books = Books(path)
-    while (now := books.reader.counters()[BEGUN]) < begun:
+    reading = Reading(path)
+    while (now := reading.reader.counters()[BEGUN]) < begun:
         assert time.monotonic() < deadline
         if not lazy or now % 512 < 256:
-            books.drain()
-            books.reader.release()
-    return books
+            reading.drain()
+            reading.reader.release()
+    return reading
 
 
-def audit(books: Books) -> tuple[int, int]:
+def audit(reading: Reading) -> tuple[int, int]:
     """(records, drops) of a segment whose writer was killed."""
-    counters = books.reader.counters()
+    counters = reading.reader.counters()
     begun, starting = counters[BEGUN], counters[STARTING]
-    resumed = resume_point(books.path)
-    told, dropped, left = books.close()
+    resumed = resume_point(reading.path)
+    reported, dropped, left = reading.close()
     if starting > begun and begun in left:  # killed between the entry and the counter that says so
         begun += 1
     assert starting - begun in (0, 1)
-    assert len(set(told)) == len(told)
-    assert not set(told) & set(left)
+    assert len(set(reported)) == len(reported)
+    assert not set(reported) & set(left)
     assert len(set(left)) == len(left)
-    assert set(told) | set(left) <= set(range(begun))
-    assert len(told) + dropped + len(left) == begun
+    assert set(reported) | set(left) <= set(range(begun))
+    assert len(reported) + dropped + len(left) == begun
     assert resumed[1] <= begun
     assert resumed[1] > max(left, default=-1)
-    return len(told), dropped
+    return len(reported), dropped
 
 
 # --- every moment there is --------------------------------------------------------------------------------------------
@@ -163,10 +163,10 @@ def few_gaps(number: int) -> array[int]:
 
 
 class Scenario:
-    """A worker's life with ends out of order, a full gap lane, a full ring and a reader that makes room in between."""
+    """One incarnation of a worker, with ends out of order, a full gap lane, a full ring and a reader that makes room in between."""
 
-    def __init__(self, writer: SegmentWriter, books: Books) -> None:
-        self.writer, self.books = writer, books
+    def __init__(self, writer: SegmentWriter, reading: Reading) -> None:
+        self.writer, self.reading = writer, reading
         self.starting = self.begun = self.ending = self.ended = 0
 
     def begin(self, place: int, number: int) -> None:
@@ -191,8 +191,8 @@ class Scenario:
         self.end(2, 2)  # its gaps find no room
         self.begin(1, 3)
         self.end(0, 0)  # dropped
-        self.books.drain()
-        self.books.reader.release()
+        self.reading.drain()
+        self.reading.reader.release()
         self.end(1, 3)
         self.begin(0, 4)
         self.begin(1, 5)
@@ -229,38 +229,38 @@ def at_every_moment(live: Callable[[], object], look: Callable[[], None]) -> int
 def test_killed_between_any_two_steps_every_request_is_told_once() -> None:
     with segments() as directory:
         path = directory / "worker-0.0.ring"
-        scenario = Scenario(SegmentWriter.create(path, TINY, worker=0), Books(path, few_gaps))
+        scenario = Scenario(SegmentWriter.create(path, TINY, worker=0), Reading(path, few_gaps))
         seen: dict[tuple[bytes, int], tuple[list[int], int, list[int]]] = {}
         states: list[tuple[list[int], int, list[int]]] = []
 
         def look() -> None:
-            key = (path.read_bytes(), len(scenario.books.told))
+            key = (path.read_bytes(), len(scenario.reading.reported))
             if key not in seen:
-                seen[key] = told_after_a_kill(scenario.books)
+                seen[key] = reported_after_a_kill(scenario.reading)
                 states.append(seen[key])
-            told, dropped, left = seen[key]
-            assert scenario.begun <= len(told) + dropped + len(left) <= scenario.starting
-            assert scenario.ended <= len(told) + dropped <= scenario.ending
+            reported, dropped, left = seen[key]
+            assert scenario.begun <= len(reported) + dropped + len(left) <= scenario.starting
+            assert scenario.ended <= len(reported) + dropped <= scenario.ending
 
         assert at_every_moment(scenario.live, look) > 1000
-        scenario.books.close()
+        scenario.reading.close()
     assert len(states) > 50
     assert (sorted(states[-1][0]), *states[-1][1:]) == ([1, 2, 3, 5], 2, [])
 
 
-def told_after_a_kill(books: Books) -> tuple[list[int], int, list[int]]:
+def reported_after_a_kill(reading: Reading) -> tuple[list[int], int, list[int]]:
     """What a collector that goes on from its checkpoint makes of the segment as it is."""
-    resumed = resume_point(books.path)
-    successor = Books(books.path, few_gaps)
-    successor.reader.seek(books.reader.cursors())
-    successor.told = list(books.told)
+    resumed = resume_point(reading.path)
+    successor = Reading(reading.path, few_gaps)
+    successor.reader.seek(reading.reader.cursors())
+    successor.reported = list(reading.reported)
     counted = successor.reader.counters()[Counter.REQUEST_DROPS]
-    told, dropped, left = successor.close()
-    in_books = len(told) + dropped + len(left)
-    assert len({*told, *left}) == len(told) + len(left)
+    reported, dropped, left = successor.close()
+    in_books = len(reported) + dropped + len(left)
+    assert len({*reported, *left}) == len(reported) + len(left)
     assert resumed == ((PHASE, in_books) if in_books else (0, 0))
     assert counted == dropped
-    return told, dropped, left
+    return reported, dropped, left
 
 
 @pytest.mark.parametrize("full", [False, True], ids=["committed", "dropped"])

@@ -244,8 +244,8 @@ def test_killed_processes_are_replaced_and_the_books_still_balance(victims: str,
     assert summary["client"]["collector_restarts"] == (0 if victims == "worker" else 3)
     made = rows(tmp_path)
     assert len({row["request"] for row in made}) == len(made) == 500
-    told = [json.loads(line) for line in (tmp_path / "runs/latest/log.jsonl").read_text().splitlines()]
-    deaths = [each["how"] for each in told if each["event"].endswith("_died")]
+    logged = [json.loads(line) for line in (tmp_path / "runs/latest/log.jsonl").read_text().splitlines()]
+    deaths = [each["how"] for each in logged if each["event"].endswith("_died")]
     assert deaths == ["signal SIGKILL"] * (6 if victims == "both" else 3)
     assert summary["verdict"]["state"] == ("INVALID" if victims != "collector" else summary["verdict"]["state"])
 

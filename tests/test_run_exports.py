@@ -54,11 +54,11 @@ def test_a_database_can_have_the_histograms_too(sim: Simulator, tmp_path: Path) 
     total = HdrHistogram(hdrread.LOWEST, hdrread.HIGHEST, 3)
     for row in rows:
         assert total.decode_and_add(row["hdr"].encode()) is None
-    told = summary["metrics"]["e2e_ms"]
-    assert total.get_total_count() == sum(row["count"] for row in rows) == told["count"] == 600
+    reported = summary["metrics"]["e2e_ms"]
+    assert total.get_total_count() == sum(row["count"] for row in rows) == reported["count"] == 600
     for level in (50, 99):
         value = total.get_value_at_percentile(level) / SCALES["e2e_ms"]
-        assert value == pytest.approx(told[f"p{level}"], rel=1e-3)
+        assert value == pytest.approx(reported[f"p{level}"], rel=1e-3)
 
 
 def test_a_database_that_goes_and_comes_back_has_every_tick_once(sim: Simulator, tmp_path: Path) -> None:
@@ -84,14 +84,14 @@ def test_a_database_that_goes_and_comes_back_has_every_tick_once(sim: Simulator,
         assert ended.code == 0, ended.stderr
         summary = ended.summary
         run = summary["run"]["id"]
-        told = ticks_of(tmp_path)
+        reported = ticks_of(tmp_path)
         rows = database.query(f"SELECT tick, ok_total FROM lens_run WHERE run='{run}'")
-        assert [row["tick"] for row in rows] == [tick["tick"] for tick in told]
+        assert [row["tick"] for row in rows] == [tick["tick"] for tick in reported]
         assert rows[-1]["ok_total"] == summary["requests"]["ok"] == 900
         outcomes = database.query(f"SELECT sum(count) AS n FROM lens_outcome WHERE run='{run}' GROUP BY outcome")
         assert {row["outcome"]: row["n"] for row in outcomes} == {"ok": 900}
         series = database.query(f"SELECT * FROM lens_metric WHERE run='{run}' AND metric='ttft_ms'")
-        busy = [part for tick in told for part in tick["intervals"] if part["metrics"]["ttft_ms"]["count"]]
+        busy = [part for tick in reported for part in tick["intervals"] if part["metrics"]["ttft_ms"]["count"]]
         assert [row["p99"] for row in series] == [part["metrics"]["ttft_ms"]["p99"] for part in busy]
         assert sum(row["count"] for row in series) == summary["metrics"]["ttft_ms"]["count"]
     secrets = [

@@ -161,7 +161,7 @@ def test_another_rate_only_stretches_the_same_arrivals() -> None:
 
 EXACT = [
     (1.0, Fraction(1), "whole"),
-    (7.0, Fraction(7), "a period that is no whole number of ns"),
+    (7.0, Fraction(7), "a period that is no integer of ns"),
     (0.1, Fraction(1, 10), "no float is 0.1"),
     (999.9, Fraction(9999, 10), "nor 999.9"),
     (float(Fraction(5, 60)), Fraction(5, 60), "5/m"),
@@ -183,7 +183,7 @@ def test_a_slot_at_the_very_end_belongs_to_no_phase() -> None:
     assert opened(Shape(duration_ns=10 * SECOND + 1, start=100, end=100)).planned == 1001
 
 
-def test_stretches_join_without_a_gap_or_a_doubled_slot() -> None:
+def test_segments_join_without_a_gap_or_a_doubled_slot() -> None:
     """Cut in two, a constant load is the same load."""
     whole = opened(shape(2000, 1 / 3))
     cut = opened(shape(700, 1 / 3), shape(0.1, 1 / 3), shape(1299.9, 1 / 3))

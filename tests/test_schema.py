@@ -51,9 +51,9 @@ def test_a_probe_plan_is_described_as_a_probe(tmp_path: Path) -> None:
         "target: {name: t, base_url: 'http://h', model: m}\n"
         "probe: {every: 1m, jitter: 5s, quiet_hours: '22:00-06:00', alerts: [{when: error_rate > 0.5}]}\n"
     )
-    told = lens("validate", "p.yaml", cwd=tmp_path)
-    assert told.code == 0
-    assert "probe t: one request every 60s, up to 5s later, not 22:00-06:00" in told.stdout
-    assert "history: a run every 1h, kept 30d" in told.stdout
-    assert "alert alert-1: error_rate > 0.5" in told.stdout
-    assert "closed loop" not in told.stdout
+    reported = lens("validate", "p.yaml", cwd=tmp_path)
+    assert reported.code == 0
+    assert "probe t: one request every 60s, up to 5s later, not 22:00-06:00" in reported.stdout
+    assert "history: a run every 1h, kept 30d" in reported.stdout
+    assert "alert alert-1: error_rate > 0.5" in reported.stdout
+    assert "closed loop" not in reported.stdout

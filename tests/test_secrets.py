@@ -1,4 +1,4 @@
-"""Keys of every provider against a server that echoes all it is told: no output, file, log, argv or error holds one."""
+"""Keys of every provider against a server that echoes all that it receives: no output, file, log, argv or error holds one."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ SECRETS = [*KEYS.values(), *OTHERS.values()]
 
 
 class Echo(http.server.BaseHTTPRequestHandler):
-    """Tells everything it was told, in its head and its body; every other time in an error event of a stream."""
+    """Returns everything it was sent, in its head and its body; every other time in an error event of a stream."""
 
     protocol_version = "HTTP/1.1"
     count = 0
 
     def do_POST(self) -> None:
-        told = self.rfile.read(int(self.headers["Content-Length"])).decode("latin-1")
+        reported = self.rfile.read(int(self.headers["Content-Length"])).decode("latin-1")
         said = f"{self.path} {' '.join(f'{name}: {value}' for name, value in self.headers.items())}"
         Echo.count += 1
-        error = {"type": "error", "error": {"type": "invalid", "message": said}, "message": said, "asked": told}
+        error = {"type": "error", "error": {"type": "invalid", "message": said}, "message": said, "asked": reported}
         if Echo.count % 2:
             self._answer(401, "application/json", json.dumps(error), said)
         else:
@@ -106,9 +106,9 @@ def test_what_a_server_echoes_is_masked_wherever_it_could_stand(echo: str, tmp_p
         ("report", "runs/latest", "--to", "csv"),
         ("report", "runs/latest", "--to", "json"),
     ):
-        told = lens(*arguments, cwd=tmp_path, env=variables())
-        assert told.code == 0, told.stderr
-        outputs += [told.stdout, told.stderr]
+        reported = lens(*arguments, cwd=tmp_path, env=variables())
+        assert reported.code == 0, reported.stderr
+        outputs += [reported.stdout, reported.stderr]
     assert not leaked("".join(outputs).encode())
     files = [path for path in (tmp_path / "runs").rglob("*") if path.is_file()]
     assert {"summary.json", "report.html", "plan.json", "requests.msgpack", "log.jsonl"} <= {

@@ -190,11 +190,11 @@ def test_llama_cpp_says_what_it_generated(tmp_path: Path) -> None:
         }
         (tmp_path / "plan.json").write_text(json.dumps(plan))
         summary = measured("plan.json", cwd=tmp_path)
-    told = [tick["servers"]["127.0.0.1"] for tick in ticks(tmp_path)]
-    generated = [each["generation_tokens_total"] for each in told if each["generation_tokens_total"] is not None]
+    reported = [tick["servers"]["127.0.0.1"] for tick in ticks(tmp_path)]
+    generated = [each["generation_tokens_total"] for each in reported if each["generation_tokens_total"] is not None]
     assert generated == sorted(generated)
     assert 0 < generated[-1] <= summary["tokens"]["output"]
-    assert told[-1]["requests_running"] is not None
+    assert reported[-1]["requests_running"] is not None
 
 
 def test_exporters_carry_them() -> None:

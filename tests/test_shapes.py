@@ -160,7 +160,7 @@ def test_planned_aborts_are_cancelled_and_counted(tmp_path: Path) -> None:
 
 def test_a_budget_is_never_overspent(tmp_path: Path) -> None:
     """Requests in flight cost their most: what they may still cost is set aside before the next one is sent."""
-    price = {"input": 100_000, "output": 100_000}  # 0.1 USD a token
+    price = {"input": 100_000, "output": 100_000}  # 0.1 USD a token, the most that a plan may say
     with simulator(ttft_ms=5, itl_ms=1, tokens=5) as sim:
         path = tmp_path / "plan.json"
         path.write_text(

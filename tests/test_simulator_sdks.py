@@ -40,11 +40,11 @@ for client in clients:
             text += choice.delta.content or ""
             thought += getattr(choice.delta, "reasoning_content", None) or ""
             finish = choice.finish_reason or finish
-    tell(text, thought, usage.prompt_tokens, usage.completion_tokens, finish)
-    whole = client.chat.completions.create(model="sim", messages=messages)
-    choice, usage = whole.choices[0], whole.usage
+    report(text, thought, usage.prompt_tokens, usage.completion_tokens, finish)
+    reply = client.chat.completions.create(model="sim", messages=messages)
+    choice, usage = reply.choices[0], reply.usage
     message = choice.message
-    tell(message.content, message.reasoning_content, usage.prompt_tokens, usage.completion_tokens, choice.finish_reason)
+    report(message.content, message.reasoning_content, usage.prompt_tokens, usage.completion_tokens, choice.finish_reason)
 
 text, usage, finish = "", None, None
 for chunk in openai.completions.create(model="sim", prompt=PROMPT, **streaming):
@@ -52,7 +52,7 @@ for chunk in openai.completions.create(model="sim", prompt=PROMPT, **streaming):
     for choice in chunk.choices:
         text += choice.text
         finish = choice.finish_reason or finish
-tell(text[len(THOUGHT):], text[:len(THOUGHT)], usage.prompt_tokens, usage.completion_tokens, finish)
+report(text[len(THOUGHT):], text[:len(THOUGHT)], usage.prompt_tokens, usage.completion_tokens, finish)
 
 numbers, text, thought = [], "", ""
 with openai.responses.stream(model="sim", input=PROMPT) as stream:
@@ -65,10 +65,10 @@ with openai.responses.stream(model="sim", input=PROMPT) as stream:
     final = stream.get_final_response()
 assert numbers == list(range(len(numbers))), numbers
 assert final.output_text == text, final.output_text
-tell(text, thought, final.usage.input_tokens, final.usage.output_tokens, final.status)
-whole = openai.responses.create(model="sim", input=PROMPT)
-thought = "".join(part.text for item in whole.output if item.type == "reasoning" for part in item.content)
-tell(whole.output_text, thought, whole.usage.input_tokens, whole.usage.output_tokens, whole.status)
+report(text, thought, final.usage.input_tokens, final.usage.output_tokens, final.status)
+reply = openai.responses.create(model="sim", input=PROMPT)
+thought = "".join(part.text for item in reply.output if item.type == "reasoning" for part in item.content)
+report(reply.output_text, thought, reply.usage.input_tokens, reply.usage.output_tokens, reply.status)
 
 def chat(fault):
     headers = {"x-sim-fault": fault}
@@ -77,7 +77,7 @@ for fault in FAULTS:
     try:
         chat(fault)
     except Exception as error:
-        tell(fault, type(error).__name__)
+        report(fault, type(error).__name__)
 """
 ANTHROPIC = """
 from anthropic import Anthropic
@@ -92,13 +92,13 @@ assert streamed == "".join(block.text for block in final.content if block.type =
 for message in (final, client.messages.create(**asked)):
     text = "".join(block.text for block in message.content if block.type == "text")
     thought = "".join(block.thinking for block in message.content if block.type == "thinking")
-    tell(text, thought, message.usage.input_tokens, message.usage.output_tokens, message.stop_reason)
+    report(text, thought, message.usage.input_tokens, message.usage.output_tokens, message.stop_reason)
 for fault in FAULTS:
     try:
         with client.messages.stream(**asked, extra_headers={"x-sim-fault": fault}) as stream:
             stream.get_final_message()
     except Exception as error:
-        tell(fault, type(error).__name__)
+        report(fault, type(error).__name__)
 """
 GOOGLE = """
 from google import genai
@@ -115,10 +115,10 @@ for version in ("v1beta", "v1"):
         thought += "".join(part.text or "" for part in parts(reply) if part.thought)
         usage = reply.usage_metadata or usage
         finish = reply.candidates[0].finish_reason or finish
-    tell(text, thought, usage.prompt_token_count, output(usage), finish.value)
-    whole = client.models.generate_content(model="sim", contents=PROMPT)
-    usage, thought = whole.usage_metadata, "".join(part.text for part in parts(whole) if part.thought)
-    tell(whole.text, thought, usage.prompt_token_count, output(usage), whole.candidates[0].finish_reason.value)
+    report(text, thought, usage.prompt_token_count, output(usage), finish.value)
+    reply = client.models.generate_content(model="sim", contents=PROMPT)
+    usage, thought = reply.usage_metadata, "".join(part.text for part in parts(reply) if part.thought)
+    report(reply.text, thought, usage.prompt_token_count, output(usage), reply.candidates[0].finish_reason.value)
 """
 COHERE = """
 import cohere
@@ -131,18 +131,18 @@ for event in client.chat_stream(**asked):
         thought += event.delta.message.content.thinking or ""
     if event.type == "message-end":
         end = event.delta
-tell(text, thought, end.usage.tokens.input_tokens, end.usage.tokens.output_tokens, end.finish_reason)
-whole = client.chat(**asked)
-text = "".join(item.text for item in whole.message.content if item.type == "text")
-thought = "".join(item.thinking for item in whole.message.content if item.type == "thinking")
-tell(text, thought, whole.usage.tokens.input_tokens, whole.usage.tokens.output_tokens, whole.finish_reason)
+report(text, thought, end.usage.tokens.input_tokens, end.usage.tokens.output_tokens, end.finish_reason)
+reply = client.chat(**asked)
+text = "".join(item.text for item in reply.message.content if item.type == "text")
+thought = "".join(item.thinking for item in reply.message.content if item.type == "thinking")
+report(text, thought, reply.usage.tokens.input_tokens, reply.usage.tokens.output_tokens, reply.finish_reason)
 """
 PRELUDE = """
 import json, sys, warnings
 warnings.simplefilter("ignore")
 URL, PROMPT, THOUGHT = sys.argv[1:]
 FAULTS = ("429", "401", "400", "500", "529", "error_event", "cut")
-def tell(*understood):
+def report(*understood):
     print(json.dumps(understood))
 """
 EXPECTED = [text_of(VISIBLE), text_of(REASONING), PROMPT_TOKENS, VISIBLE + REASONING]
@@ -155,7 +155,7 @@ def running() -> Iterator[Simulator]:
 
 
 def understood_by(sdk: str, running: Simulator) -> list[list[Any]]:
-    """What an SDK's script told: (text, thought, input tokens, output tokens, finish) of replies, then errors."""
+    """What an SDK's script printed: (text, thought, input tokens, output tokens, finish) of replies, then errors."""
     command = [sys.executable, "-c", PRELUDE + sdk, running.base_url, PROMPT, text_of(REASONING)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr

@@ -15,12 +15,11 @@ from llm_latency_lens.engine.plan.slo import (
     Objective,
     RequestObjective,
     check_slo,
-    conditions_of,
     is_per_request,
     objective_of,
     parse_slo,
     precision_of,
-    request_conditions,
+    request_objectives,
 )
 
 OBJECTIVES: list[tuple[str, tuple[str, str | None, str, float]]] = [
@@ -159,13 +158,15 @@ def test_what_no_request_can_meet_is_refused(why: str, expression: str, message:
 def test_conditions_of_a_request_are_joined_by_and() -> None:
     expression = " request:ttft_ms <= 800  and tpot_ms<40 and\te2e_tps >= 10"
     assert is_per_request(expression)
-    assert conditions_of(expression) == [("ttft_ms", "<=", 800), ("tpot_ms", "<", 40), ("e2e_tps", ">=", 10)]
+    (parsed,) = request_objectives([expression])
+    assert parsed.conditions == (("ttft_ms", "<=", 800), ("tpot_ms", "<", 40), ("e2e_tps", ">=", 10))
 
 
-def test_goodput_asks_for_all_conditions_of_all_expressions() -> None:
+def test_the_request_lines_of_a_plan_are_found_in_their_order() -> None:
+    """Their numbers are what their requests are counted by."""
     plan = ("request: ttft_ms <= 800", "error_rate <= 0.1", "request: tpot_ms <= 40 and e2e_ms < 9000")
-    assert [name for name, _, _ in request_conditions(plan)] == ["ttft_ms", "tpot_ms", "e2e_ms"]
-    assert request_conditions(("error_rate <= 0.1",)) == []
+    assert [parsed.expression for parsed in request_objectives(plan)] == [plan[0], plan[2]]
+    assert request_objectives(("error_rate <= 0.1",)) == []
 
 
 def test_every_metric_and_statistic_can_be_asked_for() -> None:
@@ -175,7 +176,7 @@ def test_every_metric_and_statistic_can_be_asked_for() -> None:
     for total in TOTALS:
         assert objective_of(f"{total} <= 1")[1:3] == (total, None)
     for metric in PER_REQUEST:
-        assert conditions_of(f"request: {metric} <= 1") == [(metric, "<=", 1)]
+        assert request_objectives([f"request: {metric} <= 1"])[0].conditions == ((metric, "<=", 1),)
 
 
 @given(st.floats(0, 1e9), st.sampled_from(sorted(OPERATORS)))

@@ -1,4 +1,4 @@
-"""METRICS' definitions on scripted requests: which mark makes which sample, what is counted where, what is not told."""
+"""METRICS' definitions on scripted requests: which mark makes which sample, what is counted where, what is not reported."""
 
 from __future__ import annotations
 
@@ -53,6 +53,7 @@ USUAL = [
     ("decode_tps", 100.0),
     ("e2e_tps", 11 / 0.130),
     ("lateness_ms", 1.0),
+    ("client_lateness_ms", 1.0),
 ]
 
 # why, the fields that differ, the metrics that then have no sample
@@ -85,6 +86,12 @@ def test_each_metric_is_the_interval_that_metrics_defines(metric: str, expected:
 def test_a_mark_that_was_not_reached_gives_no_sample(why: str, given_fields: dict[str, Any], absent: set[str]) -> None:
     assert {name for name, _ in USUAL} - set(values(fields(**given_fields))) == absent
     assert not {"dns_ms", "tcp_ms", "tls_ms"} & set(values(fields(**given_fields)))
+
+
+def test_what_a_request_waited_for_is_no_lateness_of_the_client() -> None:
+    """`waited_ns` is the connection's, the cap's or the limits' part of the lateness."""
+    late = values(fields(send_ns=START + 9 * MS, waited_ns=7 * MS))
+    assert (late["lateness_ms"], late["client_lateness_ms"]) == (9.0, 2.0)
 
 
 def test_connection_phases_are_of_the_request_that_opened_it() -> None:
@@ -173,6 +180,30 @@ def test_coalesced_gaps_are_counted_and_kept_out_of_the_exact_histogram() -> Non
     told = made.series[0, 0]
     assert (told.metrics["itl_ms"].count, told.metrics["itl_ms"].min) == (3, 7 * MS)
     assert [told.tally[t] for t in (Tally.GAPS, Tally.GAPS_COALESCED)] == [4, 1]
+
+
+def test_a_reply_in_bursts_has_no_pace_and_is_counted() -> None:
+    """Two bursts of 100 tokens 1 ms apart were shown as 200,000 tok/s, beside a TTFT of all replies, without a word."""
+    burst = fields(token_events=11, coalesced=6, last_token_ns=START + 22 * MS)
+    half = fields(token_events=12, coalesced=6)
+    made = series(fields(), burst, half)
+    assert made.metrics["ttft_ms"].count == 3
+    assert made.metrics["tpot_ms"].count == made.metrics["decode_tps"].count == 2
+    assert made.tally[Tally.BURSTS] == 1
+    assert made.metrics["decode_tps"].max < 200 * SCALES["decode_tps"]
+    assert series(burst, conditions=[("ttft_ms", "<=", 30.0), ("tpot_ms", "<=", 1.0)]).tally[Tally.GOOD] == 1
+
+
+def test_asked_and_measured_tokens_are_summed_where_both_are_known() -> None:
+    """A mean of the known counts over a sum of all that was asked would find a difference that is none."""
+    made = series(
+        fields(asked_input_tokens=100, input_tokens=622, asked_output_tokens=50, output_tokens=5),
+        fields(asked_input_tokens=70, input_tokens=UNKNOWN),
+        fields(input_tokens=900),
+        fields(asked_input_tokens=70, outcome=Outcome.HTTP_SERVER),
+    )
+    pairs = (Tally.ASKED_INPUT, Tally.MEASURED_INPUT, Tally.ASKED_OUTPUT, Tally.MEASURED_OUTPUT)
+    assert [int(made.tally[position]) for position in pairs] == [100, 622, 50, 5]
 
 
 GOODPUT = [

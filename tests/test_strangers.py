@@ -137,7 +137,7 @@ def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]
 
 
 @pytest.fixture(scope="module")
-def told(servers: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+def reported(servers: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """The summary of one run over all rows, streamed and whole."""
     folder = tmp_path_factory.mktemp("run")
     targets = [
@@ -174,20 +174,20 @@ def name_of(row: Row, stream: bool) -> str:
     return f"{row.server} {row.provider} {row.model} {'streamed' if stream else 'whole'}"
 
 
-def test_the_books_balance(told: dict[str, Any]) -> None:
-    accounts(told["requests"])
-    assert told["requests"]["sent"] == 8 * len(cases())
+def test_the_totals_balance(reported: dict[str, Any]) -> None:
+    accounts(reported["requests"])
+    assert reported["requests"]["sent"] == 8 * len(cases())
 
 
 @pytest.mark.parametrize(("row", "stream"), cases(), ids=[name_of(*case) for case in cases()])
-def test_every_reply_is_what_its_server_meant(row: Row, stream: bool, told: dict[str, Any]) -> None:
-    target = next(each for each in told["targets"] if each["name"] == name_of(row, stream))
+def test_every_reply_is_what_its_server_meant(row: Row, stream: bool, reported: dict[str, Any]) -> None:
+    target = next(each for each in reported["targets"] if each["name"] == name_of(row, stream))
     requests = target["requests"]
     assert requests["sent"] > 0
     if row.outcome != "ok":
         assert requests["failed"] == {row.outcome: requests["sent"]}
         return
-    assert requests["ok"] == requests["sent"], [each for each in told["errors"] if each["target"] == target["name"]]
+    assert requests["ok"] == requests["sent"], [each for each in reported["errors"] if each["target"] == target["name"]]
     assert target["metrics"]["ttft_ms"]["count"] == (
         requests["ok"] if stream else target["metrics"]["ttft_ms"]["count"]
     )

@@ -46,7 +46,7 @@ LINE = len(tick(1))
 
 
 class Shelf(Destination):
-    """A destination that keeps what it was told, and fails as it is told to."""
+    """A destination that keeps what it was given, and fails when the test says so."""
 
     name = "shelf"
 

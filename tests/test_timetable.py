@@ -1,4 +1,4 @@
-"""The times of probes: one grid for every worker, every restart and every stretch."""
+"""The times of probes: one grid for every worker, every restart and every run of probes."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def test_the_union_over_the_workers_is_one_schedule(workers: int, first: int, se
 
 
 @given(st.integers(0, 1 << 32), st.integers(0, 3600), st.floats(0, 1))
-def test_a_stretch_that_begins_later_has_the_same_probes(seed: int, later_s: int, jitter: float) -> None:
+def test_a_run_that_begins_later_has_the_same_probes(seed: int, later_s: int, jitter: float) -> None:
     """What a restart, or a hand-over, must find: no probe twice, none left out."""
     one = table("a", 13, 13 * jitter)
     later_ns = NOW + later_s * SECOND

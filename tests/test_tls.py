@@ -137,10 +137,10 @@ def test_a_certificate_of_an_unknown_authority_is_refused_with_the_way_out(autho
     """Verification is on, and the message names the flags."""
     with pytest.raises(ssl.SSLCertVerificationError) as error:
         connected(Server(authority), client_context())
-    told = describe_tls_error(error.value, "h:443")
-    assert told.startswith("the certificate of h:443 is not valid: ")
-    assert "--ca-file" in told
-    assert "--insecure" in told
+    reported = describe_tls_error(error.value, "h:443")
+    assert reported.startswith("the certificate of h:443 is not valid: ")
+    assert "--ca-file" in reported
+    assert "--insecure" in reported
 
 
 @pytest.mark.parametrize(

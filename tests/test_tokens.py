@@ -38,10 +38,10 @@ def test_without_usage_a_local_tokenizer_counts_if_it_is_asked_to(tokens: int, t
     assert plain["tokens"]["source"] == "events"
     assert plain["tokens"]["output"] == 30 * tokens
     assert counted["tokens"]["source"] == "local"
-    told = rows(tmp_path)
-    expected = [toktok.batch_count([row["text"]], VOCABULARY, threads=1)[0] for row in told]
-    assert [row["output_tokens"] for row in told] == expected
-    assert all(row["local_tokens"] for row in told)
+    reported = rows(tmp_path)
+    expected = [toktok.batch_count([row["text"]], VOCABULARY, threads=1)[0] for row in reported]
+    assert [row["output_tokens"] for row in reported] == expected
+    assert all(row["local_tokens"] for row in reported)
     assert counted["tokens"]["output"] == sum(expected)
     assert tokens < 100 or counted["metrics"]["tpot_ms"]["count"] == 30
     assert counted["cost"]["unpriced_requests"] == 30  # a local count is no bill

@@ -17,11 +17,15 @@ def verdict(**given: Any) -> Verdict:
     return judge(Facts(Client(**client), **ENOUGH | given))
 
 
+def reasons(judged: Verdict) -> list[str]:
+    return [reason.code for reason in judged.reasons]
+
+
 AGAINST: list[tuple[str, dict[str, Any], dict[str, Any]]] = [
     # code, within its bound, past it
     ("ring_drops", {"ring_drops": 0}, {"ring_drops": 1}),
     ("ring_drops", {"gap_drops": 0}, {"gap_drops": 3}),
-    ("books_do_not_balance", {"planned": None}, {"settled": 999}),
+    ("totals_do_not_balance", {"planned": None}, {"settled": 999}),
     ("clock_steps", {"stepped": 0}, {"stepped": 1}),
     ("clock_steps", {"clock_steps": 0}, {"clock_steps": 1}),
     ("mixed_clocks", {"clock": "kernel"}, {"clock": "mixed"}),
@@ -31,13 +35,21 @@ AGAINST: list[tuple[str, dict[str, Any], dict[str, Any]]] = [
         {"clock": "user", "loop_lag_us": Lag(p99=1001.0)},
     ),
     ("user_clock", {"clock": "kernel"}, {"clock": "user"}),
-    ("lateness", {"open_loop": True, "lateness_p99_ms": 1.0}, {"open_loop": True, "lateness_p99_ms": 1.01}),
     (
         "lateness",
-        {"open_loop": True, "lateness_p99_ms": 5.0, "mean_interval_ms": 100.0},
-        {"open_loop": True, "lateness_p99_ms": 5.1, "mean_interval_ms": 100.0},
+        {"open_loop": True, "client_lateness_p99_ms": 1.0},
+        {"open_loop": True, "client_lateness_p99_ms": 1.01},
     ),
-    ("lateness", {"open_loop": False, "lateness_p99_ms": 500.0}, {"open_loop": True, "lateness_p99_ms": 500.0}),
+    (
+        "lateness",
+        {"open_loop": True, "client_lateness_p99_ms": 5.0, "mean_interval_ms": 100.0},
+        {"open_loop": True, "client_lateness_p99_ms": 5.1, "mean_interval_ms": 100.0},
+    ),
+    (
+        "lateness",
+        {"open_loop": False, "client_lateness_p99_ms": 500.0},
+        {"open_loop": True, "client_lateness_p99_ms": 500.0},
+    ),
     ("cpu", {"cpu_utilisation": 0.9}, {"cpu_utilisation": 0.91}),
     ("steal", {"steal_share": 0.05}, {"steal_share": 0.051}),
     ("worker_restarts", {"restarts": 0}, {"restarts": 1}),
@@ -66,13 +78,31 @@ NOTES = [
     ("export_failures", {"export_failures": 1}),
     ("records_dropped", {"records_dropped": 1}),
     ("details_dropped", {"detail_drops": 1}),
+    ("cached_prompts", {"cached_share": 0.11}),
+    ("prompt_length", {"length_ratios": (1.11, 1.09)}),
+    ("output_length", {"length_ratios": (0.91, 0.89)}),
+    ("burst_replies", {"burst_replies": 11}),
+    ("drawn_rate", {"draws": "the poisson arrivals of steady drew 107 requests in 10 s"}),
 ]
 
 
 @pytest.mark.parametrize(("code", "fact"), NOTES)
 def test_what_harms_no_number_is_told_and_leaves_the_run_valid(code: str, fact: dict[str, Any]) -> None:
     told = verdict(**fact)
-    assert (told.state, [reason.code for reason in told.reasons]) == ("VALID", [code])
+    assert (told.state, [(reason.code, reason.note) for reason in told.reasons]) == ("VALID", [(code, True)])
+
+
+def test_what_invalidates_is_no_note() -> None:
+    """People read the first lines; a note that looks like a reason sends them after the wrong cause."""
+    assert [(reason.code, reason.note) for reason in verdict(restarts=1, clamped=1).reasons] == [
+        ("worker_restarts", False),
+        ("clamped", True),
+    ]
+
+
+def test_within_their_bounds_the_prompts_are_not_worth_a_note() -> None:
+    """Every run would end in warnings that nobody reads."""
+    assert not verdict(cached_share=0.1, length_ratios=(1.09, 0.91), burst_replies=10).reasons
 
 
 def test_thirty_ok_requests_are_the_least() -> None:
@@ -92,7 +122,36 @@ def test_books_are_judged_when_they_are_closed() -> None:
 
 
 def test_the_error_budget_has_every_cause() -> None:
-    budget = verdict(open_loop=True, lateness_p99_ms=0.2, itl_coalesced_share=0.1).error_budget
+    budget = verdict(open_loop=True, client_lateness_p99_ms=0.2, itl_coalesced_share=0.1).error_budget
     assert budget["histogram_resolution"] == pytest.approx(0.001, abs=5e-5)
-    assert (budget["lateness_p99_ms"], budget["lateness_bound_ms"], budget["itl_coalesced_share"]) == (0.2, 1.0, 0.1)
-    assert budget["loop_lag_touches_stamps"] is False
+    assert (budget["client_lateness_p99_ms"], budget["lateness_bound_ms"], budget["itl_coalesced_share"]) == (
+        0.2,
+        1.0,
+        0.1,
+    )
+    assert budget["loop_lag_touches_stamps"] is True
+    assert budget["stamps"] == "read"
+    assert verdict(stamps="segment").error_budget["loop_lag_touches_stamps"] is False
+
+
+def test_a_worker_without_a_cpu_invalidates_unless_each_segment_has_its_stamp() -> None:
+    """What a starved worker reads has merged in the kernel meanwhile: only a stamp for every segment survives that."""
+    assert "starved" in reasons(verdict(run_queue_wait_share=0.06))
+    assert verdict(run_queue_wait_share=0.06).state == "INVALID"
+    assert verdict(run_queue_wait_share=0.04).state == "VALID"
+    held = verdict(run_queue_wait_share=0.9, stamps="segment")
+    assert (held.state, reasons(held)) == ("VALID", ["starved"])
+    assert verdict(run_queue_wait_share=0.06, stamps="mixed").state == "INVALID"
+
+
+def test_first_tokens_that_shared_late_reads_invalidate() -> None:
+    """Their TTFT is an upper bound, and nobody knows how far off."""
+    assert reasons(verdict(ttft_coalesced_share=0.06)) == ["ttft_coalesced"]
+    assert verdict(ttft_coalesced_share=0.05).state == "VALID"
+
+
+def test_stops_invalidate_a_closed_loop_only() -> None:
+    """In an open loop the same stop shows as lateness; a closed loop just sends less and looks healthy."""
+    assert reasons(verdict(closed_loop=True, stopped_share=0.02)) == ["client_stopped"]
+    assert verdict(closed_loop=True, stopped_share=0.009).state == "VALID"
+    assert verdict(stopped_share=0.5).state == "VALID"

@@ -108,7 +108,7 @@ BAD_ROWS: list[tuple[dict[str, Any], str]] = [
     ({"prompt": ""}, "prompt must be text"),
     ({"prompt": 5}, "prompt must be text"),
     ({"prompt": "x", "system": 5}, "system must be text"),
-    ({"prompt": "x", "max_tokens": 0}, "max_tokens must be a whole number >= 1, got 0"),
+    ({"prompt": "x", "max_tokens": 0}, "max_tokens must be an integer >= 1, got 0"),
     ({"prompt": "x", "max_tokens": True}, "max_tokens must be"),
     ({"prompt": "x", "output_tokens": "many"}, "output_tokens must be .* got 'many'"),
     ({"prompt": "x", "max_tokens": 1.5}, "max_tokens must be"),

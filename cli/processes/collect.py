@@ -24,7 +24,6 @@ from ...collectors.server import Servers
 from ...collectors.slos import judge_slos
 from ...collectors.snapshot import Report
 from ...engine.errors import LensError
-from ...engine.plan.slo import request_conditions
 from ...engine.process import die_with_parent
 from ...engine.runs.manifest import Manifest, read_manifest
 from ...engine.runs.rundir import LOCK
@@ -32,6 +31,7 @@ from ...engine.workload.tokenizer import tokenizer_of
 from ...exporters.hdr.write import IntervalHistograms, write_totals
 from ...exporters.json import IntervalLog, write_summary
 from ...exporters.msgpack import RequestLog
+from ...exporters.token_times import chooser
 
 _M_MMAP_THRESHOLD: Final = -3  # of <malloc.h>
 _ARRAY_BYTES: Final = 128 << 10
@@ -40,13 +40,12 @@ _ARRAY_BYTES: Final = 128 << 10
 def collector_of(segment_dir: Path) -> Collector:
     """The collector of a run with the files that its plan asks for. Raises LensError, FileNotFoundError."""
     manifest = read_manifest(segment_dir)
-    expressions, workload = manifest.plan.slo, manifest.plan.workload
+    workload = manifest.plan.workload
     return Collector(
         segment_dir,
         sinks=sinks_of(manifest),
         prices=prices_of(manifest.plan),
-        conditions=request_conditions(expressions) or None,
-        slos=judge_slos(expressions),
+        slos=judge_slos(manifest.plan.slo),
         servers=Servers(manifest.plan),
         count_tokens=counter_of(workload.tokenizer) if workload.count_tokens and workload.tokenizer else None,
     )
@@ -62,7 +61,8 @@ def sinks_of(manifest: Manifest) -> list[Sink]:
     run_dir, output = Path(manifest.run_dir), manifest.plan.output
     sinks: list[Sink] = [IntervalLog(run_dir), IntervalHistograms(run_dir)]
     if output.records:
-        sinks.append(RequestLog(run_dir, max_bytes=output.records_max_bytes))
+        timed = chooser(output.token_times, manifest.plan.seed)
+        sinks.append(RequestLog(run_dir, max_bytes=output.records_max_bytes, timed=timed))
     return sinks
 
 

@@ -30,7 +30,7 @@ from ...exporters.spool.tail import MAX_PENDING_BYTES, Pump, Tail, Unavailable, 
 
 GIVE_UP_S: Final = 60.0
 LINGER_S: Final = 20.0
-PATIENCE_S: Final = 3.0  # before the user is told that the end waits for an export
+PATIENCE_S: Final = 3.0  # after that the console says that the end waits for an export
 ORPHAN_S: Final = 2.0  # for what is already on disk, once the run's supervisor was killed
 
 

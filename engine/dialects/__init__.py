@@ -91,15 +91,15 @@ class Reply:
         raise NotImplementedError
 
     def body(self, data: bytes) -> int:
-        """Takes a whole non-streaming 200 body in; returns bits as `event` does."""
+        """Takes a complete non-streaming 200 body in; returns bits as `event` does."""
         raise NotImplementedError
 
     def finished(self) -> bool:
-        """At the clean end of the body: is the reply whole by this API's rule?"""
+        """At the clean end of the body: is the reply complete by this API's rule?"""
         return self.ended
 
     def failed(self, message: str, outcome: Outcome = Outcome.STREAM_ERROR) -> int:
-        """Notes how the reply failed, by default with an error that the provider sent; gives FAILED."""
+        """Notes how the reply failed, by default with an error that the provider sent; returns FAILED."""
         self.outcome = outcome
         self.error = message[:ERROR_CHARACTERS] or "the provider sent an error without a message"
         return FAILED

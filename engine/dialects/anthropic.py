@@ -1,6 +1,6 @@
 """Anthropic messages: named events, blocks of thinking, text and tool calls, cumulative output usage.
 
-POST {base}/v1/messages with x-api-key and anthropic-version. message_start tells the input tokens (cached ones apart),
+POST {base}/v1/messages with x-api-key and anthropic-version. message_start has the input tokens (cached ones apart),
 message_delta the stop reason and the output tokens so far, message_stop ends; `ping` and `error` may come any time.
 https://docs.anthropic.com/en/docs/build-with-claude/streaming
 """
@@ -47,7 +47,7 @@ class Usage(msgspec.Struct, gc=False):
 
 
 class Block(msgspec.Struct, gc=False):
-    """A block as it starts or as it is whole, or what a delta adds to one."""
+    """A block as it starts or as it is complete, or what a delta adds to one."""
 
     type: str | None = None
     text: str | None = None
@@ -81,7 +81,7 @@ _decode_whole = msgspec.json.Decoder(Message).decode
 
 
 class MessageReply(Reply):
-    """One message, streamed or whole."""
+    """One message, streamed or complete."""
 
     __slots__ = ("_cached", "_fresh", "_written")
 
@@ -200,7 +200,7 @@ class Anthropic:
     key_variable: str | None = "ANTHROPIC_API_KEY"
     asks = "POST {base}/v1/messages"
     measures = "text, thinking, tool calls, usage with cache reads and writes"
-    limits = f"max_tokens is {MAX_TOKENS} unless given; thinking tokens are told apart only where usage does"
+    limits = f"max_tokens is {MAX_TOKENS} unless given; thinking tokens are counted separately only where usage does"
 
     def request(self, target: Target, prompt: Prompt) -> HttpRequest:
         base = target.base_url.rstrip("/").removesuffix("/v1")

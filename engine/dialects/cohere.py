@@ -1,4 +1,4 @@
-"""Cohere chat, version 2: events told apart by their `type`, content items of text and thinking, usage in message-end.
+"""Cohere chat, version 2: events distinguished by their `type`, content items of text and thinking, usage in message-end.
 
 POST {base}/v2/chat, Bearer. message-end ends, also where its finish_reason is an error.
 https://docs.cohere.com/v2/reference/chat-stream
@@ -38,7 +38,7 @@ class Content(msgspec.Struct, gc=False):
 
 
 class Message(msgspec.Struct, gc=False):
-    """Deltas have one content item and one tool call, message-start and whole replies have lists of them."""
+    """Deltas have one content item and one tool call, message-start and complete replies have lists of them."""
 
     content: Content | list[Content] | str | None = None
     tool_plan: str | None = None
@@ -83,7 +83,7 @@ _decode_whole = msgspec.json.Decoder(ChatBody).decode
 
 
 class CohereReply(Reply):
-    """One chat reply, streamed or whole."""
+    """One chat reply, streamed or complete."""
 
     __slots__ = ()
 
@@ -185,7 +185,7 @@ class Cohere:
     key_variable: str | None = "CO_API_KEY"
     asks = "POST {base}/v2/chat"
     measures = "text, thinking, tool plans and calls, usage with cached tokens"
-    limits = "reasoning tokens are not told apart in usage; tokens are those processed, the cost is of those billed"
+    limits = "usage does not count reasoning tokens separately; tokens are those processed, the cost is of those billed"
 
     def request(self, target: Target, prompt: Prompt) -> HttpRequest:
         base = target.base_url.rstrip("/").removesuffix("/v2")

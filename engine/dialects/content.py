@@ -41,7 +41,7 @@ def text_of(content: Any) -> str:
 
 
 def flattened(prompt: Prompt, system: str | None = None) -> str:
-    """The whole conversation as one text, for APIs that know no messages."""
+    """The complete conversation as one text, for APIs that know no messages."""
     texts = [text_of(message.get("content")) for message in prompt.messages]
     return "\n\n".join([system, *texts] if system else texts)
 

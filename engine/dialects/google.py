@@ -2,7 +2,7 @@
 
 POST {base}/{api_version}/models/{model}:streamGenerateContent?alt=sse with x-goog-api-key. At Vertex AI (a host in
 aiplatform.googleapis.com, or /projects/ in the base URL), {base}/publishers/google/models/{model}:... with a Bearer token; the base URL ends in
-/v1/projects/P/locations/L there. There is no terminal event: a reply is whole when its body ends after a finishReason.
+/v1/projects/P/locations/L there. There is no terminal event: a reply is complete when its body ends after a finishReason.
 Usage is cumulative. https://ai.google.dev/api/generate-content
 """
 
@@ -92,7 +92,7 @@ _decode = msgspec.json.Decoder(Response).decode
 
 
 class GenerateReply(Reply):
-    """One generated content, streamed or whole. `ended` is the finish reason; the body's end is the end."""
+    """One generated content, streamed or complete. `ended` is the finish reason; the body's end is the end."""
 
     __slots__ = ("_candidates", "_finished", "_prompt", "_seen", "_thoughts", "_tools")
     json_framing = "json"

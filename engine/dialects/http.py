@@ -53,7 +53,7 @@ class Recipe(NamedTuple):
 
 
 class GenericReply(Reply):
-    """One reply, streamed or whole, read by a description."""
+    """One reply, streamed or complete, read by a description."""
 
     __slots__ = ("_marker", "_pointers", "_raw", "framing")
 

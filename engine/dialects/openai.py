@@ -117,7 +117,7 @@ _decode = msgspec.json.Decoder(Chunk).decode
 
 
 class ChatReply(Reply):
-    """One chat completion, streamed or whole."""
+    """One chat completion, streamed or complete."""
 
     __slots__ = ("_refused",)
 
@@ -156,7 +156,7 @@ class ChatReply(Reply):
         return bits if choices or chunk.usage is not None else bits | bare_error(self, data, name)
 
     def body(self, data: bytes) -> int:
-        return whole(self, data)
+        return complete_body(self, data)
 
     def _choices(self, choices: list[Choice]) -> int:
         bits = 0
@@ -279,7 +279,7 @@ def bare_error(reply: Reply, data: bytes, name: bytes) -> int:
     return reply.failed(plain.message or plain.detail or "")
 
 
-def whole(reply: Reply, data: bytes) -> int:
+def complete_body(reply: Reply, data: bytes) -> int:
     """A non-streaming body: one event, which must be a reply or an error."""
     if not data.strip():
         return reply.malformed("the reply is empty") | END

@@ -21,13 +21,13 @@ from .openai import (
     PUBLIC,
     Usage,
     bare_error,
+    complete_body,
     failed_by,
     limited,
     not_an_object,
     note_usage,
     parameters_of,
     streaming,
-    whole,
 )
 
 
@@ -47,7 +47,7 @@ _decode = msgspec.json.Decoder(Chunk).decode
 
 
 class CompletionReply(Reply):
-    """One completion, streamed or whole."""
+    """One completion, streamed or complete."""
 
     __slots__ = ()
 
@@ -83,7 +83,7 @@ class CompletionReply(Reply):
         return bits if chunk.choices or chunk.usage is not None else bits | bare_error(self, data, name)
 
     def body(self, data: bytes) -> int:
-        return whole(self, data)
+        return complete_body(self, data)
 
 
 class OpenAICompletions:
@@ -94,7 +94,7 @@ class OpenAICompletions:
     key_variable: str | None = "OPENAI_API_KEY"
     asks = "POST {base}/completions"
     measures = "text, usage with cached tokens"
-    limits = "no messages: a conversation is sent as one text; no pictures; reasoning is not told apart"
+    limits = "no messages: a conversation is sent as one text; no pictures; usage does not count reasoning separately"
 
     def request(self, target: Target, prompt: Prompt) -> HttpRequest:
         text = flattened(prompt, prompt.system or target.system)

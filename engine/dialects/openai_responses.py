@@ -1,7 +1,7 @@
-"""OpenAI responses: events told apart by their `type`, whether or not the server also names them. No [DONE].
+"""OpenAI responses: events distinguished by their `type`, whether or not the server also names them. No [DONE].
 
 POST {base}/responses, Bearer. Terminal events are response.completed, response.incomplete and response.failed, which
-carry the whole response with its usage; `error` is an event, too.
+carry the complete response with its usage; `error` is an event, too.
 https://platform.openai.com/docs/api-reference/responses-streaming
 """
 
@@ -98,7 +98,7 @@ _decode_whole = msgspec.json.Decoder(Response).decode
 
 
 class ResponseReply(Reply):
-    """One response, streamed or whole."""
+    """One response, streamed or complete."""
 
     __slots__ = ("_refused",)
 
@@ -183,7 +183,7 @@ class ResponseReply(Reply):
 
 
 def _said(response: Response) -> Iterator[tuple[str, str]]:
-    """What a whole response says, as (kind of delta, text)."""
+    """What a complete response says, as (kind of delta, text)."""
     for item in response.output or ():
         if item.type in CALLS and item.name:
             yield "response.function_call_arguments.delta", item.name

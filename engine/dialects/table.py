@@ -29,7 +29,7 @@ DIALECTS: Final[dict[str, Dialect]] = {dialect.name: dialect for dialect in ALL}
 
 
 def framing_for(reply: Reply, content_type: str) -> str:
-    """The framing of a streamed reply; `none` when the server answered a request for a stream with one whole body."""
+    """The framing of a streamed reply; `none` when the server answered a request for a stream with one complete body."""
     if reply.framing == "sse" and _is_json(content_type):
         return reply.json_framing
     return reply.framing

@@ -36,7 +36,7 @@ class Budget:
         return cost
 
     def settle(self, target: int, reserved: int, input_tokens: int, output_tokens: int) -> None:
-        """Puts the real cost in the place of the reserved one; where the provider sent no usage, the estimate stands."""
+        """Replaces the reserved cost by the real one; where the provider sent no usage, the estimate stands."""
         if input_tokens == UNKNOWN or output_tokens == UNKNOWN:
             return
         per_input, per_output = self._prices[target]

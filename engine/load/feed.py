@@ -26,6 +26,8 @@ class Prepared(NamedTuple):
     estimate_tokens: int  # prompt and output
     output_tokens: int  # of them, output
     session: Session | None
+    asked_input_tokens: int  # what the workload asks for, 0 where it asks for nothing
+    asked_output_tokens: int
 
 
 Render = Callable[[int, Prompt], bytes]
@@ -105,7 +107,9 @@ class Feed:
         if item.prompt is not prompt:
             wire = self._render(item.target, item.prompt)
             self._last[item.target] = (item.prompt, wire)
-        output = item.prompt.max_tokens or min(OUTPUT_ESTIMATE, item.estimate_tokens)
-        self._ready.append(Prepared(*slot, item.target, wire, item.estimate_tokens, output, item.session))
+        asked = item.prompt.max_tokens or 0
+        estimate = item.estimate_tokens
+        output = asked or min(OUTPUT_ESTIMATE, estimate)
+        self._ready.append(Prepared(*slot, item.target, wire, estimate, output, item.session, item.asked_tokens, asked))
         self._bytes += len(wire)
         return True

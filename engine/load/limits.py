@@ -30,7 +30,7 @@ class Bucket:
     __slots__ = ("_back", "_burst", "_charged", "_cost", "_empty_at", "_scale", "_waiting")
 
     def __init__(self, amount: int, period_ns: int, burst: int) -> None:
-        # Time in 1/amount ns, so that one unit costs a whole number of them: nothing is ever rounded away.
+        # Time in 1/amount ns, so that one unit costs an integer of them: nothing is ever rounded away.
         self._scale = amount
         self._cost = period_ns
         self._burst = burst * period_ns
@@ -45,7 +45,7 @@ class Bucket:
         self._empty_at = max(self._empty_at, now_ns * self._scale)
 
     def advance(self, now_ns: int) -> None:
-        """Gives back what was settled, as far as the bucket can hold it.
+        """Returns to the bucket what was settled, as far as the bucket can hold it.
 
         It holds what a bucket that is full now would have left after those charges whose moment is still to come:
         more would be spent beside them, as a second burst.

@@ -29,8 +29,11 @@ class Dispatcher(Protocol):
     def affordable(self, run: PhaseRun, prepared: Prepared) -> bool:
         """Does the budget allow this request now? When it cannot any more, the run is stopped."""
 
-    def dispatch(self, run: PhaseRun, prepared: Prepared, intended_ns: int) -> None:
-        """Starts the request of one slot, at once or when its token bucket lets it."""
+    def dispatch(self, run: PhaseRun, prepared: Prepared, intended_ns: int, waited_ns: int = 0) -> None:
+        """Starts the request of one slot, at once or when its token bucket lets it.
+
+        `waited_ns` is how long the slot was held back by the plan's own cap or budget.
+        """
 
     def cancel_think_timers(self, run: PhaseRun) -> None:
         """Ends the think times of the phase's sessions: their next turns are recorded as unsent."""
@@ -71,6 +74,9 @@ class PhaseRun:
     def freed(self, now: int, *, failed_connect: bool) -> None:
         """A request of this phase ended."""
 
+    def left(self, ended_ns: int) -> None:
+        """A request of this worker, of any phase, ended at `ended_ns`: one more may be in flight since then."""
+
 
 class OpenRun(PhaseRun):
     """Open loop: every slot is due at its own time. Times are never re-anchored; a late slot is sent late."""
@@ -79,6 +85,9 @@ class OpenRun(PhaseRun):
         super().__init__(index, phase, feed, start_ns)
         self.max_in_flight = max_in_flight
         self.drop = phase.load.overflow == "drop"
+        # When permits of the plan's own cap became free that no slot has used since, the oldest first.
+        self.free_at: deque[int] = deque(maxlen=max_in_flight if phase.load.max_in_flight is not None else 0)
+        self.last_end_ns = 0
         self.give_up_ns = self.end_ns + drain_ns if self.end_ns != NEVER else NEVER
 
     @property
@@ -90,6 +99,7 @@ class OpenRun(PhaseRun):
         if self.issued:
             return
         start_ns = self.start_ns
+        settled_ns = self.last_end_ns if self.blocked else 0  # then the budget had room again
         self.blocked = False
         while not self.issued:
             head = self.feed.peek()
@@ -111,7 +121,22 @@ class OpenRun(PhaseRun):
                 self.blocked = True
                 return
             self.feed.pop()
-            worker.dispatch(self, head, intended)
+            worker.dispatch(self, head, intended, max(0, self._permit_ns(worker) - intended, settled_ns - intended))
+
+    def left(self, ended_ns: int) -> None:
+        self.free_at.append(ended_ns)
+        self.last_end_ns = ended_ns
+
+    def _permit_ns(self, worker: Dispatcher) -> int:
+        """Takes the permit that has been free for longest; returns since when, 0 for one that was never used.
+
+        What the slot waited until then is the plan's cap, what it waited from then on this client: also a worker that
+        was stopped finds out when the requests in flight ended, by their kernel stamps.
+        """
+        free_ns = 0
+        while self.free_at and worker.in_flight + len(self.free_at) >= self.max_in_flight:
+            free_ns = self.free_at.popleft()
+        return free_ns
 
     def next_due_ns(self, worker: Dispatcher) -> int:
         """When issue() has to be called next."""

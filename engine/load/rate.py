@@ -38,6 +38,7 @@ class Rate:
         at, integral = 0, Fraction(0)
         segments: list[Segment] = []
         for shape in (*(each for each in shapes if each.duration_ns), holds):
+            # Shapes behind the end of the phase would add arrivals that can never be sent to `planned`.
             if duration_ns is not None and at >= duration_ns:
                 break
             end = at + shape.duration_ns
@@ -54,8 +55,10 @@ class Rate:
 
     def reached_ns(self, value: int) -> int:
         """The offset at which the integral reaches `value` (in 2**-FRACTION, below `total`), rounded down to the ns."""
+        # bisect_right: a value that is exactly a border belongs to the later segment, where it is reached at once.
         number = bisect_right(self._begins, value) - 1
         low, high = self._limits[number]
+        # Rounding of the float inverses must not move a slot into the next segment: offsets would decrease at the border.
         return min(max(self._inverses[number](value), low), high)
 
 
@@ -66,6 +69,7 @@ def fixed(value: Fraction) -> int:
 
 def exact(value: float) -> Fraction:
     """The simplest fraction that is this float: 0.1 is 1/10, 5/m is 1/12."""
+    # Fraction(0.1) is 3602879701896397/2**55: exact for the float, and a rate that nobody wrote.
     simple = Fraction(value).limit_denominator(1_000_000)
     return simple if float(simple) == value else Fraction(value)
 
@@ -79,6 +83,7 @@ def integral_of(shape: Shape, elapsed_ns: int) -> Fraction:
     if shape.curve == "exponential":
         growth = log(shape.end / shape.start)
         whole_s = shape.duration_ns / SECOND
+        # expm1: exp(x) - 1 loses all digits where the growth is small.
         return Fraction(shape.start * whole_s * expm1(growth * elapsed_ns / shape.duration_ns) / growth)
     return start * seconds + (end - start) * seconds * elapsed_ns / (2 * shape.duration_ns)
 
@@ -114,6 +119,7 @@ def _linear(segment: Segment) -> Callable[[int], int]:
 
     def reached(value: int) -> int:
         x = (value - begin) / ONE
+        # max: at the very end of a fall to 0 rounding can make the square negative.
         divisor = start + sqrt(max(square + twice_slope * x, 0.0))
         return begin_ns + (int(2 * x / divisor * SECOND) if divisor else 0)
 
@@ -127,5 +133,6 @@ def _exponential(segment: Segment) -> Callable[[int], int]:
     scale = growth / (shape.start * shape.duration_ns / SECOND) / ONE
     length_ns = shape.duration_ns / growth
     begin, begin_ns = fixed(segment.begin), segment.begin_ns
+    # log1p(-1) raises; the last arrival of a steep fall may round to it.
     floor = 2.0**-53 - 1.0
     return lambda value: begin_ns + int(length_ns * log1p(max((value - begin) * scale, floor)))

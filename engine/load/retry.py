@@ -39,7 +39,7 @@ HTTP: Final = frozenset(
         Outcome.HTTP_OTHER,
     }
 )
-DAY_NS: Final = 86_400 * SECOND  # nobody is told to wait for longer than this; a larger number is a broken server
+DAY_NS: Final = 86_400 * SECOND  # no server asks to wait for longer than this; a larger number is a broken server
 
 
 class Attempt(Protocol):
@@ -60,9 +60,9 @@ def retry_delay_ns(retry: Retry, exchange: Attempt, wall_ns: int, rng: Random, *
     if exchange.attempts >= retry.attempts or exchange.first_token_ns or not worth_another(exchange):
         return None
     if retry.respect_retry_after:
-        told = told_ns(exchange.kept_headers, wall_ns)
-        if told is not None:
-            return told if told <= longest_ns else None
+        asked_ns = retry_after_ns(exchange.kept_headers, wall_ns)
+        if asked_ns is not None:
+            return asked_ns if asked_ns <= longest_ns else None
     return backoff_ns(retry, exchange.attempts, rng)
 
 
@@ -83,14 +83,14 @@ def backoff_ns(retry: Retry, attempt: int, rng: Random) -> int:
     return round(wait * (1.0 - retry.jitter * rng.random()))
 
 
-def told_ns(headers: Mapping[str, str], wall_ns: int) -> int | None:
+def retry_after_ns(headers: Mapping[str, str], wall_ns: int) -> int | None:
     """The wait the server asks for; a time that is past is 0, what cannot be understood is None."""
     for name, unit_ns in (("retry-after-ms", 1_000_000), ("retry-after", SECOND)):
         text = headers.get(name, "").strip()
         if text:
-            told = _number_ns(text, unit_ns) if _is_number(text) else _date_ns(text, wall_ns)
-            if told is not None:
-                return told
+            asked_ns = _number_ns(text, unit_ns) if _is_number(text) else _date_ns(text, wall_ns)
+            if asked_ns is not None:
+                return asked_ns
     return None
 
 

@@ -52,7 +52,7 @@ class Untargeted:
 
 
 class Constant(Untargeted):
-    """One slot each time the integral of the rate reaches a whole number, the first at 0."""
+    """One slot each time the integral of the rate reaches an integer, the first at 0."""
 
     def __init__(self, phase: Phase) -> None:
         self._rate = Rate(phase.load.shapes, phase.duration_ns)
@@ -83,6 +83,7 @@ class Chance(Untargeted):
         last = NEVER << FRACTION if self._rate.total is None else self._rate.total - 1
         number, leaf = -1, arrivals.leaf(0)
         for slot in _slots(worker, workers, first, self.planned):
+            # One leaf holds LEAF arrivals; a worker of N uses every Nth of it, and the next slot is mostly in the same leaf.
             if slot // LEAF != number:
                 number = slot // LEAF
                 leaf = arrivals.leaf(number)
@@ -100,11 +101,12 @@ class Replay(Untargeted):
 
     def share(self, worker: int, workers: int, first: int = 0) -> Slots:
         begin = first_of_share(worker, workers, first)
+        # The trace is walked, not held: a week of one is larger than memory.
         for number, offset_ns in enumerate(islice(self._due(), begin, None, workers)):
             yield begin + number * workers, offset_ns
 
     def counted(self) -> int:
-        """How many slots there are; reads the whole trace."""
+        """How many slots there are; reads the complete trace."""
         return sum(1 for _ in self._due())
 
     def _due(self) -> Iterator[int]:
@@ -118,7 +120,7 @@ class Replay(Untargeted):
 
 
 class Closed(Untargeted):
-    """So many in flight at each moment. A changing value is rounded to the nearest whole number, halves up."""
+    """So many in flight at each moment. A changing value is rounded to the nearest integer, halves up."""
 
     def __init__(self, phase: Phase) -> None:
         self.planned = phase.requests
@@ -136,6 +138,7 @@ class Closed(Untargeted):
         """The exact share of one worker: all shares together are the limit, and they differ by one at most."""
         if not self._since <= offset_ns < self._until:
             self._find(offset_ns)
+        # Not rounded: with 8 workers and a limit of 10 a rounded share would be 8 in all.
         return self._now // workers + (worker < self._now % workers)
 
     def next_change(self, offset_ns: int) -> int | None:
@@ -188,7 +191,7 @@ def _least(*bounds: int | None) -> int | None:
 
 
 def _value_of(shape: Shape) -> Callable[[int], int]:
-    """From the time inside a shape to its value, a whole number."""
+    """From the time inside a shape to its value, an integer."""
     length = shape.duration_ns
     if shape.start == shape.end:
         level = int(exact(shape.start) + exact(0.5))
@@ -196,6 +199,7 @@ def _value_of(shape: Shape) -> Callable[[int], int]:
     if shape.curve == "exponential":
         growth = log(shape.end / shape.start)
         return lambda elapsed_ns: int(shape.start * exp(growth * elapsed_ns / length) + 0.5)
+    # In integers, as every worker must change at the same ns: a float would round differently near a half.
     start, change = exact(shape.start), exact(shape.end) - exact(shape.start)
     d = start.denominator * change.denominator
     first, step = int(start * d), int(change * d)

@@ -265,7 +265,10 @@ class Workers(Frozen, frozen=True):
         about("worker processes; default: one per physical core but one", low=1, high=1024, flag="--workers N|auto"),
     ] = None
     pin: Annotated[bool, about("pin processes to cores")] = True
-    realtime: Annotated[Literal["auto", "off"], about("real-time priority of the workers where allowed")] = "auto"
+    realtime: Annotated[
+        Literal["auto", "on", "off"],
+        about("real-time priority (SCHED_RR) where allowed; auto: unless a target runs on this machine"),
+    ] = "auto"
 
 
 class Exported(Frozen, frozen=True, tag_field="kind"):

@@ -1,4 +1,4 @@
-"""Prices per token: one target's `price`, and the user's price table. The one place that checks them. Sans numpy.
+"""Prices per token: one target's `price`, and the user's price table. Checked here and nowhere else. Without numpy.
 
 Prices are integer pico-USD per token, so that price x tokens has no rounding: a price per million tokens with up to six
 decimals is exact.

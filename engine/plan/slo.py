@@ -102,12 +102,6 @@ def precision_of(expression: str) -> Precision:
     return Precision(expression, metric, statistic, share)
 
 
-def conditions_of(expression: str) -> list[Condition]:
-    """The conditions of a `request:` expression, all of which a request must meet. Raises PlanError."""
-    parsed = parse_slo(expression)
-    return list(parsed.conditions) if isinstance(parsed, RequestObjective) else []
-
-
 def is_per_request(expression: str) -> bool:
     return bool(_request(_filtered(expression)[2]))
 
@@ -120,9 +114,9 @@ def check_slo(expression: str, targets: Sequence[str] | None = None, phases: Seq
             raise PlanError(f"SLO {expression!r}: the plan has no {what} {name!r}; {_near(name, known)}")
 
 
-def request_conditions(expressions: tuple[str, ...]) -> list[Condition]:
-    """All per-request conditions of a plan together: goodput counts requests that meet every one."""
-    return [part for each in expressions for part in conditions_of(each)]
+def request_objectives(expressions: Sequence[str]) -> list[RequestObjective]:
+    """The `request` lines of a plan in their order: goodput counts requests that meet all that judge them."""
+    return [parsed for each in expressions if isinstance(parsed := parse_slo(each), RequestObjective)]
 
 
 def _filtered(expression: str) -> tuple[str | None, str | None, str]:

@@ -58,7 +58,7 @@ _token_times = re.compile(r"none|all|slowest:[1-9][0-9]{0,8}|0?\.[0-9]+|1(?:\.0*
 def make_plan(
     document: dict[str, Any], source: Source, environ: Mapping[str, str], *, default_name: str = "run"
 ) -> Plan:
-    """The plan that `document` describes. Raises PlanError for the first thing that is wrong, with its place."""
+    """The plan that `document` describes. Raises PlanError for the first thing that is wrong, with its location."""
     source.hidden = HIDDEN
     check_values(document, source)
     root = Node(document, (), source, environ).mapping(keys_of(PlanKeys))
@@ -68,7 +68,7 @@ def make_plan(
     if len(phases) * len(targets) > SERIES_MAX:
         raise PlanError(
             f"phases x targets must be <= {SERIES_MAX}, got {len(phases)} x {len(targets)} "
-            f"({source.place(('phases',))}); split the plan in two"
+            f"({source.location(('phases',))}); split the plan in two"
         )
     special = {
         "targets": targets,
@@ -108,13 +108,15 @@ def _phases(root: Node, workload: Workload) -> tuple[Phase, ...]:
         phases = (_single(root, workload),)
     measured = next((phase for phase in phases if phase.measure), None)
     if measured is None:
-        place = root.source.place(listed.path)
-        raise PlanError(f"no phase is measured ({place}); leave out `measure: false` for at least one")
+        location = root.source.location(listed.path)
+        raise PlanError(f"no phase is measured ({location}); leave out `measure: false` for at least one")
     names = [phase.name for phase in phases]
     for i, name in enumerate(names):
         if name in names[:i]:
-            place = root.source.place((*listed.path, i))
-            raise PlanError(f"phases[{names.index(name)}] has the name {name!r} already ({place}); names must differ")
+            location = root.source.location((*listed.path, i))
+            raise PlanError(
+                f"phases[{names.index(name)}] has the name {name!r} already ({location}); names must differ"
+            )
     warmup = root.child("warmup")
     if not warmup.given:
         return phases
@@ -149,7 +151,7 @@ def _phase(node: Node, index: int, workload: Workload) -> Phase:
     load = load_of(node.child("load"), duration, workload)
     duration = _shaped(load, duration)
     if duration is None and requests is None and load.model != "replay":
-        raise PlanError(f"the phase never ends: give duration or requests ({node.source.place(node.path)})")
+        raise PlanError(f"the phase never ends: give duration or requests ({node.source.location(node.path)})")
     name = node.child("name")
     return Phase(
         name=name.text(empty=False) if name.given else f"phase-{index + 1}",
@@ -195,14 +197,14 @@ def _precisions(node: Node) -> tuple[str, ...]:
 
 
 def _expressions(node: Node, check: Callable[[str], object]) -> tuple[str, ...]:
-    """One expression or a list of them, each checked with its place in the error."""
+    """One expression or a list of them, each checked with its location in the error."""
     found: list[str] = []
     for item in [node] if isinstance(node.value, str) else node.items() if node.given else []:
         text = item.text(empty=False)
         try:
             check(text)
         except PlanError as error:
-            raise PlanError(f"{error} ({item.source.place(item.path)})") from error
+            raise PlanError(f"{error} ({item.source.location(item.path)})") from error
         found.append(text)
     return tuple(found)
 
@@ -238,7 +240,7 @@ def _export_url(node: Node) -> Export:
     kind = {"influxdbs": "influxdb", "otlps": "otlp"}.get(kind, kind)
     if kind not in EXPORTS or ":" not in url:
         raise PlanError(
-            f"export must begin with {', '.join(f'{each}://' for each in EXPORTS)} ({node.source.place(node.path)})"
+            f"export must begin with {', '.join(f'{each}://' for each in EXPORTS)} ({node.source.location(node.path)})"
         )
     return EXPORTS[kind](url=_usable(url, node))
 

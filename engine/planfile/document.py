@@ -1,4 +1,4 @@
-"""A plan document with places: values that know their path and line, so that every error can say where and what else.
+"""A plan document with locations: values that know their path and line, so that every error can say where and what else.
 
 This module knows no key of a plan; `Node.read` knows how each declared type is written in a file.
 """
@@ -74,7 +74,7 @@ def _without_none(kind: Any) -> Any:
 class Source:
     """Where a document came from: its name, the line of each key, and which keys a flag has set.
 
-    Values under the keys of `hidden` are secrets, or what people write in their place: no error shows them.
+    Values under the keys of `hidden` are secrets, or what people write instead of them: no error shows them.
     """
 
     def __init__(self, name: str = "", lines: Mapping[Key, int] | None = None) -> None:
@@ -84,7 +84,7 @@ class Source:
         self.hidden: frozenset[str | int] = frozenset()
         self.references: dict[str, str] = {}  # value from the environment -> the text with ${NAME} that stood for it
 
-    def place(self, path: Key) -> str:
+    def location(self, path: Key) -> str:
         """Where `path` is, for people: the flag that set it, or the path in the file with its line."""
         for depth in range(len(path), 0, -1):
             if path[:depth] in self.flags:
@@ -118,8 +118,8 @@ class Node:
         name = next((part for part in reversed(self.path) if isinstance(part, str)), "the plan")
         secret = not self.source.hidden.isdisjoint(self.path)
         given = "" if self.value is _MISSING or secret else f", got {_shown(self.value)}"
-        place = self.source.place(self.path)
-        return PlanError(f"{name} {problem}{given} ({place})" if place else f"{name} {problem}{given}")
+        location = self.source.location(self.path)
+        return PlanError(f"{name} {problem}{given} ({location})" if location else f"{name} {problem}{given}")
 
     def child(self, key: str | int) -> Node:
         value = self.value[key] if isinstance(key, int) else self.value.get(key, _MISSING)
@@ -140,8 +140,8 @@ class Node:
             if known is not None and key not in known:
                 near = difflib.get_close_matches(key, known, 1, 0.5)
                 hint = f"did you mean {near[0]!r}?" if near else f"known keys: {', '.join(sorted(known))}"
-                place = self.source.place((*self.path, key))
-                raise PlanError(f"unknown key {key!r} ({place}); {hint}")
+                location = self.source.location((*self.path, key))
+                raise PlanError(f"unknown key {key!r} ({location}); {hint}")
         return self
 
     def items(self) -> list[Node]:
@@ -172,7 +172,7 @@ class Node:
 
         if text == MASK and self.path[:1] != ("workload",):
             raise PlanError(
-                f"{dotted(self.path)} is masked in this file ({self.source.place(self.path)}); "
+                f"{dotted(self.path)} is masked in this file ({self.source.location(self.path)}); "
                 "write ${NAME} of an environment variable in its place, or give the flag for it"
             )
 
@@ -184,7 +184,7 @@ class Node:
             if value is None:
                 state = "empty" if name in self.environ else "not set"
                 raise PlanError(
-                    f"environment variable {name} is {state} ({self.source.place(self.path)}); "
+                    f"environment variable {name} is {state} ({self.source.location(self.path)}); "
                     f"set it, or write ${{{name}:-default}}, or $${{{name}}} for the text itself"
                 )
             return value
@@ -294,7 +294,7 @@ class Node:
             value = self._whole()
         else:
             if isinstance(text, bool) or (value != text and not isinstance(text, str)):
-                raise self.fail("must be a whole number")
+                raise self.fail("must be an integer")
         return int(self._within(value, low, high))
 
     def number(self, *, low: float | None = None, high: float | None = None, above: float | None = None) -> float:
@@ -329,9 +329,9 @@ class Node:
             raise self.fail(f"is not understood: {error}") from error
 
     def _whole(self) -> int:
-        value = self._number("a whole number")
+        value = self._number("an integer")
         if value != int(value):
-            raise self.fail("must be a whole number")
+            raise self.fail("must be an integer")
         return int(value)
 
     def _number(self, what: str) -> float:

@@ -210,7 +210,7 @@ def _load_flags(document: dict[str, Any], source: Source, given: Mapping[str, An
 
 
 def _measured(document: dict[str, Any]) -> list[tuple[dict[str, Any], Key]]:
-    """The phases that are measured, with their places; the top where there are none."""
+    """The phases that are measured, with their locations; the top where there are none."""
     phases = document.get("phases")
     if phases is None:
         return [(document, ())]

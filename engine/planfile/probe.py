@@ -81,7 +81,9 @@ def _alerts(node: Node, targets: list[str]) -> tuple[Alert, ...]:
     for i, item in enumerate(alerts.items() if alerts.given else []):
         alert = _alert(item.mapping(keys_of(Alert)), i, targets, general)
         if alert.name in [each.name for each in found]:
-            raise PlanError(f"two alerts are named {alert.name!r} ({item.source.place(item.path)}); names must differ")
+            raise PlanError(
+                f"two alerts are named {alert.name!r} ({item.source.location(item.path)}); names must differ"
+            )
         found.append(alert)
     return tuple(found)
 
@@ -93,7 +95,7 @@ def _alert(node: Node, index: int, targets: list[str], general: Secret | None) -
     try:
         objective = objective_of(when)
     except PlanError as error:
-        raise PlanError(f"{str(error).replace('SLO', 'alert', 1)} ({node.source.place(node.path)})") from error
+        raise PlanError(f"{str(error).replace('SLO', 'alert', 1)} ({node.source.location(node.path)})") from error
     if objective.statistic is None and objective.metric not in TOTALS:
         raise node.child("when").fail(f"cannot be judged over a window; totals that can: {', '.join(TOTALS)}")
     if objective.target or objective.phase:
@@ -114,5 +116,5 @@ def _webhook(node: Node) -> Secret | None:
     try:
         parse_url(url, what="webhook")
     except PlanError as error:
-        raise PlanError(f"webhook must be an http:// or https:// URL ({node.source.place(node.path)})") from error
+        raise PlanError(f"webhook must be an http:// or https:// URL ({node.source.location(node.path)})") from error
     return Secret(url)

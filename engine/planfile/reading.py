@@ -27,7 +27,7 @@ DEPTH_MAX: Final = 100
 
 
 def read_document(path: str | os.PathLike[str]) -> tuple[dict[str, Any], Source]:
-    """A YAML, TOML or JSON file (by its ending) as plain data with its places. Raises PlanError."""
+    """A YAML, TOML or JSON file (by its ending) as plain data with its locations. Raises PlanError."""
     file = Path(path)
     try:
         with file.open("rb") as stream:
@@ -72,10 +72,10 @@ def check_values(document: Any, source: Source) -> None:
         left -= 1
         if left < 0 or len(path) > DEPTH_MAX:
             what = f"nested deeper than {DEPTH_MAX} levels" if left >= 0 else f"more than {VALUES_MAX:,} values"
-            raise PlanError(f"the plan is too large: {what} ({source.place(path[:4])})")
+            raise PlanError(f"the plan is too large: {what} ({source.location(path[:4])})")
         problem = _problem(value)
         if problem:
-            raise PlanError(f"{dotted(path[-1:])} {problem} ({source.place(path)})")
+            raise PlanError(f"{dotted(path[-1:])} {problem} ({source.location(path)})")
         if isinstance(value, dict):
             pending += [(item, (*path, key)) for key, item in value.items()]
         elif isinstance(value, list):
@@ -121,7 +121,7 @@ def _once(pairs: list[tuple[str, Any]], name: str) -> dict[str, Any]:
 
 
 class _Loader(yaml.SafeLoader):
-    """SafeLoader with the place of a number that is none. Dates are the text that they look like, as in JSON."""
+    """SafeLoader with the location of a number that is none. Dates are the text that they look like, as in JSON."""
 
     yaml_implicit_resolvers = {  # noqa: RUF012  # PyYAML's own way
         first: [(tag, pattern) for tag, pattern in resolvers if tag != "tag:yaml.org,2002:timestamp"]
@@ -158,8 +158,8 @@ def _yaml(text: str, name: str, lines: dict[Key, int]) -> Any:
         return loader.construct_document(root)
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark
-        place = f" (line {mark.line + 1}, column {mark.column + 1})" if mark else ""
-        raise PlanError(f"{name} is not YAML: {error.problem}{place}") from error
+        location = f" (line {mark.line + 1}, column {mark.column + 1})" if mark else ""
+        raise PlanError(f"{name} is not YAML: {error.problem}{location}") from error
     except yaml.YAMLError as error:
         raise PlanError(f"{name} is not YAML: {' '.join(str(error).split())}") from error
 
@@ -184,14 +184,14 @@ def _note_lines(node: yaml.Node, path: Key, lines: dict[Key, int], name: str) ->
     """The line of every key and element; a key that stands twice is an error, YAML would keep the last one silently."""
     if isinstance(node, yaml.MappingNode):
         for key, value in node.value:
-            place = (*path, str(key.value))
+            location = (*path, str(key.value))
             line = key.start_mark.line + 1
-            if place in lines and key.value != "<<":
+            if location in lines and key.value != "<<":
                 raise PlanError(
-                    f"{dotted(place)} stands twice ({name} lines {lines[place]} and {line}); keep one of them"
+                    f"{dotted(location)} stands twice ({name} lines {lines[location]} and {line}); keep one of them"
                 )
-            lines[place] = line
-            _note_lines(value, place, lines, name)
+            lines[location] = line
+            _note_lines(value, location, lines, name)
     elif isinstance(node, yaml.SequenceNode):
         for i, value in enumerate(node.value):
             lines[(*path, i)] = value.start_mark.line + 1

@@ -50,7 +50,7 @@ def _target(node: Node, taken: set[str]) -> Target:
     provider = provider_node.choice(DIALECTS) if provider_node.given else "openai"
     base_url, public = _base_url(node.child("base_url"), provider)
     if not node.child("model").given and provider != "http":
-        raise PlanError(f"model is missing ({node.source.place(node.path)}); give model, or --model NAME")
+        raise PlanError(f"model is missing ({node.source.location(node.path)}); give model, or --model NAME")
     name_node = node.child("name")
     name = name_node.text(empty=False) if name_node.given else _free_name(parse_url(base_url).host, taken)
     if name in taken:
@@ -87,42 +87,44 @@ def _base_url(node: Node, provider: str) -> tuple[str, bool]:
         default = DIALECTS[provider].default_base_url
         if default is None:
             raise PlanError(
-                f"base_url is missing ({node.source.place(node.path)}): provider {provider} has no public one"
+                f"base_url is missing ({node.source.location(node.path)}): provider {provider} has no public one"
             )
         return default, True
     url = node.text(empty=False)
-    place = node.source.place(node.path)
+    location = node.source.location(node.path)
     if "?" in url or "#" in url:  # not shown: people put keys there
-        raise PlanError(f"base_url must not have a query or fragment ({place}); use api_key, api_version or parameters")
+        raise PlanError(
+            f"base_url must not have a query or fragment ({location}); use api_key, api_version or parameters"
+        )
     try:
         address = parse_url(url)
     except PlanError as error:
-        raise PlanError(f"{error} ({place})") from error
+        raise PlanError(f"{error} ({location})") from error
     if address.user is not None:
-        raise PlanError(f"base_url must not hold credentials ({place}); use api_key or headers")
+        raise PlanError(f"base_url must not hold credentials ({location}); use api_key or headers")
     return url, url.rstrip("/") == DIALECTS[provider].default_base_url
 
 
 def _api_key(node: Node, variable: str | None, public: bool, provider: str) -> Secret | None:
     ways = [key for key in ("api_key", "api_key_env", "api_key_file") if node.child(key).given]
     if len(ways) > 1:
-        raise PlanError(f"{' and '.join(ways)} cannot both be given ({node.source.place((*node.path, ways[1]))})")
+        raise PlanError(f"{' and '.join(ways)} cannot both be given ({node.source.location((*node.path, ways[1]))})")
     if ways == ["api_key"]:
         key = node.child("api_key")
         if not isinstance(key.value, str):
-            raise PlanError(f"api_key must be text ({node.source.place(key.path)})")
+            raise PlanError(f"api_key must be text ({node.source.location(key.path)})")
         return _secret(key.text(), key)
     if ways == ["api_key_env"]:
         name = node.child("api_key_env")
         if not _variable_name(name.text(empty=False)):  # not shown: it may be the key itself
             raise PlanError(
-                f"api_key_env must be the name of an environment variable, not the key ({name.source.place(name.path)})"
+                f"api_key_env must be the name of an environment variable, not the key ({name.source.location(name.path)})"
             )
         value = node.environ.get(name.text())
         if not value:
             state = "not set" if value is None else "empty"
             raise PlanError(
-                f"environment variable {name.text()} is {state} ({name.source.place(name.path)}); put the key in it"
+                f"environment variable {name.text()} is {state} ({name.source.location(name.path)}); put the key in it"
             )
         node.source.references[value.strip()] = f"${{{name.text()}}}"
         return _secret(value, name)
@@ -139,7 +141,7 @@ def _api_key(node: Node, variable: str | None, public: bool, provider: str) -> S
         return _secret(value, node)
     if public:
         raise PlanError(
-            f"no API key for {provider} ({node.source.place(node.path)}): set {variable}, or give --api-key-env NAME "
+            f"no API key for {provider} ({node.source.location(node.path)}): set {variable}, or give --api-key-env NAME "
             "or --api-key-file FILE; only a base_url other than the provider's own works without one"
         )
     return None
@@ -150,9 +152,9 @@ def _secret(value: str, node: Node) -> Secret:
     if reference:
         node.source.references[value] = reference
     if not value:
-        raise PlanError(f"the API key is empty ({node.source.place(node.path)})")
+        raise PlanError(f"the API key is empty ({node.source.location(node.path)})")
     if any(character < " " or character > "~" for character in value):
-        raise PlanError(f"the API key holds characters that no header can carry ({node.source.place(node.path)})")
+        raise PlanError(f"the API key holds characters that no header can carry ({node.source.location(node.path)})")
     return Secret(value)
 
 
@@ -162,15 +164,15 @@ def _headers(node: Node) -> dict[str, str | Secret]:
         return {}
     headers: dict[str, str | Secret] = {}
     for name, value in node.entries().items():
-        text, place = value.text(), node.source.place(value.path)
+        text, location = value.text(), node.source.location(value.path)
         if not _header_name(name):  # not shown: it may be a complete header with its key
             raise PlanError(
-                f"a header's name is letters, digits and -, without spaces or colon ({node.source.place(node.path)})"
+                f"a header's name is letters, digits and -, without spaces or colon ({node.source.location(node.path)})"
             )
         if not _header_value(text):
-            raise PlanError(f"header {name} must be one line of characters that a header can carry ({place})")
+            raise PlanError(f"header {name} must be one line of characters that a header can carry ({location})")
         if name.lower() in map(str.lower, headers):
-            raise PlanError(f"header {name} is given twice ({place})")
+            raise PlanError(f"header {name} is given twice ({location})")
         secret = "${" in str(value.value) or _secret_header(name)
         headers[name] = Secret(text) if secret else text
     return headers
@@ -184,7 +186,7 @@ def _proxy(node: Node) -> Secret | None:
         try:
             proxy_address(text, what="proxy")
         except PlanError as error:
-            raise PlanError(f"{error} ({node.source.place(node.path)})") from error
+            raise PlanError(f"{error} ({node.source.location(node.path)})") from error
     return Secret(text)
 
 
@@ -194,7 +196,7 @@ def _generic(node: Node) -> Generic:
         generic = msgspec.convert(node.plain(), Generic)
         pointers_of(generic)
     except (msgspec.ValidationError, PlanError) as error:
-        raise PlanError(f"http: {error} ({node.source.place(node.path)})") from error
+        raise PlanError(f"http: {error} ({node.source.location(node.path)})") from error
     return generic
 
 
@@ -211,12 +213,12 @@ def _urls(node: Node) -> tuple[str, ...]:
     """One URL or a list of them, without credentials: they are read by processes that hold no secrets."""
     found: list[str] = []
     for item in (node.items() if isinstance(node.value, list) else [node]) if node.given else []:
-        text, place = item.text(empty=False), item.source.place(item.path)
+        text, location = item.text(empty=False), item.source.location(item.path)
         try:
             address = parse_url(text, what="metrics_url")
         except PlanError as error:
-            raise PlanError(f"{error} ({place})") from error
+            raise PlanError(f"{error} ({location})") from error
         if address.user is not None:
-            raise PlanError(f"metrics_url must not hold credentials ({place})")
+            raise PlanError(f"metrics_url must not hold credentials ({location})")
         found.append(text)
     return tuple(found)

@@ -14,9 +14,10 @@ from typing import Final, NamedTuple
 from ..errors import SegmentError
 from .lag import LAG_BUCKETS
 from .record import FIELDS, OUTCOMES, PAYLOAD_BYTES, SLOT_BYTES
+from .ticks import ROW_BYTES
 
 MAGIC: Final = b"LENSRING"
-VERSION: Final = 1
+VERSION: Final = 2
 PAGE: Final = 4096
 DETAIL_BYTES: Final = 512
 WORKER_MAX: Final = (1 << 16) - 1  # what a record holds of it
@@ -30,10 +31,12 @@ TURN_SHIFT: Final = 40  # a request number is slot | turn << TURN_SHIFT
 SLOT_MASK: Final = (1 << TURN_SHIFT) - 1
 PHASE_SHIFT: Final = 48  # of the NEXT_SLOT counter: phase above, slot below
 
-HEAD: Final = struct.Struct("<8sIIII6Q")
+HEAD: Final = struct.Struct("<8sIIII7Q")
 STATE_WORD: Final = 16  # words of 8 bytes from the start of the file; each owner's words on a cache line of their own
 JOURNAL_WORDS: Final = 24
 TAIL_WORDS: Final = 32
+BOUND_WORDS: Final = 36  # closed, released
+LEFT_WORD: Final = 40
 COUNTER_WORDS: Final = PAGE // 8
 COUNTERS: Final = 64
 LAG_WORDS: Final = COUNTER_WORDS + COUNTERS
@@ -76,6 +79,9 @@ class Counter(IntEnum):
     CLOCK_BRACKET_NS = 14  # width of the mapping of kernel stamps to CLOCK_MONOTONIC, now
     BUDGET_LEFT = 15  # pico-USD + 1, 0 where there is no budget: what a successor may still spend
     MEASURED_NS = 16  # wall time in which CPU_MEASURED_NS was used
+    QUEUE_WAIT_NS = 17  # ready to run and without a CPU
+    QUEUE_WAIT_MEASURED_NS = 18
+    STOPPED_MEASURED_NS = 19  # in stops of the loop longer than STOP_NS (worker/health.py)
 
 
 class Geometry(NamedTuple):
@@ -87,24 +93,29 @@ class Geometry(NamedTuple):
     inflight: int
     phases: int
     targets: int
+    ticks: int = 64  # rows of a series in a tick
 
 
 class Layout:
     """The format of a segment, and where each part of it begins for a geometry.
 
-    Everything but head, payloads and blobs is aligned u64 words in the machine's byte order, each written by one side
+    Everything but head, payloads, blobs and tick rows is aligned u64 words in the machine's byte order, each written by one side
     only and by one store. Lanes begin on pages.
 
         byte 0     head: "LENSRING", version u32, worker u32, incarnation u32, pid u32, the sizes of Geometry u64
         byte 128   state (State): the worker's, after its death the supervisor's
         byte 192   journal of the last drop: request, phase, slots, sum of the drop table with it
         byte 256   tails of the three lanes, the reader's: everything before them may be overwritten
+        byte 288   closed, released, the reader's: the first tick that is open, and the first whose rows are still needed
+        byte 320   left, the worker's: the first tick whose rows it may still increment
         byte 4096  64 counters (Counter), lag histogram, in-flight table, drop table [phase * targets + target][outcome]
         requests   256-byte slots: commit word, payload of engine.record
         gaps       one word each, engine.record
         details    512-byte slots: commit word, length, blob
+        tick keys  one word per row: (tick + 1) << 16 | series, written last
+        tick rows  u32 counts of records.ticks: what happened to a series in a tick
 
-    A commit word is `crc32 << 32 | COMMITTED | number`. The number (from 1, 31 bits) tells a slot of this lap from an
+    A commit word is `crc32 << 32 | COMMITTED | number`. The number (from 1, 31 bits) distinguishes a slot of this lap from an
     older one, COMMITTED from a slot that is being written, which has 0 there. The crc of a record runs over its gaps
     and then its payload, the crc of a detail over its blob.
 
@@ -117,13 +128,19 @@ class Layout:
             size = getattr(geometry, name)
             if size < 1 or size & (size - 1):
                 raise SegmentError(f"{name} must be a power of two, got {size}")
+        if geometry.ticks < geometry.phases * geometry.targets:
+            raise SegmentError(
+                f"{geometry.phases * geometry.targets} series need as many tick rows, got {geometry.ticks}"
+            )
         self.inflight_word = TABLE_WORDS
         self.drops_word = self.inflight_word + geometry.inflight * ENTRY_WORDS
         self.drops = geometry.phases * geometry.targets * OUTCOMES
         self.requests = page_up((self.drops_word + self.drops) * 8)
         self.gaps = page_up(self.requests + geometry.requests * SLOT_BYTES)
         self.details = page_up(self.gaps + geometry.gaps * 8)
-        self.size = page_up(self.details + geometry.details * DETAIL_BYTES)
+        self.tick_keys = page_up(self.details + geometry.details * DETAIL_BYTES)
+        self.tick_rows = page_up(self.tick_keys + geometry.ticks * 8)
+        self.size = page_up(self.tick_rows + geometry.ticks * ROW_BYTES)
 
 
 def page_up(size: int) -> int:

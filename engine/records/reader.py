@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import mmap
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 from zlib import crc32
@@ -14,6 +15,7 @@ import numpy.typing as npt
 from ..errors import SegmentError
 from .lag import LAG_BUCKETS
 from .layout import (
+    BOUND_WORDS,
     COMMITTED,
     COUNTER_WORDS,
     COUNTERS,
@@ -23,6 +25,7 @@ from .layout import (
     HEAD,
     JOURNAL_WORDS,
     LAG_WORDS,
+    LEFT_WORD,
     MAGIC,
     NUMBER_MASK,
     PID_MAX,
@@ -37,6 +40,7 @@ from .layout import (
     State,
 )
 from .record import NO_TARGET, OUTCOMES, PAYLOAD_BYTES, SLOT_BYTES, record_dtype
+from .ticks import ROW_WORDS, SERIES_BITS, SERIES_MASK
 
 _STATES: Final = frozenset(State)
 
@@ -54,7 +58,7 @@ class Leftover(NamedTuple):
 
 
 class SegmentReader:
-    """The collector's end. One reader. It has private cursors; `release()` gives the room back to the writer.
+    """The collector's end. One reader. It has private cursors; `release()` returns the space to the writer.
 
     Everything it returns is a copy, verified: a slot whose commit word does not fit its bytes ends the reading there.
     """
@@ -75,10 +79,14 @@ class SegmentReader:
         self._words = np.frombuffer(memory, np.uint64)
         lane = np.frombuffer(memory, np.uint8, geometry.requests * SLOT_BYTES, layout.requests)
         self._slots = lane.reshape(geometry.requests, SLOT_BYTES)
+        # Commit words of all slots as one strided view: a comparison of 4,096 of them is one numpy call.
         self._commits = lane.view(np.uint64)[:: SLOT_BYTES // 8]
         self._gap_lane = self._words[layout.gaps // 8 : layout.gaps // 8 + geometry.gaps]
         self._details = memoryview(memory)[layout.details : layout.details + geometry.details * DETAIL_BYTES]
         self._detail_words = self._details.cast("Q")
+        self._tick_keys = self._words[layout.tick_keys // 8 : layout.tick_keys // 8 + geometry.ticks]
+        rows = np.frombuffer(memory, np.uint32, geometry.ticks * ROW_WORDS, layout.tick_rows)
+        self._tick_rows = rows.reshape(geometry.ticks, ROW_WORDS)
         self._dtype = record_dtype()
         self._cursor = self._gap_cursor = self._detail_cursor = 0
         self._checked_gaps = 0  # the gap lane's position after the last record that was verified
@@ -105,6 +113,7 @@ class SegmentReader:
             return np.zeros(0, self._dtype)
         slots = self._slots_of(self._cursor, count)
         sums = (self._commits[slots] >> 32).tolist()
+        # Fancy indexing copies: what is verified below can no longer change.
         payloads = self._slots[slots, 8:].reshape(-1)
         records = payloads.view(self._dtype)
         content = payloads.data
@@ -112,6 +121,7 @@ class SegmentReader:
         good = 0
         for end, checksum in zip(records["gaps_end"].tolist(), sums, strict=True):
             payload = content[good * PAYLOAD_BYTES : (good + 1) * PAYLOAD_BYTES]
+            # On a machine with weak store order the commit word may be seen before the payload: the next drain finds both.
             if crc32(payload, self._gap_sum(position, end)) != checksum:
                 self.torn += 1
                 break
@@ -137,6 +147,7 @@ class SegmentReader:
         for number in range(self._detail_cursor, self._detail_cursor + self.geometry.details):
             offset = (number & self.geometry.details - 1) * DETAIL_BYTES
             commit, size = words[offset >> 3], words[(offset >> 3) + 1]
+            # The size is checked before it is used: a torn slot could name one beyond its lane.
             if commit & SEQUENCE_MASK != COMMITTED | number + 1 & NUMBER_MASK or size > DETAIL_MAX:
                 break
             blob = bytes(self._details[offset + 16 : offset + 16 + size])
@@ -157,10 +168,11 @@ class SegmentReader:
         self._checked_gaps = self._gap_cursor
 
     def release(self) -> None:
-        """Gives the room of everything read back to the writer. Only after the checkpoint that holds it.
+        """Returns the space of everything read to the writer. Only after the checkpoint that holds it.
 
         The lanes' pages are unmapped, as by the writer's trim(): this process does not grow to the size of the rings.
         """
+        # From this store on the writer may overwrite the slots: what was read of them must be in a checkpoint by now.
         for word, cursor in enumerate(self.cursors(), TAIL_WORDS):
             self._words[word] = cursor
         layout = self._layout
@@ -169,12 +181,30 @@ class SegmentReader:
     def counters(self) -> list[int]:
         """All live counters, indexed by Counter."""
         found: list[int] = self._words[COUNTER_WORDS : COUNTER_WORDS + COUNTERS].tolist()
+        # From the table, not from the counter: a kill between the two stores would leave the counter one short.
         found[Counter.REQUEST_DROPS] = int(self._drop_table().sum())
         return found
 
     def lag(self) -> npt.NDArray[Any]:
         """The lag histogram: reads by `lag_bucket`, since the worker's start."""
         return self._words[LAG_WORDS : LAG_WORDS + LAG_BUCKETS].copy()
+
+    def close_ticks(self, end: int) -> int:
+        """Closes the ticks below `end` for the worker. Returns the first tick that it may still increment."""
+        self._words[BOUND_WORDS] = max(end, int(self._words[BOUND_WORDS]))
+        return int(self._words[LEFT_WORD])
+
+    def tick_rows(self, end: int) -> Iterator[tuple[int, int, int, npt.NDArray[np.uint32]]]:
+        """(key, tick, series, counts) of every row that is not released and of a tick below `end`; counts are records.ticks'."""
+        series, released = self.geometry.phases * self.geometry.targets, int(self._words[BOUND_WORDS + 1])
+        for row, key in enumerate(self._tick_keys.tolist()):
+            tick = (key >> SERIES_BITS) - 1
+            if released <= tick < end and key & SERIES_MASK < series:
+                yield key, tick, key & SERIES_MASK, self._tick_rows[row].copy()
+
+    def release_ticks(self, end: int) -> None:
+        """Lets the worker use the rows of ticks below `end` again. Only after the checkpoint that holds them."""
+        self._words[BOUND_WORDS + 1] = max(end, int(self._words[BOUND_WORDS + 1]))
 
     def drops(self) -> npt.NDArray[Any]:
         """Slots of dropped records by [phase * targets + target][outcome], since the worker's start."""
@@ -189,6 +219,7 @@ class SegmentReader:
         table = self._words[self._layout.inflight_word : self._layout.drops_word].reshape(-1, ENTRY_WORDS)
         slots = np.flatnonzero(table[:, 0])
         entries = table[slots].tolist()
+        # After the table was copied: a record that is committed in between explains its entry, not the other way round.
         recorded = self._recorded_last()
         found: list[Leftover] = []
         for slot, (key, intended, send, where) in zip(slots.tolist(), entries, strict=True):
@@ -202,7 +233,8 @@ class SegmentReader:
         """Lets the mapping go; arrays that were returned are copies and stay."""
         self._detail_words.release()
         self._details.release()
-        del self._words, self._slots, self._commits, self._gap_lane
+        # mmap.close() raises BufferError while a view of it exists.
+        del self._words, self._slots, self._commits, self._gap_lane, self._tick_keys, self._tick_rows
         self._memory.close()
 
     def _committed(self, limit: int) -> int:
@@ -220,6 +252,7 @@ class SegmentReader:
             if not fits.all():
                 return found + int(fits.argmin())
             found += step
+            # A drain of an idle worker reads 64 commit words, one of a full ring grows its step.
             step = min(step * 8, 4096)
         return found
 

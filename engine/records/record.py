@@ -45,6 +45,7 @@ FIELDS: Final = (
     ("end_ns", "Q"),
     ("itl_max_ns", "Q"),
     ("gaps_end", "Q"),
+    ("waited_ns", "Q"),  # of send - intended: for a connection to open, max_in_flight, rpm, tpm or the budget
     ("slots", "Q"),  # schedule slots this record stands for: 1, or more for a run of unsent ones
     ("sent_bytes", "I"),
     ("received_bytes", "I"),
@@ -58,6 +59,9 @@ FIELDS: Final = (
     ("events", "I"),
     ("token_events", "I"),
     ("coalesced", "I"),  # gaps that are upper bounds
+    ("empty_events", "I"),  # events without a token between the first and the last token: text that was held back
+    ("asked_input_tokens", "I"),  # what the workload asked for, 0 where it asked for nothing
+    ("asked_output_tokens", "I"),
     ("session", "I"),
     ("inflight_slot", "I"),
     ("flags", "I"),
@@ -126,7 +130,7 @@ USER_CLOCK: Final = 1 << 1  # at least one arrival mark is a user-space stamp
 CLOCK_STEPPED: Final = 1 << 2  # CLOCK_REALTIME was stepped while it ran: intervals are not to be believed
 TLS: Final = 1 << 3
 STREAMED: Final = 1 << 4  # the reply was a stream (TTFT exists)
-TTFT_COALESCED: Final = 1 << 5  # the first token shared its read with later events: TTFT is an upper bound
+TTFT_COALESCED: Final = 1 << 5  # the first token shared a late read with later events: TTFT is an upper bound
 STALE_RESENT: Final = 1 << 6  # sent again on a fresh connection after a stale pooled one died before any reply byte
 ABORT_PLANNED: Final = 1 << 7  # cancelled because the plan said so
 FRAMED_ONCE: Final = 1 << 8  # the reply came in one piece although a stream was asked for
@@ -170,11 +174,22 @@ def unsent_values(
 
 
 def left_behind_values(
-    *, request: int, intended_ns: int, send_ns: int, phase: int, target: int, worker: int, sent: bool, dead: bool
+    *,
+    request: int,
+    intended_ns: int,
+    send_ns: int,
+    phase: int,
+    target: int,
+    worker: int,
+    sent: bool,
+    dead: bool,
+    session: int = 0,
+    turn: int = 0,
 ) -> tuple[int, ...]:
     """The record of a request that its worker left in flight: lost if it was sent and the worker died."""
     tokens = dict.fromkeys(TOKEN_FIELDS, UNKNOWN)
     known = {"request": request, "slots": 1, "intended_ns": intended_ns, "target": target, "phase": phase}
+    known |= {"session": session, "turn": turn}
     if sent:
         outcome = Outcome.LOST if dead else Outcome.IN_FLIGHT
         ended = {"send_ns": send_ns, "last_send_ns": send_ns, "attempts": 1, "outcome": outcome}

@@ -30,7 +30,7 @@ from .record import RECORD, SLOT_BYTES
 
 
 def mark_dead(path: Path) -> None:
-    """Tells the collector that the segment's worker is gone and nothing more will be written."""
+    """Records for the collector that the segment's worker is gone and nothing more will be written."""
     with path.open("r+b") as file, mmap.mmap(file.fileno(), PAGE) as memory, memoryview(memory).cast("Q") as words:
         words[STATE_WORD] = State.DEAD
 
@@ -41,17 +41,22 @@ def resume_point(path: Path) -> tuple[int, int]:
         geometry = Geometry(*HEAD.unpack_from(memory)[5:])
         layout = Layout(geometry)
         with view.cast("Q") as words:
+            # No single word says where the worker was: it writes entry, counter, record and journal one after the other, and may
+            # have died between any two. The furthest of them is right, as each is written only for a slot that is taken.
             points = [words[COUNTER_WORDS + Counter.NEXT_SLOT]]
             points += [
                 _point_after((words[word] >> 1) - 1, words[word + 3] >> 16, 1)
                 for word in range(layout.inflight_word, layout.drops_word, ENTRY_WORDS)
+                # An entry without a record becomes `lost` or `unsent` in the collector: its slot must not be sent a second time.
                 if words[word]
             ]
+            # Runs of unsent slots have a record but neither entry nor counter.
             newest = _newest_offset(words, layout, geometry)
             if newest is not None:
                 values = RECORD.unpack_from(memory, newest + 8)
                 points.append(_point_after(values[REQUEST], values[PHASE], values[SLOTS]))
             request, phase, slots, total = words[JOURNAL_WORDS : JOURNAL_WORDS + 4]
+            # Only a journal whose drop reached the table counts: the other one describes a drop that did not happen.
             if 0 < total <= sum(words[layout.drops_word : layout.drops_word + layout.drops]):
                 points.append(_point_after(request, phase, slots))
     last = max(points)
@@ -63,6 +68,7 @@ def budget_left(path: Path) -> int | None:
     with path.open("rb") as file:
         file.seek(8 * (COUNTER_WORDS + Counter.BUDGET_LEFT))
         left = int.from_bytes(file.read(8), "little")
+    # Stored plus one, so that 0, the state of a fresh page, is no budget of 0.
     return left - 1 if left else None
 
 
@@ -74,6 +80,7 @@ def _point_after(request: int, phase: int, slots: int) -> int:
 def _newest_offset(words: memoryview, layout: Layout, geometry: Geometry) -> int | None:
     """The byte where the slot of the newest committed record begins. Walks from the tail: what was written since."""
     lane, mask = layout.requests // 8, geometry.requests - 1
+    # The writer's head died with it. From the tail on the commit numbers rise by one; the first that does not fit is older.
     head = words[TAIL_WORDS]
 
     def commits(number: int) -> bool:

@@ -22,6 +22,7 @@ from zlib import crc32
 from ..errors import SegmentError
 from .lag import LAG_BUCKETS
 from .layout import (
+    BOUND_WORDS,
     COMMITTED,
     COUNTER_WORDS,
     COUNTERS,
@@ -32,6 +33,7 @@ from .layout import (
     HEAD,
     JOURNAL_WORDS,
     LAG_WORDS,
+    LEFT_WORD,
     MAGIC,
     NUMBER_MASK,
     OUTCOME,
@@ -48,6 +50,7 @@ from .layout import (
     State,
 )
 from .record import OUTCOMES, RECORD, SLOT_BYTES
+from .ticks import ROW_BYTES, TickWriter
 
 _pack: Final = RECORD.pack
 
@@ -81,6 +84,13 @@ class SegmentWriter:
         self._gaps = words[layout.gaps // 8 : layout.gaps // 8 + geometry.gaps]
         self._details = view[layout.details : layout.details + geometry.details * DETAIL_BYTES]
         self._detail_words = self._details.cast("Q")
+        self.ticks = TickWriter(
+            words[layout.tick_keys // 8 : layout.tick_keys // 8 + geometry.ticks],
+            view[layout.tick_rows : layout.tick_rows + geometry.ticks * ROW_BYTES].cast("I"),
+            words[BOUND_WORDS : BOUND_WORDS + 2],
+            words[LEFT_WORD : LEFT_WORD + 1],
+            geometry.phases * geometry.targets,
+        )
         self._request_head = self._gap_head = self._detail_head = self._dropped = 0
         self._request_mask = geometry.requests - 1
         self._gap_mask = geometry.gaps - 1
@@ -99,6 +109,7 @@ class SegmentWriter:
         except OSError as error:
             raise SegmentError(f"cannot make the ring segment {path}: {error.strerror}") from error
         try:
+            # A sparse file would do until the tmpfs is full: then the first store to a missing page is a SIGBUS (tmpfs(5)).
             os.posix_fallocate(fd, 0, layout.size)
             memory = mmap.mmap(fd, layout.size)
         except OSError as error:
@@ -114,6 +125,7 @@ class SegmentWriter:
         memory[: HEAD.size] = HEAD.pack(MAGIC, VERSION, worker, incarnation, os.getpid(), *geometry)
         writer = cls(path, memory, geometry)
         writer._words[STATE_WORD] = State.LIVE
+        # Last: whoever sees the name sees a complete head. The collector scans by name while workers start.
         temporary.rename(path)
         return writer
 
@@ -125,14 +137,17 @@ class SegmentWriter:
         that the layout cannot hold; the segment is as before then.
         """
         head = self._request_head
+        # The tail is read anew for each record: only the reader moves it, and only forward, so an old value is safe.
         if head - self._tails[0] > self._request_mask:
             self._drop(values, gaps)
             return False
         start = end = self._gap_head
+        # All gaps of a record or none: half of them would be a distribution of the first half of a stream.
         if gaps and end + len(gaps) - self._tails[1] <= self._gap_mask + 1:
             end += len(gaps)
         fields = list(values)  # 0.3 us less than *values[:GAPS_END], end, ... (benches/bench_ring.py)
         fields[GAPS_END] = end
+        # Packed in private memory: struct.error leaves the segment as it was.
         payload = _pack(*fields)
         checksum = 0
         if gaps:
@@ -141,13 +156,16 @@ class SegmentWriter:
             else:
                 self._put_gaps(gaps, start)
                 self._gap_head = end
+                # The record commits its gaps too: a reader that sees the record sees the gaps as they were written.
                 checksum = crc32(gaps)
         offset = (head & self._request_mask) * SLOT_BYTES
         word = offset >> 3
         words = self._request_words
         words[word] = 0
+        # Word 0 first: this slot still holds the record of one lap ago, and half of either must never look committed.
         self._requests[offset + 8 : offset + SLOT_BYTES] = payload
         self._request_head = head = head + 1
+        # One aligned 8-byte store, which no kill can cut in two.
         words[word] = crc32(payload, checksum) << 32 | COMMITTED | head & NUMBER_MASK
         return True
 
@@ -174,14 +192,18 @@ class SegmentWriter:
         table[first + 1] = intended_ns
         table[first + 2] = 0
         table[first + 3] = phase << 16 | target
+        # request + 1, because request 0 must differ from a free entry; bit 0 is `sent`.
         table[first] = request + 1 << 1
 
-    def sent(self, slot: int, send_ns: int) -> None:
-        """Marks the request as handed to send()."""
+    def sent(self, slot: int, send_ns: int) -> bool:
+        """Marks the request as handed to send(). False if it was before, as before a retry."""
         table = self._table
         first = slot * ENTRY_WORDS
+        known = table[first] & 1
         table[first + 2] = send_ns
+        # The time before the bit: a kill in between leaves a request that counts as not sent, never one sent at 0.
         table[first] |= 1
+        return not known
 
     def clear(self, slot: int) -> None:
         """Takes the request out, after its record was pushed."""
@@ -190,6 +212,7 @@ class SegmentWriter:
     def trim(self) -> None:
         """Unmaps the lanes' pages, so that this process's memory does not grow to the ring's size; the data stays."""
         layout = self._layout
+        # Of a shared mapping this drops the page table entries only, the file keeps its pages (madvise(2)).
         self._memory.madvise(mmap.MADV_DONTNEED, layout.requests, layout.size - layout.requests)
 
     def close(self, state: State = State.DONE) -> None:
@@ -215,6 +238,7 @@ class SegmentWriter:
         slots = values[SLOTS]
         self._dropped += slots
         journal = self._journal
+        # 0 marks the journal as being written: a kill here leaves a journal that no sum can confirm.
         journal[3] = 0
         journal[0] = values[REQUEST]
         journal[1] = values[PHASE]

@@ -19,6 +19,7 @@ from typing import IO, Final
 import psutil
 
 from ..frames import Frames, frame
+from ..records.resume import budget_left, resume_point
 from .control import Order, Share, Word
 
 READ_BYTES: Final = 1 << 16
@@ -145,6 +146,36 @@ class WorkerChild(Child):
         if stdout is not None:
             os.set_blocking(stdout.fileno(), False)
             self._selector.register(stdout, selectors.EVENT_READ, on_output)
+
+    def order_phase(self, order: Order) -> None:
+        """Orders a phase, now or as soon as the worker is ready; it is remembered for the next incarnation."""
+        self.begun[order.phase] = order
+        if self.ready:
+            self.send(order)
+
+    def order_again(self) -> None:
+        """After a restart: the phases that are not done go on, each where `resume_from` put its first slot."""
+        for order in self.begun.values():
+            if order.phase not in self.phases_done:
+                self.send(order)
+
+    def resume_from(self, segment: Path) -> bool:
+        """Reads from the dead incarnation's segment where the next goes on; False if it did not get further.
+
+        Never behind what an earlier incarnation reached: one that died before its first slot reports (0, 0), and slots
+        that were sent already would be sent a second time.
+        """
+        point = resume_point(segment)
+        moved = point > self.reached
+        self.reached = phase, slot = max(point, self.reached)
+        left = budget_left(segment)  # None if the worker died before writing it: then the previous value holds
+        self.budget_left = self.budget_left if left is None else left
+        for index, order in self.begun.items():
+            if index == phase:
+                order.first = max(order.first, slot)
+            elif index < phase:
+                self.phases_done.add(index)
+        return moved
 
     def send(self, message: Share | Order) -> None:
         """Writes one message; a dead worker's is dropped, its exit is reported by the pidfd."""

@@ -22,25 +22,30 @@ class Share(msgspec.Struct, kw_only=True):
     incarnation: int
     segment: str
     geometry: tuple[int, ...]
+    stamps: Literal["segment", "read"] = "read"  # segment: a tap is at work
+    realtime: bool = False
     environ: dict[str, str] = {}  # the proxy variables
     budget_left: int | None = None  # pico-USD, of a successor; None: a full share of the plan's budget
     prices: list[tuple[int, int]] = []  # pico-USD per input and output token of each target, where a budget is set
 
 
 class Order(msgspec.Struct, kw_only=True):
-    """What to do now. `phase` begins phase `phase` at `at_ns` with the share's slots from `first` on."""
+    """What to do now. `phase` begins phase `phase` at `at_ns` with the share's slots from `first` on, of a run that began
+    at `origin_ns`: its ticks are counted from there."""
 
     do: Literal["phase", "drain", "cancel", "stop"]
     phase: int = 0
     at_ns: int = 0
+    origin_ns: int = 0
     first: int = 0
     reason: str = "stopped"
 
 
 class Word(msgspec.Struct, kw_only=True):
-    """What a worker says: ready for orders, done with a phase, or unable to work."""
+    """What a worker says: ready for orders, done with a phase, unable to work, or where a name leads now."""
 
-    say: Literal["ready", "phase_done", "failed"]
+    say: Literal["ready", "phase_done", "failed", "resolved"]
     phase: int = 0
     text: str = ""
     code: int = 1  # the exit code that goes with a failure
+    servers: list[tuple[int, str, int]] = []  # resolved: (address family, numeric address, port)

@@ -1,7 +1,7 @@
 """SIGINT, SIGTERM and SIGHUP of a command, from its first line to its last.
 
 While nothing has been made a signal raises KeyboardInterrupt wherever the program stands, so that no slow name server can
-hold it. From defer() on it is noted, and whoever waits on `fd` deals with it (the supervisor drains the run): raising then
+hold it. From defer() on it is noted, and whoever waits on `fd` handles it (the supervisor drains the run): raising then
 would leave a run without its summary.
 """
 

@@ -59,6 +59,18 @@ class Manifest(msgspec.Struct, kw_only=True):
             start_ns, end_ns = min(first, start_ns), max(last, end_ns)
         self.outages.append((start_ns, end_ns))
 
+    def end_phases(self, now_ns: int, *, countable: bool) -> None:
+        """Ends what has not ended at `now_ns`; a phase that has not begun gets no length.
+
+        `countable`: are the slots that were not sent still planned ones? Not after a failure, nor when the remaining
+        ones are another run's: reported as unsent they would be counted twice.
+        """
+        for times in self.phases:
+            if not times.end_ns or times.end_ns > now_ns:
+                times.end_ns = now_ns if times.start_ns and times.start_ns < now_ns else times.start_ns
+            if not countable:
+                times.planned = None
+
     def write(self, segment_dir: Path) -> None:
         """Replaces run.json atomically. Raises OSError."""
         replace(segment_dir / FILE, msgspec.json.encode(self))

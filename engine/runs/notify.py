@@ -1,4 +1,4 @@
-"""Tells a service manager how the service is: sd_notify(3), without libsystemd.
+"""Reports the state of the service to the service manager: sd_notify(3), without libsystemd.
 
 One datagram of KEY=VALUE lines to the AF_UNIX socket in $NOTIFY_SOCKET; a name that begins with @ is in the abstract
 namespace. Without the variable nothing is sent.
@@ -35,7 +35,7 @@ class Notifier:
         self._tell("STOPPING=1")
 
     def alive(self) -> None:
-        """The watchdog's sign of life."""
+        """Keeps the watchdog from restarting the service."""
         self._tell("WATCHDOG=1")
 
     def status(self, text: str) -> None:

@@ -16,10 +16,12 @@ from ..load.limits import most_workers
 from ..load.models import model_of
 from ..plan.plan import Plan
 from ..records.layout import Geometry
+from ..records.ticks import ROW_BYTES
 from .manifest import SEGMENTS
 
 DESCRIPTORS_SPARE: Final = 64
 RING_SECONDS: Final = 12  # what the rings hold at the expected peak
+TICK_ROWS: Final = 128  # 2.3 MB a worker: the collector may be away for 128 ticks of one target, 25 of five
 
 
 class CorePlan(msgspec.Struct, frozen=True):
@@ -93,14 +95,17 @@ def geometry_of(plan: Plan, workers: int, tmpfs: Path = SEGMENTS.parent) -> Geom
         free = shutil.disk_usage(tmpfs).free
     except OSError as error:
         raise SegmentError(f"the rings need a tmpfs at {tmpfs}: {error.strerror}; mount one there") from error
-    while requests > 4096 and workers * (requests * 256 + gaps * 8) > free * 0.8:
+    ticks = max(TICK_ROWS, 2 * len(plan.phases) * len(plan.targets))
+    fixed = ticks * ROW_BYTES
+    while requests > 4096 and workers * (requests * 256 + gaps * 8 + fixed) > free * 0.8:
         requests //= 2
         gaps = max(gaps // 2, 1 << 14)
-    if workers * (requests * 256 + gaps * 8) > free:
+    needed = workers * (requests * 256 + gaps * 8 + fixed)
+    if needed > free:
         raise SegmentError(
-            f"{tmpfs} has {free >> 20} MB free, the rings need {workers * (requests * 256 + gaps * 8) >> 20} MB; "
+            f"{tmpfs} has {free >> 20} MB free, the rings need {needed >> 20} MB; "
             "give the tmpfs more room (mount -o remount,size=...), remove what dead runs left (`lens recover` lists them) "
             "or use fewer workers"
         )
     details = max(8192, min(requests, 1 << 15))  # nearly every reply has one: its request id
-    return Geometry(requests, gaps, details, in_flight, len(plan.phases), len(plan.targets))
+    return Geometry(requests, gaps, details, in_flight, len(plan.phases), len(plan.targets), ticks)

@@ -22,7 +22,8 @@ from ..errors import LensError, PlanError
 from ..plan.plan import Plan, salted, secrets
 from ..process import environ_without_keys
 from ..records.layout import Geometry
-from ..records.resume import budget_left, mark_dead, resume_point
+from ..records.resume import mark_dead
+from ..wire.tap.filters import Server
 from .child import Child, WorkerChild, ended
 from .control import Order, Share
 from .interrupts import Interrupts
@@ -31,6 +32,7 @@ from .manifest import Manifest
 from .placement import core_plan
 from .rundir import COLLECTOR_LOG
 from .runlog import last_line, note
+from .tap import TapProcess
 
 READY_TIMEOUT_S: Final = 30.0
 START_DELAY_NS: Final = 20_000_000  # between the last "ready" and the first slot
@@ -64,6 +66,8 @@ class Supervisor:
         prices: Sequence[tuple[int, int]] = (),
         on_tick: Callable[[], str | None] = lambda: None,
         starts_wall_ns: int = 0,
+        tap: TapProcess | None = None,
+        realtime: bool = False,
     ) -> None:
         self.plan = plan
         self.manifest = manifest
@@ -73,6 +77,8 @@ class Supervisor:
         self.prices = list(prices)
         self.on_tick = on_tick
         self.starts_wall_ns = starts_wall_ns
+        self.tap = tap
+        self.realtime = realtime
         self.collector_command = collector
         self.interrupts = interrupts
         self.interrupts_seen = 0
@@ -90,6 +96,11 @@ class Supervisor:
         self.next_phase = 0
         self.failure: LensError | None = None
         self.unpublished = False
+
+    @property
+    def worker_cores(self) -> list[int]:
+        """The cores that workers are pinned to; empty if they are not."""
+        return [core for worker in self.workers for core in worker.cores]
 
     def keep_aside(self, pids: Sequence[int]) -> None:
         """Pins other processes to the cores that no worker has."""
@@ -117,7 +128,7 @@ class Supervisor:
         self._start_collector()
         self._until(lambda: self._stopped or all(worker.ready for worker in self.workers), READY_TIMEOUT_S, "start")
         self._begin()
-        while self.failure is None and not all(self._finished(worker) for worker in self.workers):
+        while self.failure is None and not self._workers_finished:
             self._turn()
             self._steer()
         if self.failure is None:
@@ -146,6 +157,8 @@ class Supervisor:
             environ={key: value for key, value in os.environ.items() if key.lower() in PROXY_VARIABLES},
             budget_left=worker.budget_left,
             prices=self.prices,
+            stamps="segment" if self.tap else "read",
+            realtime=self.realtime,
         )
         worker.send(share)
         self._record_child(f"worker-{worker.index}", worker)
@@ -195,18 +208,15 @@ class Supervisor:
             times.start_ns = at_ns
             times.end_ns = at_ns + phase.duration_ns if phase.duration_ns is not None else 0
             note(self.run_dir, "phase", name=phase.name, starts_in_s=round((at_ns - monotonic_ns()) / 1e9, 6))
+            origin_ns = self.manifest.phases[0].start_ns
             for worker in self.workers:
                 if not worker.gone:
-                    self._order_phase(worker, Order(do="phase", phase=index, at_ns=at_ns, first=worker.index))
+                    order = Order(do="phase", phase=index, at_ns=at_ns, origin_ns=origin_ns, first=worker.index)
+                    worker.order_phase(order)
             if not times.end_ns or phase.requests is not None:
                 break
             at_ns = times.end_ns
         self.publish()
-
-    def _order_phase(self, worker: WorkerChild, order: Order) -> None:
-        worker.begun[order.phase] = order
-        if worker.ready:  # else it is sent as soon as it is
-            worker.send(order)
 
     # --- running --------------------------------------------------------------------------------------------------
 
@@ -219,6 +229,11 @@ class Supervisor:
             key.data()
         if self.unpublished or not (self.segment_dir / MANIFEST).exists():
             self.publish()
+
+    @property
+    def _workers_finished(self) -> bool:
+        complete = self.next_phase == len(self.plan.phases) or self._stopped
+        return all(worker.gone or (complete and worker.begun.keys() <= worker.phases_done) for worker in self.workers)
 
     def _until(self, condition: Callable[[], bool], timeout_s: float, what: str) -> None:
         end = monotonic_ns() + int(timeout_s * 1e9)
@@ -245,6 +260,9 @@ class Supervisor:
         if self.drain_deadline_ns and now > self.drain_deadline_ns:
             self.drain_deadline_ns = DRAIN_LIMIT_PASSED_NS
             self._send_all(Order(do="cancel", reason="in_flight"))
+        if self.tap is not None and self.tap.ended():
+            note(self.run_dir, "tap_ended", detail="from now on segments have no stamps of their own")
+            self.tap = None
         reason = self.on_tick()
         if reason and not self._stopped:
             self.stop(reason)
@@ -262,27 +280,9 @@ class Supervisor:
         if self.next_phase == 0:  # not begun: _begin() sees it
             return
         now = monotonic_ns()
-        self._end_phases(now)
-        if reason in SHORTENED:
-            for times in self.manifest.phases:
-                times.planned = None
+        self.manifest.end_phases(now, countable=reason not in SHORTENED)
         self._drain(now)
-        self._send_all(self._drain_order())
-
-    def _drain_order(self) -> Order:
-        reasons = {"budget_usd": "budget"} | dict.fromkeys(SHORTENED, "none")
-        return Order(do="drain", reason=reasons.get(self.manifest.stop_reason, "stopped"))
-
-    def _end_phases(self, now: int) -> None:
-        for times in self.manifest.phases:
-            if not times.end_ns or times.end_ns > now:
-                times.end_ns = now if times.start_ns and times.start_ns < now else times.start_ns
-
-    def _finished(self, worker: WorkerChild) -> bool:
-        if worker.gone:
-            return True
-        complete = self.next_phase == len(self.plan.phases) or self._stopped
-        return complete and worker.begun.keys() <= worker.phases_done
+        self._send_all(drain_order(reason))
 
     def _receive(self, worker: WorkerChild) -> None:
         for word in worker.receive():
@@ -290,6 +290,9 @@ class Supervisor:
                 self._ready(worker)
             elif word.say == "phase_done":
                 worker.phases_done.add(word.phase)
+            elif word.say == "resolved":
+                if self.tap is not None:
+                    self.tap.hold(Server(*server) for server in word.servers)
             else:
                 self.failure = PlanError(word.text) if word.code == PlanError.exit_code else LensError(word.text)
 
@@ -297,11 +300,9 @@ class Supervisor:
         worker.ready = True
         worker.open_segment(self.segment_dir)
         self._end_outage(worker)
-        for order in worker.begun.values():  # after a restart: its share goes on where it stopped
-            if order.phase not in worker.phases_done:
-                worker.send(order)
+        worker.order_again()
         if worker.begun and self._stopped:
-            worker.send(self._drain_order())
+            worker.send(drain_order(self.manifest.stop_reason))
         if self.drain_deadline_ns == DRAIN_LIMIT_PASSED_NS:
             worker.send(Order(do="cancel", reason="in_flight"))
         if worker.stopping:
@@ -336,7 +337,7 @@ class Supervisor:
 
     def _replace(self, worker: WorkerChild, segment: Path | None, code: int) -> None:
         """Starts the next incarnation where the dead one stopped, unless too many in a row died at their start."""
-        moved = segment is not None and self._resume_from(worker, segment)
+        moved = segment is not None and worker.resume_from(segment)
         worker.close_segment()
         self.manifest.restarts += 1
         self.manifest.add_outage(worker.died_ns, worker.died_ns)  # if we die before it is back, recover knows the tick
@@ -352,20 +353,6 @@ class Supervisor:
             f"worker {worker.index} died {FAILURES_MAX} times right after its start ({ended(code)})"
         )
 
-    def _resume_from(self, worker: WorkerChild, segment: Path) -> bool:
-        """Reads from the dead incarnation's segment where the next goes on; False if it did not get further."""
-        point = resume_point(segment)
-        moved = point > worker.reached
-        worker.reached = phase, slot = max(point, worker.reached)
-        left = budget_left(segment)  # None if the worker died before writing it: then the previous value holds
-        worker.budget_left = worker.budget_left if left is None else left
-        for index, order in worker.begun.items():
-            if index == phase:
-                order.first = max(order.first, slot)
-            elif index < phase:
-                worker.phases_done.add(index)
-        return moved
-
     def _collector_died(self) -> None:
         code = self.collector.reap()
         if code == 0 and self.manifest.state == "finished":
@@ -374,7 +361,9 @@ class Supervisor:
         note(self.run_dir, "collector_died", how=ended(code))
         self.collector_failures = self.collector_failures + 1 if code > 0 else 0
         if self.collector_failures > FAILURES_MAX:
-            self.failure = LensError(f"the collector keeps failing: {self._why_and_way_out()}")
+            self.failure = LensError(
+                f"the collector keeps failing: {why_and_way_out(self.segment_dir, self.manifest.run_dir)}"
+            )
             return
         self._start_collector()
 
@@ -402,9 +391,7 @@ class Supervisor:
     def _abandon_workers(self, failure: LensError) -> None:
         """The run cannot go on: its workers end now, what they recorded stays."""
         self.manifest.stop_reason = f"failed: {failure}"
-        self._end_phases(monotonic_ns())
-        for times in self.manifest.phases:
-            times.planned = None  # slots that were not sent can no longer be counted
+        self.manifest.end_phases(monotonic_ns(), countable=False)
         for worker in self.workers:
             worker.kill()
         while any(worker.running for worker in self.workers):
@@ -425,13 +412,9 @@ class Supervisor:
         while self.collector.running:
             if monotonic_ns() > end:
                 raise LensError(
-                    f"the collector did not finish within {COLLECTOR_TIMEOUT_S:g} s: {self._why_and_way_out()}"
+                    f"the collector did not finish within {COLLECTOR_TIMEOUT_S:g} s: {why_and_way_out(self.segment_dir, self.manifest.run_dir)}"
                 )
             self._turn()
-
-    def _why_and_way_out(self) -> str:
-        why = last_line(self.segment_dir / COLLECTOR_LOG).removeprefix("lens: ")
-        return f"{why}; `lens recover {self.manifest.run_dir}` finishes the run's files"
 
     def _kill_all(self) -> None:
         """Nothing that was started stays, whatever happened."""
@@ -445,3 +428,15 @@ class Supervisor:
         for worker in self.workers:
             if worker.ready and not worker.gone:
                 worker.send(order)
+
+
+def drain_order(stop_reason: str) -> Order:
+    """The order to send nothing more, with the reason under which the remaining slots are recorded as unsent."""
+    reasons = {"budget_usd": "budget"} | dict.fromkeys(SHORTENED, "none")
+    return Order(do="drain", reason=reasons.get(stop_reason, "stopped"))
+
+
+def why_and_way_out(segment_dir: Path, run_dir: str) -> str:
+    """The collector's last words, and the command that finishes the run's files without it."""
+    why = last_line(segment_dir / COLLECTOR_LOG).removeprefix("lens: ")
+    return f"{why}; `lens recover {run_dir}` finishes the run's files"

@@ -32,7 +32,7 @@ def answer(script: Script, stats: Stats, url: bytes) -> bytes:
 
 
 def models(names: tuple[str, ...]) -> dict[str, Any]:
-    """The list of models, as OpenAI's API gives it."""
+    """The list of models, as OpenAI's API returns it."""
     rows = [{"id": name, "object": "model", "created": CREATED, "owned_by": "lens-simulator"} for name in names]
     return {"object": "list", "data": rows}
 

@@ -72,7 +72,7 @@ class Script(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     ] = ()
     faults: Annotated[dict[str, float], _help("{fault: probability}, at most one fault a request")] = {}
     sequence: Annotated[tuple[str, ...], _help("faults by request in turn, 'ok' for none; replaces probabilities")] = ()
-    fault_at: Annotated[float, _help("share of the reply after which a mid-stream fault strikes")] = 0.5
+    fault_at: Annotated[float, _help("share of the reply after which a mid-stream fault begins")] = 0.5
     retry_after_s: Annotated[float, _help("what a 429 asks for")] = 1.0
     slow_head_ms: Annotated[float, _help("delay of the head in the slow_head fault")] = 500.0
     models: Annotated[tuple[str, ...], _help("names /v1/models lists; any other is served too")] = ("sim",)

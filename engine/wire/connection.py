@@ -17,7 +17,6 @@ import socket
 import ssl
 import struct
 from collections.abc import Callable
-from enum import Enum, auto
 from time import monotonic_ns
 from typing import Final, NamedTuple
 
@@ -30,6 +29,7 @@ from ..errors import ProtocolError
 from ..records import record
 from ..records.lag import lag_bucket
 from ..records.record import Outcome
+from .ends import CLOSED, DRAINING, IDLE, End, cut_off, judged_by_status, request_acknowledged
 from .exchange import Exchange
 from .framing import Framing, framing_of
 from .http1 import ResponseParser, described
@@ -40,30 +40,9 @@ ANCILLARY_BYTES: Final = 64
 LAG_SUSPECT_NS: Final = 500_000_000  # of a stamp that lies further back the mapping is checked before it is believed
 ERROR_BODY_BYTES: Final = 64 << 10
 BODY_BYTES_MAX: Final = 64 << 20
-TCP_INFO_BYTES: Final = 32  # of struct tcp_info (linux/tcp.h): state in byte 0, unacked segments in bytes 24 to 27
-TCPI_UNACKED: Final = slice(24, 28)
-TCP_CLOSE: Final = 7
 STREAM_OVER: Final = END | FAILED
 
-UNREADABLE: Final = frozenset({Outcome.STREAM_MALFORMED, Outcome.STREAM_TRUNCATED})
-
-_timespec = struct.Struct("<qq").unpack_from
-
-
-class End(Enum):
-    """How a request left its connection."""
-
-    IDLE = auto()  # reply complete, the connection can carry another request
-    DRAINING = auto()  # reply complete for the client, the rest of its body is still to come; `idle` may follow
-    CLOSED = auto()
-    STALE = auto()  # closed: a reused connection had died before any byte of a reply
-    UNANSWERED = auto()  # closed: the server acknowledged the request and closed without a byte of a reply
-
-
-# Names of their own: a member looked up by its class costs several times as much (Python 3.11).
-IDLE: Final = End.IDLE
-DRAINING: Final = End.DRAINING
-CLOSED: Final = End.CLOSED
+TIMESPEC: Final = struct.Struct("<qq").unpack_from
 
 
 class Context(NamedTuple):
@@ -200,7 +179,7 @@ class Connection:
             size, ancillary = -1, []
         now = monotonic_ns()
         if ancillary and size > 0:
-            seconds, rest = _timespec(ancillary[0][2])
+            seconds, rest = TIMESPEC(ancillary[0][2])
             stamp = seconds * 1_000_000_000 + rest - reactor.clock.offset_ns
             lag = now - stamp
             if 15 < lag < LAG_SUSPECT_NS:
@@ -210,6 +189,8 @@ class Connection:
                 stream = self.stream
                 if stream is not None:
                     exchange, framing, feed = stream
+                    if stamp < exchange.read_ns:  # it came before a lost segment: see _arrived()
+                        stamp = exchange.read_ns
                     exchange.received_bytes += size
                     try:
                         feed(reactor.view[:size])
@@ -265,12 +246,15 @@ class Connection:
         kernel = bool(ancillary)
         stamp = now
         if kernel:
-            seconds, rest = _timespec(ancillary[0][2])
+            seconds, rest = TIMESPEC(ancillary[0][2])
             stamp = seconds * 1_000_000_000 + rest - reactor.clock.offset_ns
             if not 15 < now - stamp < LAG_SUSPECT_NS:  # else _read() has counted it
                 if not 0 <= now - stamp < LAG_SUSPECT_NS:
                     stamp, kernel = self.context.suspect(stamp, now)
                 reactor.lag[lag_bucket(now - stamp)] += 1
+            # A segment that overtook a lost one has waited for it in the kernel, and its stamp is older than that of the
+            # retransmission before it: its bytes completed nothing until then. Without this, a gap would be negative.
+            stamp = max(stamp, exchange.read_ns, exchange.headers_ns)
         if not kernel:
             exchange.flags |= record.USER_CLOCK
         exchange.received_bytes += size
@@ -342,15 +326,10 @@ class Connection:
             exchange.outcome = reply.outcome
             exchange.error = reply.error
         else:
-            exchange.outcome, exchange.error = self._cut(exchange, "the stream ended before its terminal marker")
+            exchange.outcome, exchange.error = cut_off(
+                exchange, self.parser, "the stream ended before its terminal marker"
+            )
         self._done(exchange, reusable=not bits & FAILED)
-
-    def _cut(self, exchange: Exchange, message: str) -> tuple[Outcome, str]:
-        """The outcome of a stream without its end; a page or a text in the place of an event stream is malformed."""
-        kind = self.parser.headers.get(b"content-type", b"").decode("latin-1").partition(";")[0].strip()
-        if exchange.events or exchange.reply.framing != "sse" or kind in ("", "text/event-stream"):
-            return Outcome.STREAM_TRUNCATED, message
-        return Outcome.STREAM_MALFORMED, f"a stream was asked for, the reply is {kind[:80]}"
 
     def _judge_body(self, exchange: Exchange) -> None:
         body = b"".join(self.body)
@@ -379,16 +358,23 @@ class Connection:
 
     def _drain(self, _mask: int) -> None:
         """Reads what follows the terminal marker; with the body's end the connection can be reused."""
-        parser = self.parser
         try:
             size = self.receive(self.reactor.buffers, ANCILLARY_BYTES)[0]
-            if size:
-                view = self.reactor.view[:size]
-                parser.feed(view if self.tls is None else self.tls.decrypt(view))
         except BlockingIOError:
             return
-        except (OSError, ProtocolError):
+        except OSError:
             size = 0
+        self._drained(size)
+
+    def _drained(self, size: int) -> None:
+        """`size` bytes behind the terminal marker are in the reactor's view; 0: there are no more."""
+        parser = self.parser
+        if size:
+            view = self.reactor.view[:size]
+            try:
+                parser.feed(view if self.tls is None else self.tls.decrypt(view))
+            except (ssl.SSLError, ProtocolError):
+                size = 0
         parser.bodies.clear()
         if not size or (parser.complete and not parser.keep_alive):
             self.close()
@@ -403,7 +389,7 @@ class Connection:
 
     def _server_closed(self, exchange: Exchange, now: int) -> None:
         if not self.reply_bytes:
-            if self._request_acknowledged():
+            if request_acknowledged(self.socket):
                 exchange.end_ns = now
                 message = "the server took the request and closed the connection without a reply"
                 self.fail(exchange, Outcome.CONNECT_RESET, message, End.UNANSWERED)
@@ -426,7 +412,8 @@ class Connection:
             if parser.complete or bits & STREAM_OVER:
                 self._decided(exchange, bits)
             else:
-                self.fail(exchange, *self._cut(exchange, "the connection closed before the stream's terminal marker"))
+                message = "the connection closed before the stream's terminal marker"
+                self.fail(exchange, *cut_off(exchange, parser, message))
         elif parser.complete:
             self._judge_body(exchange)
         else:
@@ -439,14 +426,6 @@ class Connection:
         else:
             self.fail(exchange, Outcome.CONNECT_RESET, message, End.STALE if self.reused else CLOSED)
 
-    def _request_acknowledged(self) -> bool:
-        """After an end of file without a reply: did the server's kernel acknowledge all of the request (tcp(7), TCP_INFO)?
-
-        If not, or after a reset, the server was closing anyhow and has not read the request.
-        """
-        info = self.socket.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, TCP_INFO_BYTES)
-        return info[0] != TCP_CLOSE and not int.from_bytes(info[TCPI_UNACKED], "little")
-
     def _malformed(self, exchange: Exchange, error: ProtocolError | httptools.HttpParserError, stamp: int) -> None:
         exchange.end_ns = stamp
         known = error if isinstance(error, ProtocolError) else described(error)
@@ -454,12 +433,8 @@ class Connection:
 
     def fail(self, exchange: Exchange, outcome: Outcome, message: str, end: End = CLOSED) -> None:
         """Ends the exchange with `outcome` and closes the socket."""
-        status = self.parser.status
-        if status and not 200 <= status < 300 and outcome in UNREADABLE:  # the status says enough, also for a retry
-            exchange.http_status = status
-            exchange.kept_headers = kept_headers(self.parser.headers)
-            outcome, text = refusal(status, b"".join(self.body), self.context.secrets)
-            message = f"{text} ({message})"
+        body = b"".join(self.body)
+        outcome, message = judged_by_status(exchange, self.parser, body, outcome, message, self.context.secrets)
         exchange.fail(outcome, message, monotonic_ns())
         self.exchange = None
         self.close()

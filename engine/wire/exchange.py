@@ -4,41 +4,49 @@ How it works. The worker makes an Exchange when the slot is due; every attempt b
 connection write the marks as they happen, and pass each read's events to `take`, or to `take_one` if the read brought
 exactly one complete event, which nearly every read does. Both ask the dialect's reply what the event means (bits:
 TOKEN, VISIBLE, END, FAILED) and derive the marks of the first event, token and output, and one gap word per further
-token (engine/records/record.py). A read has one stamp, and it belongs to the read's last byte: the time of any other
-event is only known to lie between two reads, so its gaps are marked coalesced, as upper bounds. `exact` says whether
-the last token's time was known; tests/test_exchange.py holds `take_one` equal to `take` for every input.
+token (engine/records/record.py). A read has one stamp, and it belongs to the read's last byte: gaps inside a read are
+unknown and marked coalesced, the gap before it is kept, so that a stall that ends in a burst is seen. A first token that
+shared a late read is marked too: its time is an upper bound. tests/test_exchange.py holds `take_one` equal to `take`.
 An exchange does not know its connection: the pool does.
 """
 
 from __future__ import annotations
 
 from array import array
+from time import monotonic_ns
 from typing import Final
 
 from ..dialects import END, FAILED, OK, TOKEN, VISIBLE, Reply
 from ..records import record
 from ..records.record import GAP_COALESCED, GAP_MAX, GAP_REASONING, GAP_USER_CLOCK, UNKNOWN, Outcome
+from ..records.ticks import CELL_BITS, CELL_MIN, COALESCED, OTHER_EVENTS, SeriesTicks, unwatched
 from ..workload import Session
 
 OUTPUT: Final = TOKEN | VISIBLE
+# A first token that shared its read came this long before the read at most when the read was on time: a worker that
+# waits in epoll is woken by the first segment.
+LATE_NS: Final = 1_000_000
 OVER: Final = END | FAILED
+UNWATCHED: Final = unwatched()
 
 
 class Exchange:
     """One request, from its slot in the schedule to its record. All times CLOCK_MONOTONIC ns, 0 where not reached."""
 
     __slots__ = (
+        "asked_input_tokens",
+        "asked_output_tokens",
         "attempts",
         "coalesced",
         "connect_start_ns",
         "deadline_ns",
         "dequeued_ns",
         "dns_done_ns",
+        "empty_events",
         "end_ns",
         "error",
         "estimate_tokens",
         "events",
-        "exact",
         "first_event_ns",
         "first_output_ns",
         "first_token_ns",
@@ -53,6 +61,7 @@ class Exchange:
         "kept_headers",
         "last_send_ns",
         "last_token_ns",
+        "live",
         "outcome",
         "phase",
         "read_event",
@@ -68,6 +77,9 @@ class Exchange:
         "target",
         "tcp_done_ns",
         "tls_done_ns",
+        "trailing",
+        "trailing_at",
+        "waited_ns",
         "wire",
     )
 
@@ -78,11 +90,14 @@ class Exchange:
         self.target = target
         self.series_word = series << record.SERIES_SHIFT
         self.wire = wire
+        self.live: SeriesTicks = UNWATCHED  # what the tick that runs shows of this series
         self.session: Session | None = None
         self.estimate_tokens = 0
+        self.asked_input_tokens = self.asked_output_tokens = 0
         self.reserved = 0  # pico-USD of the budget
         self.inflight_slot = 0
         self.dequeued_ns = 0
+        self.waited_ns = 0  # before the first send, for what is not this client's fault (records.record)
         self.send_ns = 0
         self.deadline_ns = 0
         self.first_token_ns = 0  # looked at before the first attempt, while a limit holds the request back
@@ -104,7 +119,9 @@ class Exchange:
         self.headers_ns = self.first_event_ns = self.first_token_ns = self.first_output_ns = 0
         self.last_token_ns = self.end_ns = self.last_send_ns = self.itl_max_ns = self.read_ns = 0
         self.events = self.coalesced = self.gaps_saturated = 0
-        self.exact = True
+        self.empty_events = 0
+        self.trailing = 0  # events without a token since the gap number `trailing_at`
+        self.trailing_at = 0
         self.gaps: array[int] = array("Q")
 
     def fail(self, outcome: Outcome, message: str, now_ns: int) -> None:
@@ -116,8 +133,9 @@ class Exchange:
     def take(self, events: list[tuple[bytes, bytes]], stamp_ns: int, kernel: bool, complete: bool) -> int:
         """Takes the events of one read; returns the bits of all of them together.
 
-        Only the last event is exact, and only if the read ended with it (`complete`). A gap that touches an inexact
-        end is marked coalesced: its value is an upper bound.
+        The stamp is that of the read's last byte, so only the last event is exact, and only if the read ended with it
+        (`complete`). The gap before the read is kept: an upper bound for its first event, and the only trace of a stall
+        that ends in a burst. The gaps between events of one read are unknown, and marked coalesced.
         """
         if not self.first_event_ns:
             self.first_event_ns = stamp_ns
@@ -131,6 +149,10 @@ class Exchange:
             self.events += 1
             if bits & TOKEN:
                 self._token(bits, stamp_ns, kernel, complete and i == last)
+            else:
+                self.live.count(OTHER_EVENTS, stamp_ns)
+                if self.first_token_ns:
+                    self._empty()
             if bits & OVER:  # what follows is not part of the reply, whichever packet brings it
                 break
         self.read_ns = stamp_ns
@@ -139,20 +161,28 @@ class Exchange:
     def take_one(self, event: tuple[bytes, bytes], stamp_ns: int, kernel: bool) -> int:
         """`take` for a read that brought exactly one complete event. Less than half its cost (benches/bench_reactor.py)."""
         bits = self.read_event(event[1], event[0])
-        if bits == OUTPUT and kernel and self.exact and self.first_output_ns:
+        if bits == OUTPUT and kernel and self.first_output_ns:
             gap_ns = stamp_ns - self.last_token_ns
             if gap_ns > self.itl_max_ns:
                 self.itl_max_ns = gap_ns
-            if gap_ns <= GAP_MAX:
+            if CELL_MIN <= gap_ns <= GAP_MAX:
                 self.events += 1
                 self.last_token_ns = self.read_ns = stamp_ns
                 self.gaps.append(self.series_word | gap_ns)
+                live = self.live  # live.gap() in place: the call costs 0.2 us more (benches/bench_ring.py)
+                row = live.row if live.begin_ns <= stamp_ns < live.end_ns else live.row_at(stamp_ns)
+                shift = gap_ns.bit_length() - CELL_BITS - 1
+                row[(shift << CELL_BITS) + (gap_ns >> shift)] += 1
                 return bits
         elif not self.first_event_ns:
             self.first_event_ns = stamp_ns
             self.read_ns = self.last_send_ns
         if bits & TOKEN:
             self._token(bits, stamp_ns, kernel, True)
+        else:
+            self.live.count(OTHER_EVENTS, stamp_ns)
+            if self.first_token_ns:
+                self._empty()
         self.events += 1
         self.read_ns = stamp_ns
         return bits
@@ -162,34 +192,49 @@ class Exchange:
         """Events that carried a token: the first one and one for every gap."""
         return len(self.gaps) + (self.first_token_ns > 0)
 
+    def _empty(self) -> None:
+        """Counts an event without a token, for now as part of the ending: it is empty if another token follows.
+
+        Tokens need not look at this: whether one has followed shows in the number of gaps.
+        """
+        self.empty_events = self._empty_so_far()
+        if self.trailing_at != len(self.gaps):
+            self.trailing_at, self.trailing = len(self.gaps), 0
+        self.trailing += 1
+
+    def _empty_so_far(self) -> int:
+        return self.empty_events + (self.trailing if self.trailing_at != len(self.gaps) else 0)
+
     def _token(self, bits: int, stamp_ns: int, kernel: bool, exact: bool) -> None:
         if self.first_token_ns:
             word = self.series_word
-            if self.last_token_ns != stamp_ns:
-                gap_ns = stamp_ns - self.last_token_ns
-                if gap_ns > self.itl_max_ns:
-                    self.itl_max_ns = gap_ns
-            else:
-                gap_ns = stamp_ns - self.read_ns  # both came with this read: after the one before it, no more is known
+            gap_ns = stamp_ns - self.last_token_ns
+            if not gap_ns:  # both came with this read
+                gap_ns = stamp_ns - self.read_ns  # no more is known than that it came after the read before
+                word |= GAP_COALESCED
+                self.coalesced += 1
+            elif gap_ns > self.itl_max_ns:
+                self.itl_max_ns = gap_ns
             if gap_ns > GAP_MAX:
                 gap_ns = GAP_MAX
                 self.gaps_saturated += 1
-            if not (exact and self.exact):
-                word |= GAP_COALESCED
-                self.coalesced += 1
             if not kernel:
                 word |= GAP_USER_CLOCK
             if not bits & VISIBLE:
                 word |= GAP_REASONING
             self.gaps.append(word | gap_ns)
+            if word & GAP_COALESCED:
+                self.live.count(COALESCED, stamp_ns)
+            else:
+                self.live.gap(gap_ns, stamp_ns)
         else:
             self.first_token_ns = stamp_ns
-            if not exact:
+            self.live.first(stamp_ns - self.send_ns, stamp_ns)
+            if not exact and monotonic_ns() - stamp_ns > LATE_NS:
                 self.flags |= record.TTFT_COALESCED
         if bits & VISIBLE and not self.first_output_ns:
             self.first_output_ns = stamp_ns
         self.last_token_ns = stamp_ns
-        self.exact = exact
 
     def values(self, worker: int) -> tuple[int, ...]:
         """The record's values in the order of `record.FIELDS`; the ring fills `gaps_end` in."""
@@ -213,6 +258,7 @@ class Exchange:
             self.end_ns,
             self.itl_max_ns,
             0,
+            self.waited_ns,
             1,
             self.sent_bytes if self.sent_bytes < UNKNOWN else UNKNOWN,
             self.received_bytes if self.received_bytes < UNKNOWN else UNKNOWN,
@@ -226,6 +272,9 @@ class Exchange:
             self.events,
             len(self.gaps) + (self.first_token_ns > 0),
             self.coalesced,
+            self._empty_so_far(),
+            self.asked_input_tokens,
+            self.asked_output_tokens,
             session.id & UNKNOWN if session else 0,
             self.inflight_slot,
             self.flags | reply.flags,

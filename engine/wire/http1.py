@@ -256,7 +256,7 @@ class Inflate:
     def __init__(self, *, raw: bool) -> None:
         self._raw = raw
         self._members = 0  # that have ended
-        self._first = b""  # the first byte, until the second one tells which of the three it is
+        self._first = b""  # the first byte, until the second one decides which of the three it is
         self._inflate: Any = None
 
     def step(self, piece: bytes, at_most: int) -> tuple[bytes, bytes]:

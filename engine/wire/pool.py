@@ -12,17 +12,19 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from time import monotonic_ns
 from typing import Final
 
-from ..dialects import OK, Dialect
+from ..dialects import OK, Dialect, Prompt
 from ..plan.plan import Target, secrets
 from ..records import record
 from ..records.record import Outcome
-from .connection import IDLE, Connection, Context, End
+from .connection import Connection, Context
 from .dial import Dial
-from .endpoint import Endpoint
+from .endpoint import Address, Endpoint
+from .ends import IDLE, End
+from .exact import ExactConnection
 from .exchange import Exchange
 from .reactor import Reactor
 
@@ -35,7 +37,8 @@ class Pool:
 
     `sending` is called immediately before a request is handed to send(), `done` when an attempt has ended and its
     outcome and marks are set. `suspect` is asked about a kernel stamp that does not fit the clock; it returns the
-    stamp to use and whether that is still the kernel's.
+    stamp to use and whether that is still the kernel's. `exact`: a tap holds clones, reads end where events end.
+    `resolved` is called with a name's addresses, each time it was looked up.
     """
 
     def __init__(
@@ -48,6 +51,8 @@ class Pool:
         sending: Callable[[Exchange], None],
         done: Callable[[Exchange], None],
         suspect: Callable[[int, int], tuple[int, bool]],
+        exact: bool = False,
+        resolved: Callable[[Sequence[Address]], None] = lambda _: None,
     ) -> None:
         self.reactor = reactor
         self.target = target
@@ -66,6 +71,8 @@ class Pool:
             self._release,
             self._lost,
         )
+        self._resolved = resolved
+        self._connection = ExactConnection if exact else Connection
         self.busy: dict[Exchange, Dial | Connection] = {}
         self.idle: dict[Connection, int] = {}
         self.unresolved: list[Exchange] = []  # wait for the name's addresses
@@ -74,6 +81,10 @@ class Pool:
         self.reuse_works = False  # it did at least once
         self.stale_resends = 0
         self._max_age_ns = target.max_connection_age_ns or 1 << 62
+
+    def render(self, prompt: Prompt) -> bytes:
+        """One request as it goes on the wire, head and body together."""
+        return self.endpoint.encode(self.dialect.request(self.target, prompt))
 
     def send(self, exchange: Exchange) -> None:
         """Sends the request on an idle connection or a new one. Never waits; `done` is called when it is over."""
@@ -112,7 +123,9 @@ class Pool:
 
     def _connected(self, dial: Dial) -> None:
         exchange = dial.exchange
-        connection = Connection(self.context, dial.socket, dial.tls, exchange.tcp_done_ns)
+        if not exchange.send_ns:
+            exchange.waited_ns += (exchange.tls_done_ns or exchange.tcp_done_ns) - exchange.connect_start_ns
+        connection = self._connection(self.context, dial.socket, dial.tls, exchange.tcp_done_ns)
         self.busy[exchange] = connection
         connection.send(exchange)
 
@@ -156,6 +169,8 @@ class Pool:
         self.stale_resends += 1
         exchange.flags = exchange.flags & ~record.REUSED | record.STALE_RESENT
         exchange.outcome, exchange.error = OK, ""
+        if exchange.send_ns:
+            exchange.waited_ns += monotonic_ns() - exchange.send_ns  # for the dead connection, not for the client
         exchange.send_ns = exchange.end_ns = 0
         exchange.sent_bytes = 0
         while self.idle:  # they are as old as the dead one
@@ -185,6 +200,7 @@ class Pool:
                 endpoint.next_host, endpoint.next_port, type=socket.SOCK_STREAM
             )
             endpoint.resolved(list(found))
+            self._resolved(endpoint.addresses)
         except OSError as error:
             failure = f"cannot resolve {endpoint.next_host}: {error.strerror or error}"
         self.lookup = None

@@ -29,7 +29,18 @@ Owner = Callable[[int], None]
 class Reactor:
     """What all connections of a worker share. `owners` maps a file descriptor to the call that takes its events."""
 
-    __slots__ = ("buffers", "clock", "epoll", "lag", "owners", "timer", "view")
+    __slots__ = (
+        "buffers",
+        "clock",
+        "due_ns",
+        "epoll",
+        "lag",
+        "owners",
+        "protected",
+        "timer",
+        "view",
+        "yielding",
+    )
 
     def __init__(self, clock: StampClock, lag: memoryview) -> None:
         self.clock = clock
@@ -40,6 +51,9 @@ class Reactor:
         buffer = bytearray(BUFFER_BYTES)
         self.view = memoryview(buffer)
         self.buffers = [buffer]
+        self.due_ns = 1 << 62  # when the worker wants to send or time out next; set by the worker
+        self.protected = False  # a tap was seen at work a moment ago
+        self.yielding = False  # an owner found that this moment has passed: the turn ends early
 
     def watch(self, fd: int, mask: int, owner: Owner) -> None:
         """Registers a descriptor; raises OSError (ENOSPC) at the system's limit of watches."""
@@ -58,12 +72,15 @@ class Reactor:
             self.epoll.unregister(fd)
 
     def turn(self) -> None:
-        """Serves everything that is ready now, once."""
+        """Serves everything that is ready now, once, unless an owner sets `yielding`: the rest stays ready."""
+        self.yielding = False
         owners = self.owners
         for fd, mask in self.epoll.poll(0, READY_MAX):
             owner = owners.get(fd)
             if owner is not None:  # closed by an owner served before it in this turn
                 owner(mask)
+                if self.yielding:
+                    return
 
     def close(self) -> None:
         self.epoll.close()

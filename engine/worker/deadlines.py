@@ -40,11 +40,13 @@ class Deadlines:
         self._seed = seed
         self._tls = tls
         self.connect_ns = limits.connect_timeout_ns
+        # The total limit also ends a request that has no first token yet, whichever of the two is shorter.
         self.first_ns = min(limits.timeout_ns, limits.first_token_timeout_ns or limits.timeout_ns)
 
     def watch(self, exchange: Exchange, deadline_ns: int) -> bool:
         """Sets the deadline. True if the sweep is due earlier than before, so that the timer has to be set anew."""
         exchange.deadline_ns = deadline_ns
+        # Later deadlines need no timer of their own: the sweep finds them when it comes by.
         if deadline_ns < self.sweep_ns:
             self.sweep_ns = deadline_ns
             return True
@@ -56,8 +58,10 @@ class Deadlines:
         earliest = NEVER
         for exchange in active:
             deadline = exchange.deadline_ns
+            # From the first token on only the total limit holds. It counts from the send of this attempt, not from the token.
             if exchange.first_token_ns:
                 deadline = exchange.deadline_ns = exchange.last_send_ns + self._limits.timeout_ns
+            # 0: not watched, as between two attempts or while a rate limit holds it back.
             if deadline and deadline <= now_ns:
                 exchange.end_ns = now_ns
                 expired.append(Expired(exchange, *self._reason(exchange)))
@@ -68,6 +72,7 @@ class Deadlines:
 
     def _reason(self, exchange: Exchange) -> tuple[Outcome, str]:
         limits = self._limits
+        # last_send_ns is of this attempt; send_ns is of the first and would call a failed reconnect a slow reply.
         if not exchange.last_send_ns:
             missing = "TLS session" if exchange.tcp_done_ns and self._tls[exchange.target] else "connection"
             return Outcome.CONNECT_TIMEOUT, f"no {missing} within {limits.connect_timeout_ns / 1e9:g} s"
@@ -81,5 +86,7 @@ class Deadlines:
         share = self._limits.cancel_share
         if not share:
             return False
+        # By seed, phase and request and not by a stream of draws: which ones are cancelled must not depend on which
+        # worker has them, on restarts or on the order of events.
         draw = random.Random(f"cancel/{self._seed}/{exchange.phase}/{exchange.request}").random()
         return draw < share

@@ -12,36 +12,60 @@ from collections.abc import Callable, Sequence
 from time import monotonic_ns, process_time_ns
 from typing import Final
 
-from ..clock import StampClock
 from ..load.phase_run import PhaseRun
+from ..process import RunQueue
 from ..records.layout import Counter
 from ..records.record import CLOCK_STEPPED
+from ..records.tap_status import TapWatch
 from ..wire.pool import Pool
+from ..wire.reactor import Reactor
 from .ledger import Ledger
 
 CLOCK_CHECK_NS: Final = 1_000_000_000
+STOP_NS: Final = 100_000_000  # a heartbeat this late: the loop stood still, stopped or without a CPU
 IDLE_COLLECT_NS: Final = 30_000_000_000  # garbage is collected at idle points, at most this often
 IDLE_GAP_NS: Final = 20_000_000  # a point is idle if nothing is due for this long
 
 
 class Health:
-    """One worker's own measurements. `runs` and `pools` are the worker's, looked at when something is published."""
+    """One worker's own measurements. `runs` and `pools` are the worker's, looked at when something is published.
 
-    def __init__(self, clock: StampClock, ledger: Ledger, pools: Sequence[Pool], runs: Sequence[PhaseRun]) -> None:
-        self._clock = clock
+    `tap` is the run's, if it has one: the reactor learns at every heartbeat whether it protects the stamps.
+    """
+
+    def __init__(
+        self,
+        reactor: Reactor,
+        ledger: Ledger,
+        pools: Sequence[Pool],
+        runs: Sequence[PhaseRun],
+        tap: TapWatch | None = None,
+    ) -> None:
+        self._clock = reactor.clock
+        self._reactor = reactor
+        self._tap = tap
+        self._run_queue = RunQueue()
         self._ledger = ledger
         self._counters = ledger.segment.counters
         self._pools = pools
         self._runs = runs
         self._measured_ns = self._measured_cpu_ns = self._measured_events = 0
+        self._measured_waited_ns = self._measured_stopped_ns = 0
         self._mark_ns, self._mark_cpu_ns, self._mark_events = monotonic_ns(), 0, 0
+        self._mark_waited_ns = self._run_queue.waited_ns()
+        self._late_ns = 0
         self._checked_ns = 0
         self._collected_ns = 0
 
-    def beat(self, now_ns: int) -> None:
-        """A heartbeat: measures, publishes and checks the clock mapping about once a second."""
+    def beat(self, now_ns: int, due_ns: int) -> None:
+        """A heartbeat that was due at `due_ns`: measures, publishes and checks the clock mapping about once a second."""
+        self._late_ns = now_ns - due_ns
         self.measure()
+        self._late_ns = 0
+        if self._tap is not None:
+            self._reactor.protected = self._tap.protects(now_ns)
         self.publish()
+        self._ledger.segment.ticks.acknowledge()
         if now_ns - self._checked_ns >= CLOCK_CHECK_NS:
             self._checked_ns = now_ns
             self.check_clock()
@@ -78,11 +102,15 @@ class Health:
     def measure(self) -> None:
         """Adds time, CPU time and events since the last call to the measured ones, if a measured phase is running."""
         now, cpu, events = monotonic_ns(), process_time_ns(), self._ledger.events_now()
+        waited = self._run_queue.waited_ns()
         if any(run.phase.measure and run.start_ns <= now for run in self._runs):
+            self._measured_waited_ns += waited - self._mark_waited_ns
+            if self._late_ns > STOP_NS:
+                self._measured_stopped_ns += self._late_ns
             self._measured_ns += now - self._mark_ns
             self._measured_cpu_ns += cpu - self._mark_cpu_ns
             self._measured_events += events - self._mark_events
-        self._mark_ns, self._mark_cpu_ns, self._mark_events = now, cpu, events
+        self._mark_ns, self._mark_cpu_ns, self._mark_events, self._mark_waited_ns = now, cpu, events, waited
 
     def publish(self) -> None:
         """Writes the counters, the heartbeat last."""
@@ -95,6 +123,9 @@ class Health:
             Counter.MEASURED_NS: self._measured_ns,
             Counter.EVENTS_MEASURED: self._measured_events,
             Counter.LATE_RENDERS: sum(run.feed.late for run in self._runs),
+            Counter.QUEUE_WAIT_NS: self._mark_waited_ns,
+            Counter.QUEUE_WAIT_MEASURED_NS: self._measured_waited_ns,
+            Counter.STOPPED_MEASURED_NS: self._measured_stopped_ns,
             Counter.CLOCK_BRACKET_NS: self._clock.width_ns,
             Counter.HEARTBEAT_NS: monotonic_ns(),
         }

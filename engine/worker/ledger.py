@@ -20,7 +20,8 @@ from ..load.phase_run import PhaseRun
 from ..plan.plan import Plan
 from ..records.detail import Detail
 from ..records.layout import DETAIL_MAX, PHASE_SHIFT, TURN_SHIFT, Counter
-from ..records.record import NO_TARGET, STALE_RESENT, UNKNOWN, Unsent, unsent_values
+from ..records.record import NO_TARGET, SERIES_SHIFT, STALE_RESENT, UNKNOWN, Unsent, unsent_values
+from ..records.ticks import SENT
 from ..records.writer import SegmentWriter
 from ..wire.exchange import Exchange
 
@@ -50,6 +51,7 @@ class Ledger:
         self.active: dict[Exchange, PhaseRun] = {}
         self.events = 0
         self._secrets = secrets  # of each target: what must not stand in a message
+        # A stack: the entries of a light load are the same few, whose cache lines and pages are warm.
         self._free = list(range(segment.geometry.inflight - 1, -1, -1))  # entries of the in-flight table
         self._worker = worker
         self._workers = workers
@@ -67,25 +69,31 @@ class Ledger:
         self.active[exchange] = run
         exchange.inflight_slot = slot = self._free.pop()
         segment = self.segment
+        exchange.live = segment.ticks.of(exchange.series_word >> SERIES_SHIFT)
         segment.begin(slot, exchange.request, exchange.intended_ns, run.index, exchange.target)
         if not exchange.request >> TURN_SHIFT:  # after begin(): a worker killed in between must not lose the slot
             segment.counters[_NEXT_SLOT] = run.index << PHASE_SHIFT | exchange.request + 1
 
     def sending(self, exchange: Exchange, now_ns: int) -> bool:
         """Before send(), so that a request which may have left is never taken for one that did not. True the first time."""
-        self.segment.sent(exchange.inflight_slot, now_ns)
+        if self.segment.sent(exchange.inflight_slot, now_ns):
+            exchange.live.count(SENT, now_ns)
         return exchange.attempts == 1 and not exchange.flags & STALE_RESENT
 
     def attempt_ended(self, exchange: Exchange) -> None:
         """Adds an attempt to the totals; its exchange begins the next one, or is recorded."""
+        # Before begin_attempt() sets them to 0.
         self.events += exchange.events
 
     def record(self, run: PhaseRun, exchange: Exchange) -> None:
         """Writes one request: its details, then the record that commits it; then its entry is free."""
+        if self.segment.sent(exchange.inflight_slot, exchange.end_ns):  # refused: it counts as sent, but never was
+            exchange.live.count(SENT, exchange.end_ns)
         if exchange.error or exchange.kept_headers or exchange.reply.finish or exchange.reply.request_id:
             self._detail(run, exchange)
         if self._texts:
             self._text(run, exchange)
+        # Only `ok` requests enter the latency distributions, so only their gaps take room in the lane.
         self.segment.push(exchange.values(self._worker), exchange.gaps if exchange.outcome is OK else None)
         if exchange.gaps_saturated:
             self.segment.counters[_GAPS_SATURATED] += exchange.gaps_saturated
@@ -128,6 +136,7 @@ class Ledger:
         hidden = self._secrets[exchange.target]
         headers = exchange.kept_headers
         if hidden:
+            # Providers echo keys in errors and request ids; nothing of this process may carry one to disk.
             headers = {name: masked_text(value, hidden) for name, value in headers.items()}
         detail = Detail(
             exchange.request,
@@ -139,6 +148,7 @@ class Ledger:
         )
         blob = _packed(detail)
         if len(blob) > DETAIL_MAX:
+            # A detail that does not fit would be dropped completely: the message matters more than the headers.
             detail.headers = {}
             detail.message = detail.message[:MESSAGE_CHARS]
             blob = _packed(detail)
@@ -150,6 +160,7 @@ class Ledger:
         if not (self._keep_replies or reply.output_tokens == UNKNOWN):
             return
         text = "".join([*reply.reasoning_text, *reply.text])
+        # By characters, not bytes: a cut inside a UTF-8 sequence would be two replacement characters.
         pieces = [text[i : i + TEXT_PIECE_CHARS] for i in range(0, len(text), TEXT_PIECE_CHARS)]
         for piece in pieces:
             detail = Detail(exchange.request, run.index, texts=[piece], pieces=len(pieces))

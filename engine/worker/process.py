@@ -1,4 +1,4 @@
-"""The process of a worker: limits and signals, its share from stdin, orders until it is told to stop.
+"""The process of a worker: limits and signals, its share from stdin, orders until the order to stop.
 
 It dies with its supervisor: by prctl, and by the end of file on stdin where the supervisor was gone before the call.
 """
@@ -17,7 +17,7 @@ import uvloop
 from ..clock import keep_stamps_on
 from ..errors import LensError
 from ..frames import Frames, frame, read_frame
-from ..process import die_with_parent, raise_descriptor_limit, raise_priority
+from ..process import die_with_parent, raise_descriptor_limit, raise_priority, run_in_real_time
 from ..records.layout import Geometry, State
 from ..records.record import Outcome, Unsent
 from ..records.writer import SegmentWriter
@@ -39,6 +39,7 @@ def obey(worker: Worker, order: Order, stopped: asyncio.Future[None]) -> None:
     """Carries out one order of the supervisor."""
     match order.do:
         case "phase":
+            worker.ledger.segment.ticks.start(order.origin_ns, worker.plan.output.tick_ns)
             worker.begin(order.phase, order.at_ns, order.first)
         case "drain":
             worker.stop(Unsent[order.reason.upper()])
@@ -92,9 +93,10 @@ def main() -> int:
     die_with_parent()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the terminal's Ctrl-C is the supervisor's to answer
     raise_descriptor_limit()
-    raise_priority(NICENESS)
     try:
         share = read_frame(STDIN, Share)
+        if not (share.realtime and run_in_real_time()):
+            raise_priority(NICENESS)
         stamps = keep_stamps_on()
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             runner.run(serve(share))

@@ -15,7 +15,8 @@ from __future__ import annotations
 import asyncio
 import os
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from pathlib import Path
 from time import monotonic_ns, time_ns
 from typing import Final
 
@@ -31,9 +32,10 @@ from ..load.schedule import Closed
 from ..plan.plan import secrets
 from ..records.layout import SLOT_MASK, TURN_SHIFT
 from ..records.record import ABORT_PLANNED, Outcome, Unsent
+from ..records.tap_status import TapWatch
 from ..records.writer import SegmentWriter
 from ..runs.control import Share, Word
-from ..wire.endpoint import Endpoint
+from ..wire.endpoint import Address, Endpoint
 from ..wire.exchange import Exchange
 from ..wire.pool import Pool
 from ..wire.reactor import Reactor
@@ -68,7 +70,8 @@ class Worker:
         self.deadlines = Deadlines(plan.limits, plan.seed, [endpoint.tls_context is not None for endpoint in endpoints])
         hidden = [tuple(secrets(target)) for target in plan.targets]
         self.ledger = Ledger(segment, plan, hidden, worker=share.worker, workers=share.workers)
-        self.health = Health(clock, self.ledger, self.pools, self.runs)
+        tap = TapWatch(Path(share.segment).parent) if share.stamps == "segment" else None
+        self.health = Health(self.reactor, self.ledger, self.pools, self.runs, tap)
         for target, endpoint in zip(plan.targets, endpoints, strict=True):
             self.pools.append(
                 Pool(
@@ -79,6 +82,8 @@ class Worker:
                     sending=self.sending,
                     done=self.done,
                     suspect=self.health.suspect,
+                    exact=share.stamps == "segment",
+                    resolved=self._resolved,
                 )
             )
         self.allowance = Allowance(share, segment.counters)
@@ -90,7 +95,8 @@ class Worker:
         self.working = False
         self.reserved = 0  # pico-USD, by affordable() for the dispatch that follows it
         self.stopping: Unsent | None = None
-        self.timers.at(monotonic_ns() + HEARTBEAT_NS, self._heartbeat)
+        first_beat_ns = monotonic_ns() + HEARTBEAT_NS
+        self.timers.at(first_beat_ns, self._heartbeat, first_beat_ns)
 
     # --- the loop -------------------------------------------------------------------------------------------------
 
@@ -98,7 +104,7 @@ class Worker:
         """One wake-up: sockets first, then everything that is due."""
         try:
             self.reactor.turn()
-            if self.pending:
+            if self.pending or self.reactor.yielding:
                 self.work()
         except LensError as error:
             self.give_up(error)
@@ -139,7 +145,7 @@ class Worker:
         for run in self.runs:
             due = min(due, run.next_due_ns(self))
         if due != self.armed_ns:
-            self.armed_ns = due
+            self.armed_ns = self.reactor.due_ns = due
             self.reactor.timer.arm(max(due, 1))
         if not self.filling and any(run.feed.low for run in self.runs if not run.issued):
             self.filling = True
@@ -154,10 +160,10 @@ class Worker:
         if self.filling:
             asyncio.get_running_loop().call_soon(self._fill)
 
-    def _heartbeat(self) -> None:
+    def _heartbeat(self, due_ns: int) -> None:
         now = monotonic_ns()
-        self.health.beat(now)
-        self.timers.at(now + HEARTBEAT_NS, self._heartbeat)
+        self.health.beat(now, due_ns)
+        self.timers.at(now + HEARTBEAT_NS, self._heartbeat, now + HEARTBEAT_NS)
         if not self.in_flight:
             self.health.collect_if_idle(now, lambda: min((run.next_due_ns(self) for run in self.runs), default=NEVER))
 
@@ -173,7 +179,7 @@ class Worker:
         feed = Feed(
             schedule.share(share.worker, share.workers, first),
             items,
-            self.render,
+            lambda target, prompt: self.pools[target].render(prompt),
             planned=schedule.planned,
             workers=share.workers,
         )
@@ -191,10 +197,11 @@ class Worker:
             run.stop(self, monotonic_ns(), self.stopping)
         self.work()
 
-    def render(self, target: int, prompt: Prompt) -> bytes:
-        """One request as it goes on the wire, head and body together."""
-        pool = self.pools[target]
-        return pool.endpoint.encode(pool.dialect.request(pool.target, prompt))
+    def _resolved(self, addresses: Sequence[Address]) -> None:
+        """Reports where a name leads now: the tap holds the segments of these addresses."""
+        if self.share.stamps == "segment":
+            servers = [(int(a.family), str(a.sockaddr[0]).partition("%")[0], int(a.sockaddr[1])) for a in addresses]
+            self.say(Word(say="resolved", servers=servers))
 
     def _end_runs(self) -> None:
         """Removes the runs that are over and reports them."""
@@ -243,7 +250,7 @@ class Worker:
                 each.stop(self, self.last_now, Unsent.BUDGET)
         return False
 
-    def dispatch(self, run: PhaseRun, prepared: Prepared, intended_ns: int) -> None:
+    def dispatch(self, run: PhaseRun, prepared: Prepared, intended_ns: int, waited_ns: int = 0) -> None:
         """Starts the request of one slot, at once or when its rate limits permit it."""
         exchange = Exchange(
             prepared.slot,
@@ -253,8 +260,11 @@ class Worker:
             self.plan.series(run.index, prepared.target),
             prepared.wire,
         )
+        exchange.waited_ns = waited_ns
         exchange.session = prepared.session
         exchange.estimate_tokens = prepared.estimate_tokens
+        exchange.asked_input_tokens = prepared.asked_input_tokens
+        exchange.asked_output_tokens = prepared.asked_output_tokens
         exchange.reserved = self.reserved
         self._enter(run, exchange)
 
@@ -275,6 +285,8 @@ class Worker:
         now = monotonic_ns()
         wait = self.allowance.wait_ns(exchange.target, tokens, now)
         if wait:
+            if not exchange.send_ns:
+                exchange.waited_ns += wait
             self.timers.at(now + wait, self._begin_admitted, exchange)
         else:
             self._begin(exchange, now)
@@ -311,6 +323,8 @@ class Worker:
             )
             if delay is not None and self.stopping is None:
                 exchange.deadline_ns = NEVER
+                if not exchange.send_ns:  # it never reached the server: what follows is no lateness of the client
+                    exchange.waited_ns += exchange.end_ns - exchange.connect_start_ns + delay
                 self.timers.at(monotonic_ns() + delay, self._admit, exchange, 0)  # its tokens are still charged
                 return
         self.ledger.record(run, exchange)
@@ -318,11 +332,13 @@ class Worker:
             self.allowance.settle(exchange)
         if exchange.session is None or not self._think(run, exchange, exchange.session):
             run.freed(monotonic_ns(), failed_connect=exchange.outcome in CONNECT)
-        self._leave(run)
+        self._leave(run, exchange.end_ns)
 
-    def _leave(self, run: PhaseRun) -> None:
+    def _leave(self, run: PhaseRun, ended_ns: int) -> None:
         run.in_flight -= 1
         self.in_flight -= 1
+        for each in self.runs:
+            each.left(ended_ns)
 
     def unsent(self, run: PhaseRun, slot: int, slots: int, intended_ns: int, reason: Unsent) -> None:
         """Records that `slots` slots from `slot` on were not sent."""
@@ -331,7 +347,7 @@ class Worker:
     def _withdraw(self, run: PhaseRun, exchange: Exchange, reason: Unsent) -> None:
         """Takes a slot back that waited for its rate limit and was never sent."""
         self.ledger.withdraw(run, exchange, reason)
-        self._leave(run)
+        self._leave(run, monotonic_ns())
 
     def _abandon(self, exchange: Exchange, outcome: Outcome, message: str) -> None:
         run = self.ledger.active[exchange]
@@ -339,7 +355,7 @@ class Worker:
             self._withdraw(run, exchange, Unsent.STOPPED)
         elif not self.pools[exchange.target].abandon(exchange, outcome, message):  # between two attempts
             self.ledger.record(run, exchange)
-            self._leave(run)
+            self._leave(run, monotonic_ns())
 
     def _cancel_planned(self, exchange: Exchange) -> None:
         if exchange in self.ledger.active:
@@ -364,17 +380,18 @@ class Worker:
 
     def _next_turn(self, run: PhaseRun, session: Session, last: Exchange, prompt: Prompt, intended_ns: int) -> None:
         """The think time of a session is over."""
-        self._leave(run)
+        self._leave(run, intended_ns)
         exchange = Exchange(
             last.request & SLOT_MASK | session.turn << TURN_SHIFT,
             intended_ns,
             run.index,
             last.target,
             self.plan.series(run.index, last.target),
-            self.render(last.target, prompt),
+            self.pools[last.target].render(prompt),
         )
         exchange.session = session
         exchange.estimate_tokens = session.estimate_tokens
+        exchange.asked_output_tokens = prompt.max_tokens or 0
         reason = self.stopping if self.stopping is not None else run.stopped
         if reason is None:
             output = prompt.max_tokens or min(OUTPUT_ESTIMATE, session.estimate_tokens)

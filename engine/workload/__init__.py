@@ -7,8 +7,9 @@ no file is read through before the first item. Nothing here knows of clocks, soc
 
 from __future__ import annotations
 
+from .cautions import cautions
 from .sessions import Session
 from .source import Item, Source, source_of
 from .tokenizer import Calibration, tokenizer_of
 
-__all__ = ["Calibration", "Item", "Session", "Source", "source_of", "tokenizer_of"]
+__all__ = ["Calibration", "Item", "Session", "Source", "cautions", "source_of", "tokenizer_of"]

@@ -95,7 +95,7 @@ class Weighted:
 class Shares:
     """A choice among 0..n-1 by slot, with exact shares: `shares(slot)`.
 
-    Weights are brought to whole numbers, whose sum is the period. One period is nginx's smooth weighted round robin:
+    Weights are brought to integers, whose sum is the period. One period is nginx's smooth weighted round robin:
     each choice exactly as often as its weight says, spread as evenly as can be. Each period is rotated by an irrational
     step more than the one before. Without that, worker k of N would meet the same choices for ever where N and the
     period have a common factor: 8 targets and 8 workers, one target each. A worker's own counts stay close to
@@ -122,7 +122,7 @@ class Shares:
 
 
 def integers(weights: Sequence[float]) -> list[int]:
-    """The smallest whole numbers in proportion to the weights; empty where they add up to more than PERIOD_MAX."""
+    """The smallest integers in proportion to the weights; empty where they add up to more than PERIOD_MAX."""
     fractions = [Fraction(weight).limit_denominator(PERIOD_MAX) for weight in weights]
     if any(float(each) != weight for each, weight in zip(fractions, weights, strict=True)):
         return []

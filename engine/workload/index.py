@@ -242,7 +242,7 @@ class _Text:
             try:
                 _, end = self._scan(self._text, self._at)
             except ValueError as error:
-                # Not complete yet, or never: which of the two only more of the file can tell.
+                # Not complete yet, or never: only more of the file can decide which of the two.
                 if len(self._text) - self._at > self._file.record_bytes_max or not self._more(step):
                     self.fail(f"not a complete JSON object ({error})")
                 step *= 2

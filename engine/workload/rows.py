@@ -164,7 +164,7 @@ def limit_of(columns: Columns, *names: str) -> int | None:
         except (TypeError, ValueError):
             number = 0.0
         if not isfinite(number) or number < 1 or number != int(number) or isinstance(value, bool):
-            raise ValueError(f"{name} must be a whole number >= 1, got {value!r}")
+            raise ValueError(f"{name} must be an integer >= 1, got {value!r}")
         return int(number)
     return None
 

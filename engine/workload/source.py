@@ -32,6 +32,7 @@ class Item(NamedTuple):
     target: int
     estimate_tokens: int  # of prompt and reply, for tokens-per-minute limits
     session: Session | None = None
+    asked_tokens: int = 0  # of the prompt, where the workload asks for a length
 
 
 class _Phase(NamedTuple):
@@ -111,7 +112,8 @@ class Source:
         reply = prompt.max_tokens or self._replies[target]
         if ask.turns is None:
             tokens = self._estimate(prompt) if ask.tokens is None else ask.tokens + phase.prefix_tokens
-            return Item(prompt, target, tokens + reply)
+            asked = 0 if ask.tokens is None or self.targets[target].system else tokens
+            return Item(prompt, target, tokens + reply, asked_tokens=asked)
         turns = tuple(
             turn._replace(max_tokens=self._max_tokens(turn.max_tokens, ask.slot, number, phase))
             for number, turn in enumerate(ask.turns, 1)
@@ -187,17 +189,18 @@ def source_of(plan: Plan, *, seed: int) -> Source:
 
 def _reply_tokens(target: Target) -> int:
     """How long a target's replies may be by its own parameters."""
-    return next(_limits(target.parameters), OUTPUT_TOKENS)
+    return next(limits_in(target.parameters), OUTPUT_TOKENS)
 
 
-def _limits(parameters: dict[str, Any]) -> Iterator[int]:
+def limits_in(parameters: dict[str, Any]) -> Iterator[int]:
+    """The output limits among a target's parameters, at any depth."""
     for name in _LIMITS:
         value = parameters.get(name)
         if isinstance(value, int) and value > 0:
             yield value
     for nested in parameters.values():  # google: generationConfig, Ollama: options
         if isinstance(nested, dict):
-            yield from _limits(nested)
+            yield from limits_in(nested)
 
 
 _KINDS: Final[dict[str, Callable[[Workload, int, Prose], Asks]]] = {

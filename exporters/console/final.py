@@ -26,6 +26,11 @@ SLO_STYLES: Final = {"PASS": "green", "FAIL": "bold red", "UNDECIDED": "yellow"}
 
 def print_final(report: Report, *, fd: int = 1) -> None:
     """Prints the final table on `fd` (stdout), as wide as the terminal. Raises OutputError if it cannot be written."""
+    print_out(FinalTable(report), fd=fd)
+
+
+def print_out(what: RenderableType, *, fd: int = 1) -> None:
+    """Prints on `fd` (stdout), as wide as the terminal. Raises OutputError if it cannot be written."""
     try:
         sys.stdout.flush()
         terminal = Terminal(fd)
@@ -35,7 +40,7 @@ def print_final(report: Report, *, fd: int = 1) -> None:
         width = None if terminal.isatty() else columns(PIPE_COLUMNS)
         # rich uses only the part of IO[str] that Terminal has
         console = Console(file=terminal, highlight=False, width=width)  # type: ignore[arg-type]
-        console.print(FinalTable(report))
+        console.print(what)
         terminal.flush()
     finally:
         terminal.close()
@@ -86,7 +91,7 @@ def _model(target: TargetReport) -> str:
 def _verdict(verdict: Verdict) -> Text:
     text = Text.assemble((verdict.state, STYLES.get(verdict.state, "bold")), f": {figures.plain_state(verdict)}")
     for reason in verdict.reasons:
-        text.append(f"\n  - {reason.detail or reason.code}")
+        text.append(f"\n  - {'note: ' * reason.note}{reason.detail or reason.code}")
         text.append(f" ({reason.code})", style="dim")
     return text
 

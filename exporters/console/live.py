@@ -20,7 +20,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from ...collectors.bounds import CPU_NOTICE, STEAL_NOTICE
+from ...collectors.bounds import CPU_NOTICE, STARVED_BOUND, STEAL_NOTICE
 from ...collectors.snapshot import (
     REPORT_DECODER,
     SNAPSHOT_DECODER,
@@ -356,6 +356,8 @@ def _health_line(c: Client) -> Text:
         text.append(f"  {name} {figures.share(share)}", style="yellow" if (share or 0) > notice else "")
     if c.itl_coalesced_share is not None:
         text.append(f"  coalesced {figures.share(c.itl_coalesced_share)}")
+    if (c.run_queue_wait_share or 0) > STARVED_BOUND:
+        text.append(f"  CPU wait {figures.share(c.run_queue_wait_share)}", style="yellow")
     if c.clock != "kernel":
         text.append(f"  {c.clock} clock", style="yellow")
     for name in HEALTH_COUNTERS:

@@ -108,11 +108,14 @@ def sums(path: Path, wanted: Iterable[str] | None = None) -> dict[str, Histogram
 
 def filled(encoded: str) -> list[tuple[float, int]]:
     """The filled cells of one encoded histogram: the middle value of each, in histogram units, and its count."""
-    numbers = _numbers(encoded)
-    if not numbers:
-        return []
-    values, counts = values_and_counts(Histogram.from_cells(*_cells([numbers])))
+    values, counts = values_and_counts(Histogram.from_cells(*cells_of(encoded)))
     return list(zip(values.tolist(), counts.tolist(), strict=True))
+
+
+def cells_of(encoded: str) -> tuple[Ints, Ints]:
+    """The filled cells of one encoded histogram, ascending, and their counts; empty if it is damaged or foreign."""
+    numbers = _numbers(encoded)
+    return _cells([numbers]) if numbers else (np.zeros(0, np.int64), np.zeros(0, np.int64))
 
 
 def values_and_counts(total: Histogram) -> tuple[npt.NDArray[np.float64], Ints]:

@@ -1,10 +1,11 @@
 """intervals.hlog and totals.hlog: HdrHistogram logs, version 1.3, as the standard Java and Python readers take them.
 
 One line per tick, metric and target of the measured phases, `Tag=<metric>/<target>`; the duration of failed requests
-is `Tag=e2e_ms.<outcome>/<target>`. Values are histogram units
+is `Tag=e2e_ms.<outcome>/<target>`. A tick's `itl_ms` and `ttft_ms` are of what happened in it, in cells of at most 1.6 %,
+and beside them are `itl_ms.ended` and `ttft_ms.ended`, of the ok requests that ended in it. Values are histogram units
 (ns; micro-tokens/s; 10 pico-USD), the max column is in the metric's own unit. Times are relative to BaseTime. The sum
-of a tag's intervals is the run's total, count for count: that is its one line in totals.hlog, for who would wait long
-for the intervals of days.
+of a tag's intervals (of its `.ended` one where there is one) is the run's total, count for count: that is its one line in
+totals.hlog, for who would wait long for the intervals of days.
 """
 
 from __future__ import annotations
@@ -16,10 +17,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
-from ...collectors.series import NOBODY, Batch, Key, Slab
+from ...collectors.goodput import Key
+from ...collectors.series import NOBODY, Batch, Slab
 from ...collectors.snapshot import Report, Snapshot
 from ...engine.files import replace
-from ...engine.metrics import METRICS, SCALES
+from ...engine.metrics import SCALES
 from ...engine.runs.manifest import Manifest
 from ..spool.parts import PartFile
 
@@ -93,9 +95,7 @@ def lines(slab: Slab, manifest: Manifest, start_s: float, seconds: float) -> Ite
     """The interval lines of a span of time, one for each metric and target."""
     for target, name in [*enumerate(each.name for each in manifest.plan.targets), (NOBODY, "")]:
         series = slab.only(lambda key, target=target: _counts(manifest, key, target))  # type: ignore[misc]  # default
-        named = {metric: series.metrics[metric] for metric in METRICS if metric in series.metrics}
-        named |= {f"e2e_ms.{outcome.name.lower()}": each for outcome, each in sorted(series.failures.items())}
-        for metric, histogram in named.items():
+        for metric, histogram in series.named().items():
             top = (histogram.max or 0) / SCALES[metric.partition(".")[0]]
             yield f"Tag={tag(metric, name)},{start_s:.3f},{seconds:.3f},{top:.3f},{histogram.hdr().encode().decode()}\n"
 

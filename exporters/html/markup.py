@@ -7,7 +7,7 @@ from collections.abc import Iterable
 
 
 class Markup(str):
-    """Text that is HTML already. Only this file makes it from other text."""
+    """Text that is HTML already: everything in it that came from outside was escaped."""
 
     __slots__ = ()
 

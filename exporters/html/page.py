@@ -111,7 +111,13 @@ def _verdict(v: Verdict) -> Markup:
     badge = element("span", v.state, classes=f"badge {v.state}")
     state = element("div", badge, element("span", figures.plain_state(v)), classes="verdict")
     reasons = [
-        element("p", reason.detail or reason.code, " ", element("span", reason.code, classes="soft small"))
+        element(
+            "p",
+            "note: " * reason.note,
+            reason.detail or reason.code,
+            " ",
+            element("span", reason.code, classes="soft small"),
+        )
         for reason in v.reasons
     ]
     budget = [(name, _plain(value)) for name, value in v.error_budget.items()]

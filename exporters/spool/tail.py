@@ -4,8 +4,8 @@
 cursor file moves only after a destination took the ticks; after a crash of anybody the same ticks are sent again, which
 destinations make harmless (same timestamps, same tags). Cursor file (JSON, replaced atomically):
 
-    offset      bytes of the tick log that are dealt with
-    marks       the last lines dealt with, [start, end, crc32]: how a rewound log is noticed
+    offset      bytes of the tick log that are exported or given up
+    marks       the last of those lines, [start, end, crc32]: how a rewound log is noticed
     skipped     [start, end) ranges given up because more than `max_pending_bytes` waited: the newest, the oldest stay
     delivered, dropped, unreadable, rejected, failures    ticks, and failed attempts to deliver
     error       the last failure in words, without secrets

@@ -95,7 +95,7 @@ class Reply:
             self.send(self.open_at(time.monotonic_ns()))
 
     def ping(self, due_ns: int) -> int | None:
-        """A sign of life before the first token, then the next one."""
+        """A comment line before the first token, then the next one."""
         if self.client is None or self.position:
             return None
         frame = self.rendering.ping()
@@ -258,7 +258,7 @@ class Reply:
         return fill(frame, self.request_id, now_ns)
 
     def _burst(self, position: int, now_ns: int) -> tuple[int, bytes]:
-        """(position after it, bytes) of one write from `position` on, up to where a fault strikes."""
+        """(position after it, bytes) of one write from `position` on, up to where a fault begins."""
         until = min(position + self._per_write, self.total)
         if position < self.fault_position:
             until = min(until, self.fault_position)

@@ -1,0 +1,262 @@
+"""`lens compare` on real run directories, through the example of a CI gate, and on directories that are damaged."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
+
+import pytest
+
+from llm_latency_lens.collectors.compare import Compared, Observed, Question, compare
+from llm_latency_lens.exporters.compare.formats import junit, markdown
+from tests.support_lens import LENS, Ended, environment, lens
+from tests.support_simulator import simulator
+
+GATE = Path(__file__).parent.parent / "examples" / "ci-gate.sh"
+RUNS = 3
+
+
+def gate(folder: Path, base_ms: float, candidate_ms: float) -> Ended:
+    """examples/ci-gate.sh between two simulators."""
+    with (
+        simulator(ttft_ms=base_ms, itl_ms=2, tokens=5) as base,
+        simulator(ttft_ms=candidate_ms, itl_ms=2, tokens=5) as candidate,
+    ):
+        variables = {
+            "BASE_URL": f"{base.base_url}/v1",
+            "CANDIDATE_URL": f"{candidate.base_url}/v1",
+            "MODEL": "m",
+            "RUNS": str(RUNS),
+            "LOAD": "--concurrency 2 --duration 1s --workers 1",
+            "OUT": str(folder),
+            "LENS": " ".join(LENS),
+        }
+        done = subprocess.run(
+            [str(GATE)], cwd=folder, env=environment(variables), capture_output=True, text=True, timeout=300
+        )
+    return Ended(done.returncode, done.stdout, done.stderr)
+
+
+@pytest.fixture(scope="module")
+def gated(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Ended]:
+    """A folder with the runs of a base and of a candidate that is three times as slow, and how the gate ended."""
+    folder = tmp_path_factory.mktemp("gate")
+    return folder, gate(folder, 20, 60)
+
+
+@pytest.fixture(scope="module")
+def sides(gated: tuple[Path, Ended]) -> tuple[list[str], list[str]]:
+    folder, _ = gated
+    base, candidate = ([str(path) for path in sorted((folder / side).iterdir())] for side in ("base", "candidate"))
+    return base, candidate
+
+
+@pytest.mark.slow
+def test_the_example_of_a_gate_fails_on_a_slower_candidate(gated: tuple[Path, Ended]) -> None:
+    """People copy the example into their CI: its commands, its exit code and its files must be right as they stand."""
+    folder, ended = gated
+    assert ended.code == 3, ended.stderr
+    assert ended.stdout.startswith("**FAIL: ")
+    assert (folder / "compare.md").read_text() == ended.stdout
+    suite = ElementTree.parse(folder / "compare.xml").getroot()[0]
+    cases = {case.get("name"): case for case in suite.iter("testcase")}
+    assert cases["ttft_ms.p50"].find("failure") is not None
+    assert int(suite.get("failures", "0")) == len(suite.findall("testcase/failure"))
+
+
+@pytest.mark.slow
+def test_json_is_exactly_the_contract(sides: tuple[list[str], list[str]], tmp_path: Path) -> None:
+    """Scripts read it: names, types and meaning are fixed."""
+    base, candidate = sides
+    ended = lens("compare", *base, "--", *candidate, "--json", cwd=tmp_path)
+    assert ended.code == 3, ended.stderr
+    found = json.loads(ended.stdout)
+    assert [*found] == ["schema", "base", "candidate", "margin", "comparisons", "state", "notes"]
+    assert (found["schema"], found["margin"], found["state"]) == (1, 0.05, "FAIL")
+    assert found["base"] == [Path(path).name for path in base]
+    first = found["comparisons"][0]
+    assert [*first] == ["target", "metric", "statistic", "base", "candidate", "ratio", "ci95", "verdict"]
+    assert (first["metric"], first["statistic"], first["verdict"]) == ("ttft_ms", "p50", "worse")
+    assert first["ratio"] == pytest.approx(first["candidate"] / first["base"])
+    assert first["ci95"][0] < first["ratio"] < first["ci95"][1]
+    assert {"replication", "correction"} <= {note["code"] for note in found["notes"]}
+
+
+@pytest.mark.slow
+def test_the_console_says_the_verdict_first(sides: tuple[list[str], list[str]], tmp_path: Path) -> None:
+    """What a person reads first is the answer; options may stand before or after the lists."""
+    base, candidate = sides
+    ended = lens("compare", "--metric", "ttft_ms.p50", *candidate, "--", *base, "--margin", "0.1", cwd=tmp_path)
+    assert ended.code == 0, ended.stderr
+    assert ended.stdout.startswith("PASS: nothing is worse")
+    assert "better" in ended.stdout
+    assert "requests/s" not in ended.stdout
+
+
+@pytest.mark.slow
+def test_a_page_with_the_change_by_percentile_opens_offline(sides: tuple[list[str], list[str]], tmp_path: Path) -> None:
+    """The page is sent around as one file: nothing in it comes from elsewhere."""
+    base, candidate = sides
+    ended = lens("compare", *base, "--", *candidate, "--html", "page.html", "--metric", "e2e_ms.p50", cwd=tmp_path)
+    assert ended.code == 3, ended.stderr
+    page = (tmp_path / "page.html").read_text()
+    assert page.count("<svg") >= 2
+    assert "http" not in page.replace("http://www.w3.org", "")
+
+
+@pytest.mark.slow
+def test_a_single_pair_is_compared_by_its_blocks(sides: tuple[list[str], list[str]], tmp_path: Path) -> None:
+    """Two short runs have too few blocks for an interval: that must be said, not passed."""
+    base, candidate = sides
+    ended = lens("compare", base[0], candidate[0], "--json", cwd=tmp_path)
+    assert ended.code == 0, ended.stderr
+    found = json.loads(ended.stdout)
+    assert found["state"] == "UNDECIDED"
+    assert "blocks within the runs" in found["notes"][0]["detail"]
+    assert found["comparisons"][0]["ratio"] > 2
+
+
+Edit = Callable[[Path], object]
+
+
+def edited(name: str, *keys: str | int, value: Any) -> Edit:
+    """Sets one value in a JSON file of a run directory."""
+
+    def edit(run: Path) -> None:
+        document = json.loads((run / name).read_text())
+        part = document
+        for key in keys[:-1]:
+            part = part[key]
+        part[keys[-1]] = value
+        (run / name).write_text(json.dumps(document))
+
+    return edit
+
+
+def unfinished(run: Path) -> None:
+    (run / "summary.json").unlink()
+    (run / ".live").symlink_to("/nonexistent")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("edit", "code", "said"),
+    [
+        (edited("plan.json", "phases", 0, "load", "concurrency", value=9), 2, "load concurrency: 2 in"),
+        (edited("plan.json", "workload", "prompts", "prompt", value="Other"), 2, "workload prompts.prompt: Write"),
+        (edited("summary.json", "run", "load", value="open"), 2, "load model: closed in"),
+        (edited("summary.json", "run", "host", "cpu", value="abacus"), 2, "host cpu:"),
+        (edited("summary.json", "requests", "ok", value=0), 1, "no successful request"),
+        (unfinished, 1, "is not finished; wait for its end, or if it was killed: lens recover"),
+        (lambda run: (run / "summary.json").unlink(), 1, "has no summary.json"),
+        (lambda run: (run / "summary.json").write_text('{"schema": 1'), 1, "is not a lens summary"),
+        (lambda run: (run / "plan.json").write_text("[]"), 1, "holds no plan"),
+        (lambda run: (run / "plan.json").write_bytes(b"\xff"), 1, "plan.json cannot be read"),
+        (lambda run: (run / "intervals.hlog").unlink(), 1, "has no intervals.hlog"),
+        (lambda run: (run / "intervals.jsonl").unlink(), 1, "has no intervals.jsonl"),
+        (lambda run: (run / "sweep.json").write_text("{}"), 2, "is the directory of a sweep"),
+        (shutil.rmtree, 2, "is not a directory"),
+    ],
+)
+def test_what_cannot_be_compared_is_one_line(
+    edit: Edit, code: int, said: str, sides: tuple[list[str], list[str]], tmp_path: Path
+) -> None:
+    """Damaged, unfinished and unlike runs are everyday in a CI: what is wrong, where, and the way out."""
+    base, candidate = sides
+    copy = tmp_path / Path(candidate[0]).name
+    shutil.copytree(candidate[0], copy, symlinks=True)
+    edit(copy)
+    ended = lens("compare", base[0], "--", str(copy), cwd=tmp_path)
+    assert (ended.code, ended.stdout) == (code, ""), ended.stderr
+    assert said in ended.stderr
+    assert ended.stderr.count("\n") == 1
+    assert copy.name in ended.stderr
+
+
+@pytest.mark.slow
+def test_unlike_and_damaged_runs_are_compared_where_they_can_be(
+    sides: tuple[list[str], list[str]], tmp_path: Path
+) -> None:
+    """`--across` compares and says so; an INVALID run is no PASS; a torn log line and another host's name do not matter."""
+    base, candidate = sides
+    copy = tmp_path / Path(base[1]).name
+    shutil.copytree(base[1], copy, symlinks=True)
+    edited("plan.json", "phases", 0, "load", "concurrency", value=9)(copy)
+    edited("summary.json", "run", "host", "name", value="elsewhere")(copy)
+    edited("summary.json", "verdict", "state", value="INVALID")(copy)
+    with (copy / "intervals.hlog").open("a") as log:
+        log.write("Tag=ttft_ms/127.0.0.1,9.000,1.000,1.0,HISTF!!!\nTag=ttft_ms/127.0.0.1,1")
+    arguments = ["--across", "--metric", "success_share", "--margin", "100%", "--json"]
+    ended = lens("compare", base[0], base[2], "--", str(copy), candidate[0], *arguments, cwd=tmp_path)
+    assert ended.code == 0, ended.stderr
+    found = json.loads(ended.stdout)
+    notes = {note["code"]: note["detail"] for note in found["notes"]}
+    assert found["comparisons"][0]["verdict"] == "same"
+    assert found["state"] == "UNDECIDED"
+    assert "load concurrency: 2 in" in notes["across"]
+    assert copy.name in notes["invalid_run"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["a", "b", "c"], "put -- between the base and the candidate"),
+        (["a", "--"], "nothing to compare with"),
+        (["--", "a"], "nothing to compare with"),
+        (["a", "--", "b", "--margin", "0"], "--margin '0' is not a share"),
+        (["a", "--", "b", "--margin", "nan"], "--margin 'nan' is not a share"),
+        (["a", "--", "b", "--margin", "five"], "--margin 'five' is not a share"),
+        (["a", "--", "b", "--metric", "ttft.p50"], "there is no metric 'ttft'"),
+        (["a", "--", "b", "--metric", "ttft_ms"], "give a statistic, such as ttft_ms.p50"),
+        (["a", "--", "b", "--metric", "ttft_ms.p50.9"], "give a statistic"),
+        (["a", "--", "b", "--json", "--markdown"], "give one of them"),
+        (["a", "--", "b"], "a is not a directory"),
+        (["a", "--", "b", "--", "c"], "a is not a directory"),
+    ],
+)
+def test_arguments_that_are_wrong_are_named(arguments: list[str], said: str, tmp_path: Path) -> None:
+    """Exit code 2 and one line: a typo in a CI file is found by reading its log."""
+    ended = lens("compare", *arguments, cwd=tmp_path)
+    assert ended.code == 2
+    assert said in ended.stderr
+    assert ended.stderr.count("\n") == 1
+
+
+def answered() -> Compared:
+    """A comparison whose target's name tries to make markup."""
+    name = "a|b*<script>\x07\n[x](y)"
+    runs = [Observed(10.0), Observed(10.1)], [Observed(20.0), Observed(20.1)]
+    questions = [Question(name, "ttft_ms", "p50", *runs, 0.05), Question(name, "itl_ms", "p99", (), (), 0.05)]
+    return compare(questions, base=["one", "two"], candidate=["three", "four"], margin=0.05)
+
+
+def test_markdown_is_one_table_that_names_cannot_break() -> None:
+    """It is posted into pull requests by a bot with rights."""
+    lines = markdown(answered()).split("\n")
+    assert lines[0].startswith("**FAIL: 1 of 2 comparisons is worse: TTFT ms p50 of a\\|b\\*\\<script\\>")
+    table = [line for line in lines if line.startswith("|")]
+    assert len(table) == 4
+    assert {line.replace("\\|", "").count("|") for line in table} == {8}
+    assert "**worse**" in table[2]
+
+
+def test_junit_is_xml_whatever_the_names_are() -> None:
+    """CI systems refuse a report with a control character as a whole."""
+    suite = ElementTree.fromstring(junit(answered()))[0]
+    assert {key: suite.get(key) for key in ("tests", "failures", "skipped")} == {
+        "tests": "2",
+        "failures": "1",
+        "skipped": "1",
+    }
+    assert "\x07" not in suite[0].get("classname", "")
+
+
+def test_the_example_is_executable() -> None:
+    """It is called as it stands."""
+    assert os.access(GATE, os.X_OK)
