@@ -12,12 +12,17 @@ from pathlib import Path
 
 import psutil
 import pytest
+from hypothesis import HealthCheck, settings
 
 # Each test session keeps its segments in a directory of its own: other runs on this machine, and a second test session,
 # are neither seen nor disturbed. Set before the package is imported, which reads it once.
 RUNTIME = Path(tempfile.mkdtemp(prefix="lens-tests-", dir="/dev/shm"))
 os.environ["RUNTIME_DIRECTORY"] = str(RUNTIME)
 SEGMENTS = RUNTIME / "llm-latency-lens"
+
+# How long an example takes depends on the machine's other load, and says nothing of the code under test.
+settings.register_profile("busy", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("busy")
 
 
 def pytest_unconfigure() -> None:

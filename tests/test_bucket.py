@@ -243,6 +243,7 @@ def run(tmp_path: Path, base_url: str, **keys: Any) -> dict[str, Any]:
     return ended.summary
 
 
+@pytest.mark.slow
 def test_the_server_never_sees_more_than_the_limit(tmp_path: Path) -> None:
     """Demand four times the limit, from two workers: its own log is the judge, with 2 ms for the way."""
     rpm, burst_s = 1200, 0.5

@@ -9,6 +9,7 @@ import signal
 from pathlib import Path
 from time import sleep
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -90,6 +91,7 @@ def test_later_turns_of_sessions_are_paid_from_the_same_purse(tmp_path: Path) ->
     assert summary["requests"]["unsent"]["budget"] > 0
 
 
+@pytest.mark.slow
 def test_a_workers_death_brings_no_new_money(tmp_path: Path) -> None:
     usd = 0.06
     with simulator(ttft_ms=20, itl_ms=2, tokens=6) as sim:

@@ -94,6 +94,7 @@ def reasons(ended: Ended) -> dict[str, str]:
     return {reason["code"]: reason["detail"] for reason in ended.summary["verdict"]["reasons"]}
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(120 + KILLS * 2)
 def test_random_kills_of_workers_and_collector_lose_nothing_and_count_nothing_twice(tmp_path: Path) -> None:
     """The claim of the design: any process may die at any moment."""
@@ -109,6 +110,7 @@ def test_every_kind_of_trouble_is_survived_once(tmp_path: Path) -> None:
     assert done["kills"] >= KILLS_A_TURN
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("victims", ["everything", "supervisor"])
 def test_a_run_that_was_killed_whole_is_recovered_to_the_request(victims: str, tmp_path: Path) -> None:
     """`lens recover` reports what the server logged: those in flight are lost, the others ended as they ended."""
@@ -132,6 +134,7 @@ def test_a_run_that_was_killed_whole_is_recovered_to_the_request(victims: str, t
     assert "stopped" in [reason["code"] for reason in recovered.summary["verdict"]["reasons"]]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("after_ms", [0, 30, 100, 300, 600])
 def test_no_process_outlives_a_supervisor_that_is_killed_while_it_starts_them(after_ms: int, tmp_path: Path) -> None:
     """A worker without a supervisor would send, and cost money, for as long as its phase lasts."""
@@ -148,6 +151,7 @@ def test_no_process_outlives_a_supervisor_that_is_killed_while_it_starts_them(af
     shutil.rmtree(segments)
 
 
+@pytest.mark.slow
 def test_a_worker_that_dies_in_vain_again_and_again_ends_the_run_with_its_books_closed(tmp_path: Path) -> None:
     """A worker that cannot start must end the run, not keep it busy with restarts."""
     with simulator(**REPLIES) as server:
@@ -172,6 +176,7 @@ def test_a_worker_that_dies_in_vain_again_and_again_ends_the_run_with_its_books_
     assert not segments.exists()
 
 
+@pytest.mark.slow
 def test_a_collector_stopped_for_8_s_costs_nothing_nor_does_a_stopped_supervisor(tmp_path: Path) -> None:
     """The rings are sized for that: measuring depends on the workers alone."""
     with simulator(**REPLIES) as server:
@@ -189,6 +194,7 @@ def test_a_collector_stopped_for_8_s_costs_nothing_nor_does_a_stopped_supervisor
     assert "ring_drops" not in reasons(ended)
 
 
+@pytest.mark.slow
 def test_a_collector_stopped_past_the_rings_room_drops_are_exact_and_make_the_run_invalid(tmp_path: Path) -> None:
     """What is lost is counted, and a report with a loss says that it is not valid."""
     with simulator(**REPLIES) as server:
@@ -208,6 +214,7 @@ def test_a_collector_stopped_past_the_rings_room_drops_are_exact_and_make_the_ru
     assert f"{client['ring_drops']} records" in reasons(ended)["ring_drops"]
 
 
+@pytest.mark.slow
 def test_a_stopped_worker_sends_late_and_says_so_and_its_latencies_stay_the_kernels(tmp_path: Path) -> None:
     """A pause of the measuring side must appear as lateness and never as the server's latency."""
     with simulator(**REPLIES) as server:
@@ -232,6 +239,7 @@ REMOVALS = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("killed", "balanced"), REMOVALS)
 def test_a_removed_segment_directory_costs_nothing_while_the_collector_lives(
     killed: str, balanced: bool, tmp_path: Path
@@ -253,6 +261,7 @@ def test_a_removed_segment_directory_costs_nothing_while_the_collector_lives(
         assert "totals_do_not_balance" in reasons(ended)
 
 
+@pytest.mark.slow
 def test_a_tmpfs_that_is_full_for_a_while_costs_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The rings have their memory already; run.json and the checkpoint are tried again until they are written."""
     with mounted(tmp_path / "tmpfs", "64m") as tmpfs, simulator(**REPLIES) as server:
@@ -271,6 +280,7 @@ def test_a_tmpfs_that_is_full_for_a_while_costs_nothing(tmp_path: Path, monkeypa
     assert ended.summary["client"]["collector_restarts"] == 1
 
 
+@pytest.mark.slow
 def test_a_disk_that_is_full_for_a_while_costs_nothing(small_disk: Path) -> None:
     """Ticks and rows wait in memory until there is room."""
     with simulator(**REPLIES) as server:
@@ -287,6 +297,7 @@ def test_a_disk_that_is_full_for_a_while_costs_nothing(small_disk: Path) -> None
     assert "export_failures" in reasons(ended)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", ["full", "read-only"])
 def test_a_disk_that_takes_no_summary_leaves_the_books_to_recover(how: str, small_disk: Path) -> None:
     """Exit code 1 and the way out; the totals are whole once there is room, only rows may be missing, and are counted."""

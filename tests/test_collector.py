@@ -446,6 +446,7 @@ def start(run: Run) -> subprocess.Popen[bytes]:
     return subprocess.Popen([*command, "--parent", str(os.getpid())], stderr=subprocess.PIPE)
 
 
+@pytest.mark.slow
 def test_repeated_sigkills_of_the_process_lose_nothing_and_count_nothing_twice(
     tmp_path: Path, process: list[subprocess.Popen[bytes]]
 ) -> None:

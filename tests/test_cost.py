@@ -253,6 +253,7 @@ def test_a_public_endpoints_cost_is_what_the_price_library_calculates(base_url: 
     assert made.date is not None
 
 
+@pytest.mark.slow
 def test_a_run_tells_its_cost_per_thousand_requests_and_per_day(tmp_path: Path) -> None:
     with simulator(**FAST) as sim:
         plan_file = tmp_path / "plan.yaml"

@@ -38,6 +38,7 @@ def healthy(sim: Simulator, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return (cwd / "runs/latest").resolve()
 
 
+@pytest.mark.slow
 def test_no_damage_to_a_run_directory_ends_in_a_traceback(healthy: Path, tmp_path: Path) -> None:
     """Each file in turn, each format in turn."""
     names = sorted(path.name for path in healthy.iterdir() if path.is_file())
@@ -51,6 +52,7 @@ def test_no_damage_to_a_run_directory_ends_in_a_traceback(healthy: Path, tmp_pat
         shutil.rmtree(copy)
 
 
+@pytest.mark.slow
 def test_no_damage_to_a_killed_run_ends_recover_in_a_traceback(sim: Simulator, tmp_path: Path) -> None:
     """The segments outlive every process, and whatever happened to them."""
     run_dir, segments = killed_run(sim, tmp_path / "killed")

@@ -169,6 +169,7 @@ def _holds(provider: str, data: bytes, name: bytes) -> None:
         assert all(isinstance(text, str) for text in (*reply.text, *reply.reasoning_text))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("provider", EVERY)
 @settings(max_examples=150, deadline=None)
 @given(value=_json(WORDS), name=st.sampled_from([b"", b"error", b"\xff", *(word.encode() for word in WORDS)]))

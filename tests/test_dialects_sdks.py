@@ -144,6 +144,7 @@ def fetched(asked: Target, running: Simulator) -> tuple[bytes, str]:
         connection.close()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("provider", SDKS)
 def test_the_dialect_reads_what_the_sdk_reads(provider: str, running: Simulator) -> None:
     expected = understood_by(provider, running)

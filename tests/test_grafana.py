@@ -19,6 +19,8 @@ from llm_latency_lens.exporters.prometheus import Page
 from tests.support_databases import Influx, VictoriaMetrics
 from tests.support_runs import START_NS, FakeRun
 
+pytestmark = pytest.mark.slow
+
 FOLDER = Path(__file__).resolve().parent.parent / "systemd" / "grafana"
 
 
@@ -44,7 +46,6 @@ def test_a_dashboard_asks_for_its_data_source_and_has_panels_that_do_not_overlap
     assert len({panel["id"] for panel in board["panels"]}) == len(board["panels"])
 
 
-@pytest.mark.slow
 def test_every_query_of_the_influxdb_dashboard_finds_what_the_exporter_writes(tmp_path: Path) -> None:
     """A renamed field would leave an empty panel that nobody connects with the rename."""
     run = FakeRun(ticks=30, targets=2, servers=True)
@@ -65,7 +66,6 @@ def test_every_query_of_the_influxdb_dashboard_finds_what_the_exporter_writes(tm
         assert [row["value"] for row in database.query(runs["query"])] == [run.id]
 
 
-@pytest.mark.slow
 def test_every_query_of_the_prometheus_dashboard_finds_what_the_page_shows(tmp_path: Path) -> None:
     """A renamed series would leave an empty panel that nobody connects with the rename."""
     totals, now = Page({}, "fake"), time.time() - 120  # it hides the newest half minute from queries

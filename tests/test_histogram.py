@@ -40,6 +40,7 @@ def dense(histogram: Histogram) -> list[int]:
     return counts.tolist()
 
 
+@pytest.mark.slow
 @settings(max_examples=60, deadline=None)
 @given(st.lists(anything, max_size=60))
 def test_bulk_counts_are_those_of_hdrh_recording_one_by_one(values: list[int]) -> None:

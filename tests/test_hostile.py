@@ -20,6 +20,8 @@ import pytest
 from tests.support_lens import accounts, lens
 from tests.support_simulator import FAST, simulator
 
+pytestmark = pytest.mark.slow
+
 HEAD = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n"
 EVENT = b'data: {"choices": [{"delta": {"content": "a"}}]}\n\n'
 END = b'data: {"choices": [{"delta": {}, "finish_reason": "stop"}]}\n\ndata: [DONE]\n\n'

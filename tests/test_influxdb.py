@@ -37,6 +37,7 @@ def influx(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Influx]:
         yield database
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("url", "options", "expected"),
     [
@@ -56,6 +57,7 @@ def test_an_address_reads_as_url_or_as_options(url: str, options: dict[str, Any]
     assert (a.url, a.org, a.bucket, a.token.value, a.verify_tls) == expected
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("url", "said"),
     [
@@ -101,6 +103,7 @@ def deliver(folder: Path, export: InfluxExport) -> Pump:
     return pump
 
 
+@pytest.mark.slow
 def test_what_was_written_is_read_back_equal(influx: Influx, tmp_path: Path) -> None:
     run = FakeRun(ticks=12, targets=2, seed=11)
     report = run.write(tmp_path)
@@ -120,6 +123,7 @@ def test_what_was_written_is_read_back_equal(influx: Influx, tmp_path: Path) -> 
     assert influx.query(f"SELECT last(ok_total) AS n FROM lens_run WHERE run='{run.id}'")[0]["n"] == report.requests.ok
 
 
+@pytest.mark.slow
 def test_telling_a_run_again_changes_nothing(influx: Influx, tmp_path: Path) -> None:
     run = FakeRun(ticks=6, targets=1, seed=12)
     run.write(tmp_path)
@@ -130,6 +134,7 @@ def test_telling_a_run_again_changes_nothing(influx: Influx, tmp_path: Path) -> 
     assert influx.query(f"SELECT count(ok) AS n FROM lens_requests WHERE run='{run.id}'")[0]["n"] == 6
 
 
+@pytest.mark.slow
 def test_a_database_away_for_a_while_misses_no_tick_and_gets_none_twice(tmp_path: Path) -> None:
     run = FakeRun(ticks=40, targets=1, seed=13)
     ticks = [ENCODER.encode(t) + b"\n" for t in run.snapshots()]
@@ -164,6 +169,7 @@ def test_a_database_away_for_a_while_misses_no_tick_and_gets_none_twice(tmp_path
     assert tail.cursor.dropped == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("changed", "words"),
     [
@@ -180,6 +186,7 @@ def test_a_wrong_token_or_bucket_is_a_clear_error(influx: Influx, changed: dict[
     assert "s3cret" not in str(error.value)
 
 
+@pytest.mark.slow
 def test_the_check_passes_where_all_is_well(influx: Influx) -> None:
     destination = InfluxDB(to(influx), name="fake")
     destination.check("run-checked")
@@ -187,6 +194,7 @@ def test_the_check_passes_where_all_is_well(influx: Influx) -> None:
     assert influx.query("SELECT alive FROM lens_check WHERE run='run-checked'")[0]["alive"] == 1
 
 
+@pytest.mark.slow
 def test_a_server_that_is_not_there_is_unavailable_not_wrong() -> None:
     destination = InfluxDB(export_of(f"influxdb://t@127.0.0.1:{free_port()}/o/b"), name="fake")
     with pytest.raises(Unavailable, match="cannot be reached"):
@@ -194,6 +202,7 @@ def test_a_server_that_is_not_there_is_unavailable_not_wrong() -> None:
     destination.close()
 
 
+@pytest.mark.slow
 def test_a_server_that_takes_the_connection_and_never_answers_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("llm_latency_lens.exporters.influxdb.TIMEOUT_MS", 200)
     with socket.create_server(("127.0.0.1", 0)) as server:
@@ -203,6 +212,7 @@ def test_a_server_that_takes_the_connection_and_never_answers_is_given_up(monkey
         destination.close()
 
 
+@pytest.mark.slow
 def test_a_point_the_server_cannot_take_is_rejected_and_the_rest_goes_on(influx: Influx, tmp_path: Path) -> None:
     run = FakeRun(ticks=4, targets=1, seed=14)
     run.write(tmp_path)
@@ -214,6 +224,7 @@ def test_a_point_the_server_cannot_take_is_rejected_and_the_rest_goes_on(influx:
     assert pump.tail.pending_bytes() == 0
 
 
+@pytest.mark.slow
 def test_the_exporter_process_killed_in_mid_run_goes_on_where_it_was(influx: Influx, tmp_path: Path) -> None:
     run = FakeRun(ticks=60, targets=1, seed=16)
     ticks = [ENCODER.encode(t) + b"\n" for t in run.snapshots()]
@@ -248,6 +259,7 @@ def test_the_exporter_process_killed_in_mid_run_goes_on_where_it_was(influx: Inf
     assert influx.token not in (tmp_path / ".export-0-influxdb.json").read_text()
 
 
+@pytest.mark.slow
 def test_victoria_metrics_takes_the_same_points(tmp_path: Path) -> None:
     run = FakeRun(ticks=5, targets=2, seed=15)
     run.write(tmp_path / "run")

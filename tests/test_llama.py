@@ -20,6 +20,8 @@ from tests.support_lens import accounts, measured
 from tests.support_llama import llama_server
 from tests.support_replay import bytewise, played, recorded
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:

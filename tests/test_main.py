@@ -37,6 +37,7 @@ def test_output_that_cannot_be_written_is_one_line_and_exit_code_1(
     assert ended.stderr == f"lens: stdout cannot be written: {reason}\n"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stderr", ["2>&-", "2>/dev/full"])
 def test_a_run_succeeds_without_a_stderr(stderr: str, tmp_path: Path) -> None:
     """stderr holds only the live view and hints: a closed terminal must not cost a measurement."""
@@ -53,6 +54,7 @@ def test_an_error_without_a_stderr_keeps_its_exit_code(tmp_path: Path) -> None:
     assert shell("$LENS validate missing.yaml 2>/dev/full", tmp_path).code == 2
 
 
+@pytest.mark.slow
 def test_a_closed_stdout_never_becomes_a_file_of_the_run(tmp_path: Path) -> None:
     """Without descriptor 1 the next file opened would get its number, and what is printed would damage that file."""
     with simulator(**FAST) as sim:
@@ -91,6 +93,7 @@ def test_an_unexpected_error_is_one_line_that_says_where_it_happened(tmp_path: P
     assert "Traceback" in done.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("flag", ["--quiet", "--json"])
 def test_a_quiet_run_does_not_load_rich(flag: str, tmp_path: Path) -> None:
     """rich costs 0.1 s and 10 MB that a run from a script has no use for."""

@@ -48,6 +48,7 @@ ODD = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("reply", "outcome", "word"), ODD, ids=[row[1] for row in ODD])
 def test_an_odd_reply_has_the_outcome_that_says_what_it_was(
     reply: bytes, outcome: str, word: str, tmp_path: Path
@@ -59,6 +60,7 @@ def test_an_odd_reply_has_the_outcome_that_says_what_it_was(
     assert word in rows(tmp_path)[0]["message"]
 
 
+@pytest.mark.slow
 def test_a_429_whose_body_cannot_be_decoded_is_tried_again(tmp_path: Path) -> None:
     with scripted(replies(), replies(BROTLI_429), replies(REPLY)) as server:
         ended = ran(tmp_path, server.base_url, "--retries", "1")
@@ -75,6 +77,7 @@ def test_a_retry_after_of_a_day_ends_the_request_at_once(tmp_path: Path) -> None
     assert ended.summary["requests"]["attempts"] == 2
 
 
+@pytest.mark.slow
 def test_bytes_after_a_complete_reply_cost_the_connection_and_not_the_reply(tmp_path: Path) -> None:
     with scripted(replies(REPLY + b"junk", REPLY)) as server:
         ended = ran(tmp_path, server.base_url, requests=3)
@@ -82,6 +85,7 @@ def test_bytes_after_a_complete_reply_cost_the_connection_and_not_the_reply(tmp_
     assert ended.summary["requests"]["ok"] == 3
 
 
+@pytest.mark.slow
 def test_a_413_under_the_upload_is_what_its_status_says(tmp_path: Path) -> None:
     (tmp_path / "p.jsonl").write_text('{"prompt": "' + "light " * 2_000_000 + '"}\n')
 

@@ -38,6 +38,7 @@ def test_a_url_of_another_kind_is_an_error() -> None:
         endpoint_of(export_of("kafka://h"))
 
 
+@pytest.mark.slow
 def test_a_collector_that_is_not_there_is_unavailable(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("llm_latency_lens.exporters.otlp.TIMEOUT_S", 1)
     destination = Otlp(export_of(f"otlp://127.0.0.1:{free_port()}"), name="fake", models={})
@@ -46,6 +47,7 @@ def test_a_collector_that_is_not_there_is_unavailable(monkeypatch: pytest.Monkey
     destination.close()
 
 
+@pytest.mark.slow
 def test_a_real_collector_decodes_what_was_measured(tmp_path: Path) -> None:
     found = importlib.util.find_spec("rotel")
     if found is None or found.origin is None:

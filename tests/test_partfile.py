@@ -53,6 +53,7 @@ def test_a_day_ends_a_part(tmp_path: Path) -> None:
     assert len(parts_of(path)) == 2
 
 
+@pytest.mark.slow
 @settings(max_examples=40, deadline=None)
 @given(st.integers(0, 1 << 30))
 def test_a_rewind_after_any_kill_tells_everything_once(tmp_path_factory: pytest.TempPathFactory, seed: int) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
 from llm_latency_lens.engine.plan.written import masked
 from llm_latency_lens.engine.planfile.build import make_plan
 from llm_latency_lens.engine.planfile.document import Source
@@ -18,6 +20,7 @@ load: {{rate: {{from: 5, to: 20}}, arrivals: poisson}}
 """
 
 
+@pytest.mark.slow
 def test_plan_json_runs_again_and_holds_no_secret(tmp_path: Path) -> None:
     """People repeat a run from its directory, and send the directory to others: both must be possible at once."""
     environ = {"MODEL": "sim", "MY_KEY": "sk-hunter2", "TEAM": "hunter3"}
@@ -39,6 +42,7 @@ def test_plan_json_runs_again_and_holds_no_secret(tmp_path: Path) -> None:
         assert "environment variable TEAM is not set (targets[0].headers.X-Team" in refused.stderr
 
 
+@pytest.mark.slow
 def test_a_written_out_secret_is_masked_and_asked_for_again(tmp_path: Path) -> None:
     """A run with `***` for a token would be refused by the provider, and nobody would see why."""
     environ = {"MODEL": "sim", "MY_KEY": "sk-hunter2", "TEAM": "hunter3"}

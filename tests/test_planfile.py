@@ -274,6 +274,7 @@ def test_every_key_of_a_plan_has_a_row(files: dict[str, str]) -> None:
     assert known - used == {"replay"}  # it has a test of its own
 
 
+@pytest.mark.slow
 def test_every_field_of_a_plan_can_be_set(files: dict[str, str]) -> None:
     seen: set[tuple[str, str]] = set()
     fields: set[tuple[str, str]] = set()
@@ -508,6 +509,7 @@ def test_secrets_are_in_the_plan_and_nowhere_people_look(files: dict[str, str]) 
     assert list(secrets(stripped(plan))) == [MASK] * 6
 
 
+@pytest.mark.slow
 def test_a_plan_goes_to_the_workers_whole_and_has_one_identity(files: dict[str, str]) -> None:
     for row, _, _ in ROWS:
         plan = planned(document_of(row, files))

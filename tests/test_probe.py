@@ -37,6 +37,7 @@ def write_plan(folder: Path, url: str, probe: str, *, more: str = "") -> Path:
     return path
 
 
+@pytest.mark.slow
 def test_it_is_ready_after_the_first_success_reloads_and_stops_with_nothing_lost(tmp_path: Path) -> None:
     """The life of the service as systemd sees it, with the handovers checked against the server's log."""
     with simulator(**FAST) as sim:
@@ -80,6 +81,7 @@ def test_it_is_ready_after_the_first_success_reloads_and_stops_with_nothing_lost
     assert "no ticks in that span of time" in lens("report", str(manager.state), "--until", moment, cwd=tmp_path).stderr
 
 
+@pytest.mark.slow
 def test_a_target_that_is_down_delays_readiness_and_nothing_else(tmp_path: Path) -> None:
     """The watchdog must not restart a probe because its target is down: that is what it measures."""
     with simulator(**FAST) as sim:
@@ -93,6 +95,7 @@ def test_a_target_that_is_down_delays_readiness_and_nothing_else(tmp_path: Path)
             assert manager.stop() == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("module", "name"), [("engine.worker", "worker-0"), ("cli.processes.collect", "the collector")]
 )
@@ -116,6 +119,7 @@ def test_a_hung_process_lets_the_watchdog_bark(module: str, name: str, tmp_path:
             assert manager.stop() == 0
 
 
+@pytest.mark.slow
 def test_a_killed_probe_goes_on_where_it_was(tmp_path: Path) -> None:
     """As after the watchdog's SIGKILL of the complete unit: totals, spend and alerts are there again."""
     with simulator(**FAST) as sim:
@@ -139,6 +143,7 @@ def test_a_killed_probe_goes_on_where_it_was(tmp_path: Path) -> None:
         assert again.journal().count("alert any is firing") == 1
 
 
+@pytest.mark.slow
 def test_a_spent_budget_pauses_until_midnight_also_over_a_restart(tmp_path: Path) -> None:
     """A restart must not be a way around the budget."""
     with simulator(**FAST) as sim:
@@ -169,6 +174,7 @@ class Hook(http.server.BaseHTTPRequestHandler):
         """Quiet."""
 
 
+@pytest.mark.slow
 def test_an_alert_reaches_the_webhook_and_is_resolved(tmp_path: Path) -> None:
     """Each change is sent once, with the values it was judged by."""
     Hook.heard = []
@@ -232,6 +238,7 @@ def test_a_timetable_and_a_load_exclude_each_other(tmp_path: Path) -> None:
     assert "a probe has a timetable or a load" in lens("probe", str(plan), cwd=tmp_path).stderr
 
 
+@pytest.mark.slow
 def test_two_probes_do_not_share_a_state_directory(tmp_path: Path) -> None:
     """Each would recover and remove the other's runs."""
     with simulator(**FAST) as sim:
@@ -251,6 +258,7 @@ def test_without_a_service_manager_nothing_is_sent() -> None:
     assert notifier.watchdog_ns == 0  # meant for another process
 
 
+@pytest.mark.slow
 def test_no_wrong_plan_replaces_a_running_one(tmp_path: Path) -> None:
     """A typo that some reader does not expect must not end a probe of months: dates, numbers and users of no kind."""
     with simulator(**FAST) as sim:
@@ -281,6 +289,7 @@ WRONG = [
 ]
 
 
+@pytest.mark.slow
 def test_a_plan_with_its_own_page_can_be_reloaded(tmp_path: Path) -> None:
     """The page of the running plan holds the port: a check that listens there refused every reload of a good plan."""
     with socket.create_server(("127.0.0.1", 0)) as free:
@@ -306,6 +315,7 @@ def _answers(port: int) -> bool:
     return True
 
 
+@pytest.mark.slow
 def test_slots_of_the_next_run_are_not_planned_in_this_one(tmp_path: Path) -> None:
     """A SIGTERM read "1,519 planned = 26 sent + 1,493 not sent", and a reload planned the same slots twice."""
     with simulator(**FAST) as sim:

@@ -82,6 +82,7 @@ def test_quotes_and_backslashes_in_a_model_name_survive() -> None:
     assert 'odd "name"\\' in models
 
 
+@pytest.mark.slow
 def test_promtool_finds_nothing_to_complain_about() -> None:
     promtool = unpacked("prometheus") / "usr" / "bin" / "promtool"
     command = [str(promtool), "check", "metrics"]

@@ -42,6 +42,7 @@ def environ(running: Simulator) -> dict[str, str]:
     return dict.fromkeys(names, running.base_url) | {"OPENAI_BASE_URL": f"{running.base_url}/v1"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("example", ["ollama", "tgi", "plain-json", "compare"])
 def test_an_example_measures_what_the_server_sent(example: str, running: Simulator, tmp_path: Path) -> None:
     before = {row["id"] for row in running.log()}

@@ -260,6 +260,7 @@ def test_a_run_that_died_before_its_manifest_is_named_by_its_directory_too(tmp_p
         recover_run(tmp_path / "a", segments=tmpfs)
 
 
+@pytest.mark.slow
 def test_a_worker_that_is_dead_when_everything_dies_is_told_with_its_ticks(tmp_path: Path) -> None:
     """The outage was recorded when the worker was back: one that never came back had restarts and no ticks affected."""
     with simulator(**FAST) as sim:

@@ -175,6 +175,7 @@ def test_no_header_breaks_the_law(headers: dict[str, str]) -> None:
     assert 0 <= wait <= DAY_NS
 
 
+@pytest.mark.slow
 def test_a_refused_request_comes_back_when_the_server_said(tmp_path: Path) -> None:
     """For real: refused at first, asked_ns to come back after 0.4 s; one request, two attempts, in time and not before."""
     plan = {

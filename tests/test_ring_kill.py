@@ -98,6 +98,7 @@ def forks() -> Iterator[subprocess.Popen[str]]:
         assert server.wait(DEADLINE_S) == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("run", range(KILLS // PER_RUN))
 def test_after_a_sigkill_at_any_moment_every_request_is_told_once(forks: subprocess.Popen[str], run: int) -> None:
     """begun = committed + dropped + left over, by number; the successor goes on right behind them."""

@@ -69,6 +69,7 @@ def outcomes(requests: dict[str, Any]) -> dict[str, int]:
     return {name: count for name, count in ({"ok": requests["ok"]} | requests["failed"]).items() if count}
 
 
+@pytest.mark.slow
 def test_ttft_and_itl_are_those_of_the_server_log(tmp_path: Path) -> None:
     """100 streams x 50 tokens/s: p50 within 0.3 ms, p99 within 2 ms of what the server did."""
     with simulator(flags=("--log-tokens",), ttft_ms="lognormal:50:0.1", itl_ms=20, tokens=50) as sim:
@@ -95,6 +96,7 @@ def test_ttft_and_itl_are_those_of_the_server_log(tmp_path: Path) -> None:
     assert itl["count"] + round(summary["client"]["itl_coalesced_share"] * 200 * 49) == 200 * 49
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("fault", "outcome"), OUTCOMES.items())
 def test_every_fault_ends_in_its_outcome(fault: str, outcome: str, tmp_path: Path) -> None:
     """A failure under the wrong name sends its reader to the wrong culprit."""
@@ -111,6 +113,7 @@ def test_every_fault_ends_in_its_outcome(fault: str, outcome: str, tmp_path: Pat
     assert ended.code == (0 if outcome == "ok" else 1)
 
 
+@pytest.mark.slow
 def test_the_books_balance_with_every_fault_mixed_in(tmp_path: Path) -> None:
     """Sent = sum of outcomes = what the server counted; events parsed = events sent on every complete stream."""
     faults = dict.fromkeys(OUTCOMES, 0.035)
@@ -135,6 +138,7 @@ def test_the_books_balance_with_every_fault_mixed_in(tmp_path: Path) -> None:
     assert sorted(parsed) == sorted(sent.values())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("load", [("--rate", "300"), ("--concurrency", "7")], ids=["rate", "concurrency"])
 def test_two_workers_share_exactly(load: tuple[str, str], tmp_path: Path) -> None:
     """More workers must change who sends a slot, never which slots there are nor when they are due."""
@@ -157,6 +161,7 @@ def test_two_workers_share_exactly(load: tuple[str, str], tmp_path: Path) -> Non
         assert max(running_at) <= 7
 
 
+@pytest.mark.slow
 def test_an_open_loop_keeps_its_rate_and_is_never_early(tmp_path: Path) -> None:
     """The rate is the promise of an open loop; a request sent early would hide the server's queue."""
     with simulator(ttft_ms=1, itl_ms=0, tokens=1) as sim:
@@ -170,6 +175,7 @@ def test_an_open_loop_keeps_its_rate_and_is_never_early(tmp_path: Path) -> None:
     assert abs(summary["throughput"]["requests_per_s"] / 500 - 1) < 0.02
 
 
+@pytest.mark.slow
 def test_a_worker_over_its_limit_uses_a_core_and_not_more(tmp_path: Path) -> None:
     """Most of the work is done after the phase's last slot: that time counts on both sides of the division.
 
@@ -212,6 +218,7 @@ def cpu_s(process: psutil.Process) -> float:
     return 0.0
 
 
+@pytest.mark.slow
 def test_a_frozen_server_is_felt_in_the_scheduled_latencies(tmp_path: Path) -> None:
     """Coordinated omission: requests that came on time waited, and the scheduled latencies say how long."""
     with simulator(ttft_ms=1, itl_ms=0, tokens=1, freeze=[[1.0, 2.0]]) as sim:
@@ -225,6 +232,7 @@ def test_a_frozen_server_is_felt_in_the_scheduled_latencies(tmp_path: Path) -> N
     assert scheduled["p90"] > 300 > service["p90"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("victims", ["worker", "collector", "both"])
 def test_killed_processes_are_replaced_and_the_books_still_balance(victims: str, tmp_path: Path) -> None:
     """A death costs the requests in flight, never a slot, and no request is counted twice."""
@@ -258,6 +266,7 @@ def test_killed_processes_are_replaced_and_the_books_still_balance(victims: str,
     assert summary["verdict"]["state"] == ("INVALID" if victims != "collector" else summary["verdict"]["state"])
 
 
+@pytest.mark.slow
 def test_ctrl_c_drains_and_writes_a_full_report(tmp_path: Path) -> None:
     """Ctrl-C is the usual end of a long run: it must not cost the numbers measured so far."""
     with simulator(ttft_ms=50, itl_ms=10, tokens=20) as sim:
@@ -279,6 +288,7 @@ def test_ctrl_c_drains_and_writes_a_full_report(tmp_path: Path) -> None:
     assert requests["unsent"] == {"stopped": 3000 - received}
 
 
+@pytest.mark.slow
 def test_a_run_that_overruns_its_drain_counts_what_is_in_flight(tmp_path: Path) -> None:
     """Requests that are given up at the end are reported, or slow servers would look like fast ones."""
     plan = tmp_path / "plan.json"
@@ -299,6 +309,7 @@ def test_a_run_that_overruns_its_drain_counts_what_is_in_flight(tmp_path: Path) 
     assert requests["in_flight_at_end"] == requests["sent"] == 3
 
 
+@pytest.mark.slow
 def test_an_slo_that_fails_is_exit_code_3(tmp_path: Path) -> None:
     """A pipeline sees only the exit code: 0 where every objective holds or is open, 4 for an open one with --strict."""
     with simulator(ttft_ms=20, itl_ms=1, tokens=3) as sim:
@@ -347,6 +358,7 @@ def test_no_process_of_a_run_leaves_a_core_file(tmp_path: Path) -> None:
             assert finish(process).code == 130
 
 
+@pytest.mark.slow
 def test_secrets_stand_in_no_output(tmp_path: Path) -> None:
     """The key is in no file, no output and no process list, whatever fails."""
     key = "sk-very-secret-0123456789"

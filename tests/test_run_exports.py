@@ -25,6 +25,8 @@ from tests.support_databases import Influx, VictoriaMetrics, free_port
 from tests.support_lens import LENS, accounts, environment, finish, lens, manifest_of, running
 from tests.support_simulator import FAST, Simulator, simulator
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def sim() -> Iterator[Simulator]:

@@ -82,6 +82,7 @@ def leaked(content: bytes) -> list[str]:
     return [secret for secret in SECRETS if secret.encode() in content]
 
 
+@pytest.mark.slow
 def test_what_a_server_echoes_is_masked_wherever_it_could_stand(echo: str, tmp_path: Path) -> None:
     (tmp_path / "plan.yaml").write_text(plan_of(echo))
     program = ["env", *(f"{name}={value}" for name, value in variables().items()), *LENS]
@@ -118,6 +119,7 @@ def test_what_a_server_echoes_is_masked_wherever_it_could_stand(echo: str, tmp_p
         assert not leaked(path.read_bytes()), path
 
 
+@pytest.mark.slow
 def test_a_database_that_echoes_its_token_is_masked(echo: str, tmp_path: Path) -> None:
     export = f'export: {{influxdb: {{url: "{echo}", org: o, bucket: b, token: "${{TOKEN}}"}}}}\n'
     (tmp_path / "plan.yaml").write_text(plan_of(echo) + export)

@@ -146,6 +146,7 @@ def ticks(folder: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (folder / "runs/latest/intervals.jsonl").read_text().splitlines()]
 
 
+@pytest.mark.slow
 def test_pages_stand_beside_the_ticks_and_bad_ones_harm_nothing(tmp_path: Path) -> None:
     hole = socket.create_server(("127.0.0.1", 0), backlog=8)  # takes the connection, answers nothing
     try:
@@ -180,6 +181,7 @@ def test_pages_stand_beside_the_ticks_and_bad_ones_harm_nothing(tmp_path: Path) 
     assert last["hung"]["requests_running"] is None
 
 
+@pytest.mark.slow
 def test_llama_cpp_says_what_it_generated(tmp_path: Path) -> None:
     with llama_server(tmp_path) as url:
         plan = {

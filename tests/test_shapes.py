@@ -27,6 +27,7 @@ def write(folder: Path, url: str, **keys: Any) -> str:
     return str(path)
 
 
+@pytest.mark.slow
 def test_a_server_frozen_for_two_seconds_shows_in_full(tmp_path: Path) -> None:
     """100/s for 10 s, frozen from 4 to 6 s: a fifth of the requests wait, evenly from 0 to 2 s (closed form)."""
     with simulator(ttft_ms=1, itl_ms=0, tokens=1, freeze=[[4, 6]]) as sim:
@@ -42,6 +43,7 @@ def test_a_server_frozen_for_two_seconds_shows_in_full(tmp_path: Path) -> None:
     assert scheduled["max"] == pytest.approx(2000, rel=0.1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("arrivals", ["constant", "poisson", "gamma:0.5"])
 def test_one_seed_is_one_schedule_however_many_workers(arrivals: str, tmp_path: Path) -> None:
     schedules = []
@@ -57,6 +59,7 @@ def test_one_seed_is_one_schedule_however_many_workers(arrivals: str, tmp_path: 
     assert schedules[0] == schedules[1] == schedules[2]
 
 
+@pytest.mark.slow
 def test_a_ramp_follows_its_integral(tmp_path: Path) -> None:
     with simulator(ttft_ms=1, itl_ms=0, tokens=1) as sim:
         plan = write(tmp_path, sim.base_url, load={"rate": {"from": 0, "to": 400}}, duration="4s")
@@ -68,6 +71,7 @@ def test_a_ramp_follows_its_integral(tmp_path: Path) -> None:
         assert (seconds < at).sum() == pytest.approx(50 * at * at, rel=0.05)
 
 
+@pytest.mark.slow
 def test_a_full_cap_with_drop_is_no_capacity_and_nothing_else(tmp_path: Path) -> None:
     with simulator(ttft_ms=500, itl_ms=0, tokens=1) as sim:
         load = {"rate": 50, "max_in_flight": 5, "overflow": "drop"}
@@ -80,6 +84,7 @@ def test_a_full_cap_with_drop_is_no_capacity_and_nothing_else(tmp_path: Path) ->
     assert requests["unsent"] == {"no_capacity": 100 - received}
 
 
+@pytest.mark.slow
 def test_requests_per_minute_are_never_exceeded_in_any_window(tmp_path: Path) -> None:
     limit, burst_s = 1200, 0.5
     with simulator(ttft_ms=1, itl_ms=0, tokens=1) as sim:
@@ -99,6 +104,7 @@ def test_requests_per_minute_are_never_exceeded_in_any_window(tmp_path: Path) ->
     assert used >= 0.95
 
 
+@pytest.mark.slow
 def test_sessions_say_what_was_really_answered_and_never_overlap(tmp_path: Path) -> None:
     sessions = tmp_path / "sessions.jsonl"
     turns = [{"user": f"question {i}", "think_s": 0.05} for i in range(5)]
@@ -120,6 +126,7 @@ def test_sessions_say_what_was_really_answered_and_never_overlap(tmp_path: Path)
             assert pause_ms == pytest.approx(50, abs=1)
 
 
+@pytest.mark.slow
 def test_a_retry_waits_for_retry_after_and_is_one_request(tmp_path: Path) -> None:
     with simulator(ttft_ms=1, itl_ms=0, tokens=2, sequence=["429", "ok"], retry_after_s=0.4) as sim:
         plan = write(
@@ -141,6 +148,7 @@ def test_a_retry_waits_for_retry_after_and_is_one_request(tmp_path: Path) -> Non
         assert row["e2e_ms"] >= 400
 
 
+@pytest.mark.slow
 def test_planned_aborts_are_cancelled_and_counted(tmp_path: Path) -> None:
     with simulator(ttft_ms=5, itl_ms=50, tokens=40) as sim:
         plan = write(
@@ -159,6 +167,7 @@ def test_planned_aborts_are_cancelled_and_counted(tmp_path: Path) -> None:
 
 
 def test_a_budget_is_never_overspent(tmp_path: Path) -> None:
+    """Requests in flight cost their most: what they may still cost is set aside before the next one is sent."""
     price = {"input": 100_000, "output": 100_000}  # 0.1 USD a token, the most that a plan may say
     with simulator(ttft_ms=5, itl_ms=1, tokens=5) as sim:
         path = tmp_path / "plan.json"
@@ -179,6 +188,7 @@ def test_a_budget_is_never_overspent(tmp_path: Path) -> None:
     assert summary["requests"]["unsent"] == {"budget": 500 - summary["requests"]["sent"]}
 
 
+@pytest.mark.slow
 def test_too_many_errors_end_the_run(tmp_path: Path) -> None:
     with simulator(ttft_ms=2, itl_ms=0, tokens=1, faults={"500": 0.9}) as sim:
         plan = write(
@@ -195,6 +205,7 @@ def test_too_many_errors_end_the_run(tmp_path: Path) -> None:
     assert requests["unsent"]["stopped"] > 2000
 
 
+@pytest.mark.slow
 def test_phases_are_reported_apart_and_the_unmeasured_one_is_in_no_total(tmp_path: Path) -> None:
     with simulator(ttft_ms=2, itl_ms=1, tokens=3) as sim:
         phases = [
@@ -213,6 +224,7 @@ def test_phases_are_reported_apart_and_the_unmeasured_one_is_in_no_total(tmp_pat
     assert by_name["warm"]["measured"] is False
 
 
+@pytest.mark.slow
 def test_a_trace_replays_every_slot_at_its_time(tmp_path: Path) -> None:
     trace = tmp_path / "trace.jsonl"
     stamps = sorted(np.random.default_rng(3).integers(0, 4000, 300).tolist())

@@ -42,6 +42,7 @@ def summary_of(cwd: Path) -> dict[str, dict[str, int]]:
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_before_the_first_request_ends_the_run_with_a_summary(
     number: signal.Signals, sim: Simulator, tmp_path: Path
@@ -57,6 +58,7 @@ def test_a_signal_before_the_first_request_ends_the_run_with_a_summary(
     assert summary_of(tmp_path)["requests"]["sent"] <= 5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("pair", [(signal.SIGINT, signal.SIGTERM), (signal.SIGTERM, signal.SIGHUP)])
 def test_two_signals_at_once_stop_the_run_as_two_do(
     pair: tuple[signal.Signals, signal.Signals], sim: Simulator, tmp_path: Path
@@ -72,6 +74,7 @@ def test_two_signals_at_once_stop_the_run_as_two_do(
     assert ended.summary["requests"]["unsent"]["stopped"] > 0
 
 
+@pytest.mark.slow
 def test_a_closed_terminal_is_a_sigterm_and_the_report_is_written(sim: Simulator, tmp_path: Path) -> None:
     """SIGHUP killed the run without a summary and left its segments; a stderr that is gone changes nothing."""
     read, write = os.pipe()

@@ -249,7 +249,10 @@ def test_several_processes_share_port_log_and_counts() -> None:
         children = psutil.Process(running.pid).children()
         with ThreadPoolExecutor(8) as pool:
             assert {reply[0] for reply in pool.map(lambda _: post(running, ask(running)), range(40))} == {200}
-        totals = running.stats()
+        end = time.monotonic() + 20
+        while (totals := running.stats())["completed"] < 40:  # counted after the reply's last byte
+            assert time.monotonic() < end, totals
+            time.sleep(0.02)
         assert (totals["requests"], totals["completed"], totals["processes"]) == (40, 40, 3)
         rows = running.log(40)
         assert len({row["id"] for row in rows}) == 40

@@ -162,6 +162,7 @@ def understood_by(sdk: str, running: Simulator) -> list[list[Any]]:
     return [json.loads(line) for line in done.stdout.splitlines()]
 
 
+@pytest.mark.slow
 def test_openais_sdk_reads_text_thought_usage_finish_and_errors_as_they_were_sent(running: Simulator) -> None:
     chats, completions, responses = [[*EXPECTED, "stop"]] * 6, [[*EXPECTED, "stop"]], [[*EXPECTED, "completed"]] * 2
     errors = [
@@ -176,6 +177,7 @@ def test_openais_sdk_reads_text_thought_usage_finish_and_errors_as_they_were_sen
     assert understood_by(OPENAI, running) == [*chats, *completions, *responses, *errors]
 
 
+@pytest.mark.slow
 def test_anthropics_sdk_reads_text_thought_usage_finish_and_errors_as_they_were_sent(running: Simulator) -> None:
     errors = [
         ["429", "RateLimitError"],
@@ -189,9 +191,11 @@ def test_anthropics_sdk_reads_text_thought_usage_finish_and_errors_as_they_were_
     assert understood_by(ANTHROPIC, running) == [*[[*EXPECTED, "end_turn"]] * 2, *errors]
 
 
+@pytest.mark.slow
 def test_googles_sdk_reads_text_thought_usage_and_finish_as_they_were_sent(running: Simulator) -> None:
     assert understood_by(GOOGLE, running) == [[*EXPECTED, "STOP"]] * 4
 
 
+@pytest.mark.slow
 def test_coheres_sdk_reads_text_thought_usage_and_finish_as_they_were_sent(running: Simulator) -> None:
     assert understood_by(COHERE, running) == [[*EXPECTED, "COMPLETE"]] * 2

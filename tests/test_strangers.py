@@ -23,6 +23,8 @@ from tests.support_databases import answers, free_port
 from tests.support_lens import accounts, lens
 from tests.support_replay import bytewise, played, recorded
 
+pytestmark = pytest.mark.slow
+
 FAKELLM = """
 rules:
   - {name: limited, when: {model_matches: limited}, respond: {status: 429, error: slow down}}

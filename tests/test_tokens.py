@@ -28,6 +28,7 @@ def rows(folder: Path) -> list[dict[str, Any]]:
         return list(msgpack.Unpacker(file))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("tokens", [3, 200])
 def test_without_usage_a_local_tokenizer_counts_if_it_is_asked_to(tokens: int, tmp_path: Path) -> None:
     with simulator(ttft_ms=1, itl_ms=0.2, tokens=tokens) as sim:
@@ -47,6 +48,7 @@ def test_without_usage_a_local_tokenizer_counts_if_it_is_asked_to(tokens: int, t
     assert counted["cost"]["unpriced_requests"] == 30  # a local count is no bill
 
 
+@pytest.mark.slow
 def test_replies_are_kept_only_if_the_plan_says_so(tmp_path: Path) -> None:
     with simulator(ttft_ms=1, itl_ms=0.2, tokens=5) as sim:
         measured(plan(tmp_path, sim.base_url), cwd=tmp_path)

@@ -57,6 +57,7 @@ def test_all_kinds_are_tried(folder: Path) -> None:
     assert len(list(workloads(folder))) == KINDS
 
 
+@pytest.mark.slow
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=60)
 @given(
     kind=st.integers(0, KINDS - 1),

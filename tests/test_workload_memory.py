@@ -64,6 +64,7 @@ def worker(path: Path, kind: str, order: str, count: int, workers: int) -> list[
     return [int(number) for number in printed.split()]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("order", ["sequential", "shuffle"])
 def test_a_large_file_is_passed_through_in_a_few_megabytes(order: str, large: tuple[Path, int]) -> None:
     """A worker that grows with its file is killed in the middle of a long run."""

@@ -153,6 +153,7 @@ def test_a_row_too_far_out_of_order_is_reported_by_line(tmp_path: Path) -> None:
         traced(tmp_path / "x.jsonl", [(at, 1, 1, []) for at in (10, 20, 30, 40, 50, 5)], 3)
 
 
+@pytest.mark.slow
 def test_every_slot_of_a_long_trace_is_accounted_for(tmp_path: Path) -> None:
     chance = random.Random(4)
     count = 100_000
