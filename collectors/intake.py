@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from ..engine.errors import SegmentError
 from ..engine.records.lag import LAG_BUCKETS
-from ..engine.records.layout import SLOT_MASK, TURN_SHIFT, Counter, State
+from ..engine.records.layout import SLOT_MASK, TURN_MAX, TURN_SHIFT, Counter, State
 from ..engine.records.reader import SegmentReader
 from ..engine.records.record import UNKNOWN, left_behind_values, record_dtype
 from .checkpoint import Progress, SegmentState
@@ -88,7 +88,7 @@ class Segment:
                 dead=dead,
                 # a session's number is the slot that it began with (workload.sessions)
                 session=entry.request & SLOT_MASK & UNKNOWN if self._sessions else 0,
-                turn=entry.request >> TURN_SHIFT,
+                turn=entry.request >> TURN_SHIFT & TURN_MAX,  # a damaged entry has any bits there
             )
             for entry in self.reader.leftovers()
         ]

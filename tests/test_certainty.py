@@ -89,6 +89,7 @@ def test_requests_that_share_a_queue_count_for_less_and_the_verdict_says_so(tmp_
     assert "correlated" in [reason.code for reason in report.verdict.reasons]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("killed_after", [{0}, {7, 8, 31}, {20, 40, 59}])
 def test_a_killed_collector_leaves_no_trace_in_intervals(tmp_path: Path, killed_after: set[int]) -> None:
     """The ladders come back from the checkpoint exactly, before and after it is written anew."""
@@ -142,6 +143,7 @@ def test_shares_are_judged_by_their_binomial_interval(tmp_path: Path) -> None:
     assert states(complete) == ["PASS"]
 
 
+@pytest.mark.slow
 def test_an_objective_of_a_target_in_a_phase_has_an_interval_of_its_own(tmp_path: Path) -> None:
     """No slice of the report has both."""
     times = arrivals()
@@ -171,6 +173,7 @@ def test_values_that_are_all_equal_are_known(tmp_path: Path) -> None:
 # --- the stationary part ----------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_slow_start_is_not_in_the_steady_part(tmp_path: Path) -> None:
     """Five seconds of cold caches would otherwise be the p99 of the minute."""
     times = arrivals()

@@ -17,6 +17,8 @@ from tests.support_lens import accounts, lens, measured
 from tests.support_server import DONE, HEAD, REPLY, USAGE, answer, chunk, event, read_request, reset, scripted
 from tests.support_simulator import simulator
 
+pytestmark = pytest.mark.slow
+
 
 def rows(cwd: Path) -> list[dict[str, Any]]:
     with (cwd / "runs" / "latest" / "requests.msgpack").open("rb") as file:

@@ -193,6 +193,7 @@ def test_a_directory_without_a_summary_says_what_to_do(tmp_path: Path) -> None:
         report_html([tmp_path])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("width", "dark"), [(1280, False), (1280, True), (400, False)])
 def test_a_real_browser_draws_every_chart_and_complains_about_nothing(
     run_dir: Path, tmp_path: Path, width: int, dark: bool

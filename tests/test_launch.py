@@ -16,6 +16,7 @@ from tests.support_lens import finish, lens, manifest_of, running
 from tests.support_simulator import FAST, simulator
 
 
+@pytest.mark.slow
 def test_a_start_that_fails_leaves_no_directory_and_latest_where_it_was(tmp_path: Path) -> None:
     """`lens report runs/latest` showed an empty directory instead of the run before."""
     with simulator(**FAST) as sim:

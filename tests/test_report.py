@@ -12,6 +12,8 @@ import pytest
 from tests.support_lens import lens, measured
 from tests.support_simulator import FAST, simulator
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any], dict[str, Any]]:
@@ -32,7 +34,6 @@ def test_the_console_prints_the_run_again(runs: tuple[Path, dict[str, Any], dict
     assert "150 planned = 150 sent" in ended.stdout
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("target", "files"),
     [
@@ -69,7 +70,6 @@ def test_runs_of_different_load_models_are_compared_only_if_asked(
     assert lens(*arguments, "--across-models", cwd=runs[0]).code == 0
 
 
-@pytest.mark.slow
 def test_part_of_a_run_counts_its_ticks_and_no_others(runs: tuple[Path, dict[str, Any], dict[str, Any]]) -> None:
     """`--since` and `--until` answer what a bad hour looked like; two halves must add up."""
     folder, opened, _ = runs
@@ -103,7 +103,6 @@ output: {tick: 200ms}
 """
 
 
-@pytest.mark.slow
 def test_a_complete_run_summed_from_its_ticks_is_its_summary(tmp_path: Path) -> None:
     """Two ways to the same numbers: were they to differ in one field, none of the two could be believed."""
     with simulator(ttft_ms=60, itl_ms=2, tokens=12, faults={"429": 0.2, "500": 0.1}) as sim:

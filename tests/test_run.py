@@ -330,6 +330,7 @@ def test_an_slo_that_fails_is_exit_code_3(tmp_path: Path) -> None:
     assert slo["needs_s"] > 0
 
 
+@pytest.mark.slow
 def test_a_run_ends_when_enough_is_known(tmp_path: Path) -> None:
     """The limits stay upper limits: an easy goal must not take the minute."""
     with simulator(ttft_ms=20, itl_ms=1, tokens=3) as sim:

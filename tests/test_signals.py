@@ -93,6 +93,7 @@ def test_a_closed_terminal_is_a_sigterm_and_the_report_is_written(sim: Simulator
     accounts(summary_of(tmp_path)["requests"])
 
 
+@pytest.mark.slow
 def test_a_signal_at_any_moment_of_the_first_second_ends_it(sim: Simulator, tmp_path: Path) -> None:
     """Whatever is being imported, resolved or started then: no hang, no orphan, no run without a summary."""
     for step in range(6):

@@ -14,6 +14,8 @@ from llm_latency_lens.exporters.token_times import chooser
 from tests.support_lens import lens, measured
 from tests.support_simulator import simulator
 
+pytestmark = pytest.mark.slow
+
 TOKENS = 20
 SCRIPT: dict[str, Any] = {"ttft_ms": 30, "itl_ms": "lognormal:5:0.3", "tokens": TOKENS}
 

@@ -29,6 +29,7 @@ NUMBER_MASK: Final = COMMITTED - 1
 SEQUENCE_MASK: Final = COMMITTED | NUMBER_MASK
 TURN_SHIFT: Final = 40  # a request number is slot | turn << TURN_SHIFT
 SLOT_MASK: Final = (1 << TURN_SHIFT) - 1
+TURN_MAX: Final = (1 << 16) - 1  # what a record holds
 PHASE_SHIFT: Final = 48  # of the NEXT_SLOT counter: phase above, slot below
 
 HEAD: Final = struct.Struct("<8sIIII7Q")
