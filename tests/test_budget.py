@@ -77,6 +77,7 @@ def plan(folder: Path, url: str, usd: float, workload: str, load: str) -> str:
     return "plan.yaml"
 
 
+@pytest.mark.slow
 def test_later_turns_of_sessions_are_paid_from_the_same_purse(tmp_path: Path) -> None:
     turns = [{"user": f"turn {i}"} for i in range(10)]
     (tmp_path / "s.jsonl").write_text("".join(json.dumps({"turns": turns}) + "\n" for _ in range(20)))

@@ -131,6 +131,7 @@ def test_what_is_no_sample_is_judged_as_it_is(tmp_path: Path) -> None:
     assert all(slo.ci95 is None for slo in report.slo)
 
 
+@pytest.mark.slow
 def test_shares_are_judged_by_their_binomial_interval(tmp_path: Path) -> None:
     """3,000 requests without a failure say that under 0.13 % fail, and nothing about 0.01 %."""
     objectives = (
@@ -217,6 +218,7 @@ def test_a_drift_is_named_with_its_size_per_hour(tmp_path: Path) -> None:
 # --- until, and how a run ended ---------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_goal_is_reached_when_the_interval_is_narrow_enough(tmp_path: Path) -> None:
     """The supervisor stops the run on what the collector publishes."""
     expression = "ttft_ms.p50 +-5%"

@@ -95,6 +95,7 @@ def test_a_folder_that_cannot_be_written_is_a_clear_error(run_dir: Path) -> None
         lens_csv.write_intervals(run_dir, Path("/proc/none/i.csv"))
 
 
+@pytest.mark.slow
 def test_many_requests_are_written_in_constant_memory(tmp_path: Path) -> None:
     """Prints what a million rows would cost; the bound holds for any number."""
     one = list(FakeRun(ticks=10, targets=2).records(1000))

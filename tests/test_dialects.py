@@ -184,6 +184,7 @@ def test_no_bytes_make_a_dialect_raise(provider: str, data: bytes, name: bytes) 
     _holds(provider, data, name)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", [kind for kind in STREAMS if "CR" not in kind and "array" not in kind])
 @settings(max_examples=40, deadline=None)
 @given(choice=st.data())

@@ -170,6 +170,7 @@ def test_unhealthy_intervals_are_marked(tmp_path: Path) -> None:
     assert payload_of(report_html([tmp_path]))["unhealthy"] == [[5, 6]]
 
 
+@pytest.mark.slow
 def test_the_servers_own_load_stands_beside_the_latencies(tmp_path: Path) -> None:
     """A queue that grows at the server explains a TTFT that grows."""
     points = 50
@@ -211,6 +212,7 @@ def test_a_real_browser_draws_every_chart_and_complains_about_nothing(
     assert 'data-overflow="0"' in dom
 
 
+@pytest.mark.slow
 def test_several_runs_stand_side_by_side(run_dir: Path, tmp_path: Path) -> None:
     """Comparing two runs is what reports are opened for most."""
     FakeRun(ticks=20, targets=1, seed=9).write(tmp_path / "second")

@@ -31,6 +31,7 @@ def test_a_start_that_fails_leaves_no_directory_and_latest_where_it_was(tmp_path
     assert sorted(os.listdir(tmp_path / "runs")) == sorted([before, "latest"])
 
 
+@pytest.mark.slow
 def test_only_its_user_can_read_a_run(tmp_path: Path) -> None:
     """The rows and the report may hold prompts and replies."""
     with simulator(**FAST) as sim:
@@ -40,6 +41,7 @@ def test_only_its_user_can_read_a_run(tmp_path: Path) -> None:
         assert stat.S_IMODE(path.stat().st_mode) == (0o700 if path.is_dir() else 0o600), path
 
 
+@pytest.mark.slow
 def test_the_collector_has_no_key_in_its_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """It needs none, runs as long as the run, and reads what servers sent."""
     with simulator(**FAST) as sim:

@@ -99,6 +99,7 @@ def test_a_413_under_the_upload_is_what_its_status_says(tmp_path: Path) -> None:
     assert ended.summary["requests"]["failed"]["http_invalid"] == 1
 
 
+@pytest.mark.slow
 def test_every_ok_row_has_its_finish_and_request_id(tmp_path: Path) -> None:
     """They were kept only beside rate-limit headers: 484 of 1,188 rows of a real run had neither."""
     first = b'data: {"id":"chatcmpl-7","choices":[{"index":0,"delta":{"role":"assistant"}}]}\n\n'
@@ -109,6 +110,7 @@ def test_every_ok_row_has_its_finish_and_request_id(tmp_path: Path) -> None:
     assert {(row["finish"], row["request_id"]) for row in rows(tmp_path)} == {("stop", "chatcmpl-7")}
 
 
+@pytest.mark.slow
 def test_an_overspent_budget_is_named_with_its_amount(tmp_path: Path) -> None:
     """Nothing limits the reply, and the first one costs more than the whole budget."""
     dear = b'data: {"choices":[],"usage":{"prompt_tokens":5,"completion_tokens":50000,"total_tokens":50005}}\n\n'

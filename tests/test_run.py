@@ -346,6 +346,7 @@ def test_a_run_ends_when_enough_is_known(tmp_path: Path) -> None:
     assert counted["run"]["ended_by"] == "requests"
 
 
+@pytest.mark.slow
 def test_no_process_of_a_run_leaves_a_core_file(tmp_path: Path) -> None:
     """A core file of a process holds the API keys."""
     with simulator(ttft_ms=1, itl_ms=0, tokens=1) as sim:

@@ -166,6 +166,7 @@ def test_planned_aborts_are_cancelled_and_counted(tmp_path: Path) -> None:
     assert all(row["abort_planned"] and 100 <= row["e2e_ms"] < 400 for row in rows(tmp_path))
 
 
+@pytest.mark.slow
 def test_a_budget_is_never_overspent(tmp_path: Path) -> None:
     """Requests in flight cost their most: what they may still cost is set aside before the next one is sent."""
     price = {"input": 100_000, "output": 100_000}  # 0.1 USD a token, the most that a plan may say

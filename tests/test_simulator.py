@@ -296,6 +296,7 @@ def test_a_signal_stops_it_cleanly_with_everything_logged(tmp_path: Path, number
     assert [(row["completed"], row["client_closed"]) for row in rows] == [(False, False)]
 
 
+@pytest.mark.slow
 def test_it_dies_with_its_parent() -> None:
     code = (
         "import subprocess, sys; command = [sys.executable, '-m', 'llm_latency_lens.engine.simulator'];"

@@ -8,6 +8,7 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Callable, Iterable, Mapping
+from functools import cache
 from math import isfinite
 from pathlib import Path
 from types import NoneType, UnionType
@@ -41,7 +42,8 @@ class Field(NamedTuple):
     flag: str
 
 
-def fields_of(struct: type[msgspec.Struct]) -> list[Field]:
+@cache  # msgspec evaluates every annotation anew, which was nearly all the time that reading a plan took
+def fields_of(struct: type[msgspec.Struct]) -> tuple[Field, ...]:
     """The declared keys of a struct, in order; attributes without `about(...)` have no key of their own."""
     found: list[Field] = []
     for info in msgspec.structs.fields(struct):
@@ -57,7 +59,7 @@ def fields_of(struct: type[msgspec.Struct]) -> list[Field]:
                     **meta.extra,
                 )
             )
-    return found
+    return tuple(found)
 
 
 def keys_of(struct: type[msgspec.Struct]) -> list[str]:
