@@ -91,7 +91,7 @@ class LiveTicks:
             (name, key, _packed(counts))
             for name, seen in self._seen.items()
             for key, counts in seen.items()
-            if (key >> SERIES_BITS) > self._left[name]
+            if (key >> SERIES_BITS) > self._left.get(name, -1)  # not yet opened again, or its file was removed: kept
         ]
         state.pending = [(tick, *at, _packed(c)) for tick, each in self._pending.items() for at, c in each.items()]
 
