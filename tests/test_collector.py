@@ -381,6 +381,7 @@ steps = st.lists(
 )
 
 
+@pytest.mark.slow
 @settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(steps=steps)
 def test_any_sequence_of_records_turns_and_deaths_counts_everything_once(

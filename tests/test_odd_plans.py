@@ -208,6 +208,7 @@ values = st.recursive(
 SECTION_KEYS = sorted({(struct.__name__, key) for struct in SECTIONS for key in keys_of(struct)})
 
 
+@pytest.mark.slow
 @settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.sampled_from(SECTION_KEYS), values)
 def test_any_value_under_any_key_is_a_plan_or_a_plan_error(place: tuple[str, str], value: Any) -> None:
