@@ -64,7 +64,9 @@ def _segments() -> set[str]:
 def _nothing_is_left_behind() -> Iterator[None]:
     """Child processes, file descriptors and tmpfs segments of a test are gone when it ends."""
     children, descriptors, segments = _children(), _descriptors(), _segments()
+    umask = os.umask(0o022)
     yield
+    os.umask(umask)  # a command that ran in this process has set its own
     left = _children() - children
     assert not left, f"child processes left behind: {left}"
     if _descriptors() > descriptors + 2:

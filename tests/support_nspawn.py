@@ -42,6 +42,7 @@ class Machine:
 
     def mount(self) -> None:
         """Raises CalledProcessError where this kernel or sandbox does not allow it."""
+        os.umask(0o022)  # services of other users must reach their files
         self.folder.mkdir(parents=True)
         subprocess.run(["mount", "-t", "tmpfs", "tmpfs", self.folder], check=True, capture_output=True)
         for name in ("upper", "work", "root"):
