@@ -172,6 +172,10 @@ class Checkpoint:
             os.close(self._file)
             self._file = -1
 
+    def __del__(self) -> None:
+        """As AppendFile: a collector that failed drops it without closing it."""
+        self.close()
+
 
 def _framed(frame: Frame) -> bytes:
     payload = _ENCODER.encode(frame)

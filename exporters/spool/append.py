@@ -77,3 +77,7 @@ class AppendFile:
         if self._file >= 0:
             os.close(self._file)
             self._file = -1
+
+    def __del__(self) -> None:
+        """A collector that failed on damaged rings drops its sinks without closing them; a descriptor is no file object."""
+        self.close()
