@@ -8,6 +8,7 @@ from __future__ import annotations
 import ast
 import subprocess
 import sys
+import tomllib
 from functools import cache
 from pathlib import Path
 
@@ -204,3 +205,10 @@ def test_the_help_loads_no_command() -> None:
     code = "import llm_latency_lens.cli.main, sys; print(*sys.modules)"
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
     assert not {"numpy", "aiohttp", "rich", "psutil", "yaml", "hdrh", "uvloop", "msgspec"} & set(loaded)
+
+
+def test_every_folder_of_the_package_is_in_the_wheel() -> None:
+    """An editable install finds a folder that pyproject.toml does not list, and a wheel leaves it out."""
+    listed = set(tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"])
+    folders = {module for module, path in MODULES.items() if path.name == "__init__.py"}
+    assert listed == {"llm_latency_lens", *(f"llm_latency_lens.{folder}" for folder in folders)}
