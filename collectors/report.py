@@ -31,7 +31,7 @@ from .snapshot import (
     Snapshot,
     TargetReport,
 )
-from .statistics import buckets, cost, mean_interval_ns, share, slice_of, slice_of_tick, unknown, window_ns
+from .statistics import buckets, cost, mean_interval_ns, slice_of, slice_of_tick, unknown, window_ns
 from .totals import Totals
 from .verdict import Facts, judge
 
@@ -273,7 +273,6 @@ class ReportBuilder:
             closed_loop=any(not model_of(phase.load).is_open for phase in measured.values()),
             mean_interval_ms=None if interval is None else interval / SCALES["lateness_ms"],
             client_lateness_p99_ms=lateness,
-            ttft_coalesced_share=share(tally[Tally.STREAMS_COALESCED], tally[Tally.STREAMS]),
             clock_bracket_ns=losses.clock_bracket_ns,
             outages=tick_ranges(manifest.outages, manifest.phases[0].start_ns, plan.output.tick_ns),
             overspent_usd=losses.overspent_usd,

@@ -76,7 +76,6 @@ class Facts(NamedTuple):
     closed_loop: bool = False  # a measured phase waits for replies before it sends
     mean_interval_ms: float | None = None
     client_lateness_p99_ms: float | None = None
-    ttft_coalesced_share: float | None = None
     clock_bracket_ns: int | None = None
     outages: str = ""  # the ticks in which a worker was dead
     read_ticks: str = ""  # the ticks in which segments had no stamps of their own
@@ -378,7 +377,7 @@ def error_budget(facts: Facts) -> dict[str, Any]:
         "clock_bracket_ns": facts.clock_bracket_ns,
         "histogram_resolution": round(RESOLUTION, 6),
         "itl_coalesced_share": client.itl_coalesced_share,
-        "ttft_coalesced_share": facts.ttft_coalesced_share,
+        "ttft_coalesced_share": client.ttft_coalesced_share,
         "client_lateness_p99_ms": facts.client_lateness_p99_ms,
         "lateness_bound_ms": lateness_bound_ms(facts),
         "loop_lag_p99_us": client.loop_lag_us.p99,

@@ -18,21 +18,14 @@ from llm_latency_lens.engine.records.tap_status import read_tap_status
 from llm_latency_lens.engine.wire.tap.filters import Server, program
 from llm_latency_lens.engine.wire.tap.packets import HOLD_NS, PacketQueue
 from llm_latency_lens.engine.wire.tap.process import Readiness, Servers
+from tests.support_stamps import needs_tap
 
 LOOPBACK = {socket.AF_INET: "127.0.0.1", socket.AF_INET6: "::1"}
 SEGMENTS = 8  # below the initial congestion window of 10: the sender merges what it may not send yet
 SEGMENT_BYTES = 200
 
 
-def permitted() -> bool:
-    try:
-        socket.socket(socket.AF_PACKET, socket.SOCK_DGRAM, 0).close()
-    except OSError:
-        return False
-    return True
-
-
-pytestmark = pytest.mark.skipif(not permitted(), reason="packet sockets need CAP_NET_RAW")
+pytestmark = needs_tap
 
 
 class Stream:
