@@ -12,7 +12,7 @@ from ..engine.plan.plan import SECOND, InfluxExport, Phase, Plan
 from ..engine.records.record import Outcome
 from ..engine.runs.manifest import Manifest
 from .asked import cached_share, draws, lengths
-from .evidence import Evidence
+from .evidence import Evidence, Layout
 from .goodput import Key
 from .judge import Judge
 from .run_ladders import WINDOW_METRICS, Chosen, View
@@ -161,7 +161,7 @@ class ReportBuilder:
         seconds = sum(windows[i] for i in measured) / SECOND
         series = totals.only(self.measured)
         spans = {i: window / SECOND for i, window in windows.items()}
-        evidence = Evidence(self.plan, totals, view.totals.ladders, spans)
+        evidence = Evidence(Layout.of(self.plan), totals, view.totals.ladders, spans)
         known: Known = evidence.view if finished else nothing_known
         numbers = self._slice(series, seconds, planned_slots(view.manifest, measured), known(self.measured))
         report = Report(

@@ -24,7 +24,7 @@ Timestamps are the tick's `wall_time_ns`, so a tick that is sent twice overwrite
     lens_server    + target (of those with a metrics_url: what the server's own pages say)
                    requests_running requests_waiting kv_cache_usage prompt_tokens_total generation_tokens_total
                    gpu_utilisation gpu_memory_bytes gpu_power_watts gpu_temperature_c age_s:float  scrape_failures:int
-    lens_summary   + scope (run, steady, phase, target), target, phase, metric   (one point each, at the end of the run)
+    lens_result   + scope (run, steady, phase, target), target, phase, metric   (one point each, at the end of the run)
                    count:int  mean stddev min max p50 p90 p95 p99 p99_9 n_eff:float  (in the metric's unit)
                    mean_low mean_high p50_low p50_high ... p99_9_low p99_9_high:float  (95 % intervals)
     lens_check     alive:int                     (one point when a run begins: proves token, organisation and bucket)
@@ -184,7 +184,7 @@ def lines(tick: Snapshot, name: str) -> Iterator[str]:
 
 
 def summary_lines(report: Report) -> Iterator[str]:
-    """The `lens_summary` points of a finished run."""
+    """The `lens_result` points of a finished run."""
     _, at = span_ns(report)
     for part in parts(report):
         tags = {"scope": part.scope, "target": part.target, "phase": part.phase}
@@ -194,7 +194,7 @@ def summary_lines(report: Report) -> Iterator[str]:
                 values += [(f, getattr(d, f), "") for f in STATISTICS]
                 values += [(f"{e.statistic}_{e.bound}", e.value, "") for e in estimates(d) if e.bound != "value"]
                 own = _tags(run=report.run.id, name=report.run.name, metric=metric, **tags)
-                yield f"lens_summary{own} {_fields(values)} {at}"
+                yield f"lens_result{own} {_fields(values)} {at}"
 
 
 def _health(health: Client | Server, catalogue: dict[str, Field]) -> list[tuple[str, Any, str]]:

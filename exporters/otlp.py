@@ -4,8 +4,8 @@ Histograms in s with the GenAI conventions' names (`gen_ai.server.time_to_first_
 `gen_ai.server.time_per_output_token`, `gen_ai.client.operation.duration`) and `lens.ttft_scheduled`,
 `lens.inter_token_latency`, `lens.lateness`; sums `lens.requests` {outcome}, `lens.tokens` {type}, `lens.cost` (USD);
 gauges `lens.requests.in_flight`, `lens.client.*` and `lens.server.*`. When the run has ended, gauges with its statistics
-and their 95 % intervals: `lens.summary.ttft` {scope, target, phase, statistic, bound} and so on, `bound` being value, low
-or high, and `lens.summary.values` and `lens.summary.n_eff` {scope, target, phase, metric}.
+and their 95 % intervals: `lens.result.ttft` {scope, target, phase, statistic, bound} and so on, `bound` being value, low
+or high, and `lens.result.values` and `lens.result.n_eff` {scope, target, phase, metric}.
 """
 
 from __future__ import annotations
@@ -140,11 +140,11 @@ class Otlp(Destination):
                     _number(e.value * unit.factor, {**at, "statistic": e.statistic, "bound": e.bound}, span)
                     for e in estimates(d)
                 ]
-                yield Metric(f"lens.summary.{unit.name}", metric.help, unit.ucum, Gauge(points))
+                yield Metric(f"lens.result.{unit.name}", metric.help, unit.ucum, Gauge(points))
                 for field, value in (("values", d.count), ("n_eff", d.n_eff)):
                     if value is not None:
                         yield Metric(
-                            f"lens.summary.{field}", "", "1", Gauge([_number(value, {**at, "metric": name}, span)])
+                            f"lens.result.{field}", "", "1", Gauge([_number(value, {**at, "metric": name}, span)])
                         )
 
     def _histogram(self, i: Interval, metric: str, run: str, span: tuple[int, int]) -> Any:

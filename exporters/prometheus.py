@@ -1,6 +1,6 @@
 """A run's ticks as a Prometheus page: `/metrics` (text format 0.0.4) and `/healthz`, on loopback unless the plan says otherwise.
 
-`lens_summary_*` have `scope` run, steady, phase or target, `statistic` mean, 0.5, ..., 0.999, and `bound` value, low or
+`lens_result_*` have `scope` run, steady, phase or target, `statistic` mean, 0.5, ..., 0.999, and `bound` value, low or
 high: the statistic and its 95 % interval. A bound that the sample cannot give has no sample.
 
 The page is a pure function of the ticks so far; a scrape reads sums in memory and can hold up nothing but itself.
@@ -15,9 +15,9 @@ OpenTelemetry's GenAI names where they exist, base units everywhere, `target` an
     lens_tokens_total{type}                                                                  counters
     lens_requests_in_flight                                                                  gauge
     lens_tick_latency_seconds{metric,level}    gauge: the exact percentiles of the last tick
-    lens_summary_{ttft,e2e,...}_seconds, lens_summary_*_tokens_per_second, lens_summary_cost_usd
+    lens_result_{ttft,e2e,...}_seconds, lens_result_*_tokens_per_second, lens_result_cost_usd
                                               gauges, once the run has ended: {scope,target,phase,statistic,bound}
-    lens_summary_values, lens_summary_n_eff                 gauges {scope,target,phase,metric}
+    lens_result_values, lens_result_n_eff                 gauges {scope,target,phase,metric}
     lens_run_info{run,name}, lens_run_tick, lens_run_elapsed_seconds, lens_run_done          gauges
     lens_client_{workers, cpu_utilisation_ratio, cpu_seconds_per_event, steal_ratio, rss_bytes, itl_coalesced_ratio},
     lens_client_loop_lag_seconds{level}                                                   gauges
@@ -193,11 +193,11 @@ def _summary(report: Report) -> Iterator[Metric]:
             for e in estimates(d)
         ]
         text = f"{metric.help} Of the finished run, with its 95 % interval."
-        yield _gauge(f"lens_summary_{unit.name}_{unit.suffix}", text, [*labels, "statistic", "bound"], samples)
+        yield _gauge(f"lens_result_{unit.name}_{unit.suffix}", text, [*labels, "statistic", "bound"], samples)
     counts = [((*at, name), float(d.count)) for at, name, d in found]
-    yield _gauge("lens_summary_values", "Values of the finished run.", [*labels, "metric"], counts)
+    yield _gauge("lens_result_values", "Values of the finished run.", [*labels, "metric"], counts)
     text = "So many independent values would be as sure as those of the finished run."
-    yield _gauge("lens_summary_n_eff", text, [*labels, "metric"], [((*at, name), d.n_eff) for at, name, d in found])
+    yield _gauge("lens_result_n_eff", text, [*labels, "metric"], [((*at, name), d.n_eff) for at, name, d in found])
 
 
 def _servers(tick: Snapshot) -> Iterator[Metric]:
