@@ -151,9 +151,11 @@ class ReportBuilder:
 
     # --- the run --------------------------------------------------------------------------------------------------
 
-    def report(self, view: RunView, *, client: Client, errors: Errors, finished: bool, losses: Losses) -> Report:
+    def report(
+        self, view: RunView, *, client_of: Callable[[Series], Client], errors: Errors, finished: bool, losses: Losses
+    ) -> Report:
         """The run so far, or as it ended: with intervals, and its stationary part. Sums and percentiles are of the
-        measured phases; run.phases has them all."""
+        measured phases, which `client_of` gets as well; run.phases has them all."""
         totals, phases = view.totals.run, range(len(self.plan.phases))
         by_phase = {i: totals.only(partial(_in_phase, i)) for i in phases}
         windows = {i: self._window(view, i, by_phase[i]) for i in phases}
@@ -167,7 +169,7 @@ class ReportBuilder:
         report = Report(
             run=self._run(view, by_phase, windows, known),
             targets=[self._target(i, totals, seconds, known) for i in range(len(self.plan.targets))],
-            client=client,
+            client=client_of(series),
             errors=self._errors(totals, errors),
             **{name: value for name, value in numbers.items() if name not in SHARES},
         )
