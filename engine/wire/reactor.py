@@ -62,7 +62,7 @@ class Reactor:
         self.due_ns = 1 << 62  # when the worker wants to send or time out next; set by the worker
         self.protected = False  # a tap was seen at work a moment ago
         self.turn_ns = 0  # when this turn began
-        self.first_read = False  # nothing was read in this turn yet
+        self.first_read = False  # the next read of this turn is its first, and nobody has waited longer
         self.since_ns = 0  # what waits in a socket now came after this: the turn that began then left nothing unread
         self.yielding = False  # an owner found that this moment has passed: the turn ends early
 
@@ -91,7 +91,7 @@ class Reactor:
     def turn(self) -> None:
         """Serves everything that is ready now, once, unless an owner sets `yielding`: the rest stays ready."""
         self.yielding = False
-        self.first_read = True
+        self.first_read = self.turn_ns > 0  # a turn that ended early leaves sockets that have waited longer than the first
         self.since_ns = self.turn_ns
         self.turn_ns = monotonic_ns()
         owners = self.owners
