@@ -91,7 +91,7 @@ class Reactor:
     def turn(self) -> None:
         """Serves everything that is ready now, once, unless an owner sets `yielding`: the rest stays ready."""
         self.yielding = False
-        self.first_read = self.turn_ns > 0  # a turn that ended early leaves sockets that have waited longer than the first
+        self.first_read = self.turn_ns > 0  # a turn that ended early leaves sockets that have waited longer
         self.since_ns = self.turn_ns
         self.turn_ns = monotonic_ns()
         owners = self.owners
