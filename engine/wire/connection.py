@@ -83,7 +83,7 @@ class Connection:
     def __init__(self, context: Context, sock: socket.socket, tls: TlsPipe | None, opened_ns: int) -> None:
         self.context = context
         self.reactor = context.reactor
-        self.buffers = self.reactor.buffers  # for the next read
+        self.buffers = context.reactor.buffers  # for the next read
         self.socket = sock
         self.fd = sock.fileno()
         self.receive = sock.recvmsg_into
@@ -407,8 +407,7 @@ class Connection:
                 self.fail(exchange, Outcome.STREAM_MALFORMED, str(error))
                 return
         if not exchange.headers_ns:
-            message = "the server closed the connection inside the reply's head"
-            self.fail(exchange, Outcome.STREAM_TRUNCATED, message)
+            self.fail(exchange, Outcome.STREAM_TRUNCATED, "the server closed the connection inside the head")
         elif self.framing is not None:
             bits = self._last_event(exchange, self.framing, now, False)
             if parser.complete or bits & STREAM_OVER:
