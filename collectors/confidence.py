@@ -45,8 +45,8 @@ BEYOND_CENTRE: Final = 15  # the same for median and mean
 BEYOND_MEAN: Final = 30  # the same for the mean, by the median's n_eff
 OWN_LEAST: Final = 0.8  # share of the needed that a quantile's own n_eff must find, whatever the one that decides says
 CHANCE: Final = 1.3  # n over n_eff of independent values reaches it by chance
-# Of a quantile: the one whose n_eff decides, and how many times more correlated than that one it is in an M/M/1 queue.
-_DECIDING: Final = {"p90": ("p50", 2.6), "p95": ("p75", 2.0), "p99": ("p95", 1.15), "p99_9": ("p99", 1.15)}
+# Of a quantile: the one whose n_eff decides, and about how many times more correlated it is than that in a queue.
+_DECIDING: Final = {"p90": ("p50", 2.6), "p95": ("p75", 1.4), "p99": ("p95", 1.15), "p99_9": ("p99", 1.15)}
 _THRESHOLDS: Final = dict(sorted({**QUANTILES, "p75": 0.75}.items(), key=lambda item: item[1]))
 BEYOND_LEAST: Final = 8  # fewer inflate the half width no further
 INFLATION: Final = 8.0
