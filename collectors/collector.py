@@ -29,6 +29,7 @@ from ..engine.records.tap_status import read_tap_status
 from ..engine.runs.manifest import FILE as MANIFEST
 from ..engine.runs.manifest import Manifest, read_manifest
 from . import host
+from .batches import Reader
 from .checkpoint import FILE as CHECKPOINT
 from .checkpoint import Checkpoint, Progress
 from .cost import Prices
@@ -38,7 +39,7 @@ from .live import LiveTicks
 from .report import Losses, ReportBuilder, RunView
 from .rollup import PICO_PER_USD
 from .self_checks import Arrivals, failed_checks
-from .series import NOBODY, Batch, Reader, Series, Slab, Tally
+from .series import NOBODY, Batch, Series, Slab, Tally
 from .slos import Slos, lines_of
 from .snapshot import ENCODER, Client, Reason, Report, Server, Snapshot
 from .totals import Totals

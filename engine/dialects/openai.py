@@ -141,6 +141,8 @@ class ChatReply(Reply):
             # Nearly every event: one choice, some content, nothing else. 2x faster (benches/bench_dialect.py).
             choice = choices[0]
             if choice.finish_reason is None and choice.delta is not None and choice.delta.content and len(choices) == 1:
+                if self.opening_left:
+                    self.said(choice.delta.content)
                 return TOKEN_VISIBLE
         bits = self._choices(choices) if choices else 0
         if self.request_id is None:
@@ -192,8 +194,7 @@ class ChatReply(Reply):
             if self.keep_text:
                 self.reasoning_text.append(thought)
         if delta.content:
-            if self.keep_text:
-                self.text.append(delta.content)
+            self.said(delta.content)
             return TOKEN_VISIBLE
         if delta.refusal:
             self._refused = True
