@@ -32,6 +32,7 @@ from . import host
 from .batches import Reader
 from .checkpoint import FILE as CHECKPOINT
 from .checkpoint import Checkpoint, Progress
+from .conduct import ReplyComparison
 from .cost import Prices
 from .health import Moment, client_of_run, client_of_tick, observe
 from .intake import Drained, Intake
@@ -111,6 +112,7 @@ class Collector:
         self.intake = Intake(segment_dir, self.state, sessions=self.manifest.plan.workload.kind == "sessions")
         self.live = LiveTicks(len(self.manifest.plan.targets), self.state)
         self.builder = ReportBuilder(self.manifest.plan, price_date=prices.date if prices else None, slos=slos)
+        self.comparison = ReplyComparison(self.manifest.plan.phases)
         self.arrivals = Arrivals(self.manifest.plan) if saved is None else None
         self.errors = {(t, o): (message, status) for t, o, message, status in self.state.errors}
         self.details: dict[tuple[int, int, int], Detail] = {}
@@ -180,6 +182,8 @@ class Collector:
             except Exception as error:  # the tokenizer's: its replies stay uncounted, the measurement goes on
                 self.count_tokens = None
                 self.problems.append(f"tokens are no longer counted: {type(error).__name__}: {error}")
+        if details:
+            self.comparison.mark(drained.records, details)
         batch = self.reader.batch(drained.records, worker=drained.worker, details=details)
         self.totals.enter(drained, batch, now_ns=now)
         if self.arrivals is not None:
