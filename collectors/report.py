@@ -33,6 +33,7 @@ from .snapshot import (
     TargetReport,
 )
 from .statistics import buckets, cost, mean_interval_ns, slice_of, slice_of_tick, unknown, window_ns
+from .tick_health import LimitedTicks
 from .totals import Totals
 from .verdict import Facts, judge
 
@@ -51,6 +52,8 @@ class Losses(NamedTuple):
     clock_bracket_ns: int | None = None  # the widest of the workers': how well they know kernel stamps on their clock
     overspent_usd: float = 0.0
     read_spans: tuple[tuple[int, int], ...] = ()  # in which segments had no stamps of their own
+    limited: LimitedTicks = LimitedTicks()  # all but where they are
+    limited_spans: tuple[tuple[int, int], ...] = ()
     problems: tuple[str, ...] = ()  # of extras that failed: prices, the tokenizer
     self_checks: tuple[Reason, ...] = ()  # that failed, once the run is over
 
@@ -279,6 +282,9 @@ class ReportBuilder:
             outages=tick_ranges(manifest.outages, manifest.phases[0].start_ns, plan.output.tick_ns),
             overspent_usd=losses.overspent_usd,
             read_ticks=tick_ranges(losses.read_spans, manifest.phases[0].start_ns, plan.output.tick_ns),
+            limited=losses.limited._replace(
+                where=tick_ranges(losses.limited_spans, manifest.phases[0].start_ns, plan.output.tick_ns)
+            ),
             problems=losses.problems,
             self_checks=losses.self_checks,
             prompt_length_ratio=prompt_length_ratio(series),

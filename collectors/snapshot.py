@@ -177,6 +177,16 @@ class Client(msgspec.Struct, kw_only=True):
     ttft_coalesced_share: float | None = None  # of the first tokens: they shared a late read, TTFT is an upper bound
     run_queue_wait_share: float | None = None  # of the time, by the worst worker: ready to run and without a CPU
     stopped_share: float | None = None  # of the time, by the worst worker: its loop stood still for over 100 ms at once
+    throttled_share: float | None = None  # of the time, by the CPU limit of a control group, over all its cores
+    stalled_share: float | None = None  # of the time, by the worst worker: stops over 50 ms without a known cause
+    gc_pause_share: float | None = None  # of the time, by the worst worker
+    cpu_pressure_share: float | None = None  # of the time, some process of the machine waited (/proc/pressure)
+    memory_pressure_share: float | None = None
+    io_pressure_share: float | None = None
+    write_wait_share: float | None = None  # of the time, the collector waited for the run directory's disk
+    retransmit_share: float | None = None  # of the TCP segments that the whole network namespace sent
+    limited_share: float | None = None  # of the ticks (in a run: the measured ones), this client was limited
+    limited_by: dict[str, int] = msgspec.field(default_factory=dict)  # ticks by reason (collectors.tick_health)
     clock_steps: int = 0
     gc_pauses: int = 0
     restarts: int = 0

@@ -29,6 +29,7 @@ from .histogram import RESOLUTION
 from .replies import REPLY_RULES
 from .rule import Rule, of_part
 from .snapshot import Client, Reason, Replies, Verdict
+from .tick_health import LIMITED_AGAINST, LIMITED_NOTES, LimitedTicks
 
 
 class Facts(NamedTuple):
@@ -61,6 +62,7 @@ class Facts(NamedTuple):
     problems: tuple[str, ...] = ()  # of extras that failed: a price look-up, the tokenizer
     prompt_length_ratio: float | None = None  # measured over asked tokens
     replies: Replies = Replies()
+    limited: LimitedTicks = LimitedTicks()
     draws: str = ""  # where random arrivals differ from the plan's rate
 
     @property
@@ -74,6 +76,10 @@ class Facts(NamedTuple):
     def share(self, count: int) -> float:
         """Of the requests that were sent."""
         return count / self.sent if self.sent else 0.0
+
+
+def _limited(facts: Facts) -> LimitedTicks:
+    return facts.limited
 
 
 def _replies(facts: Facts) -> Replies:
@@ -207,6 +213,7 @@ AGAINST: Final[tuple[Rule[Facts], ...]] = (
             "percentiles are lower bounds; give them more time (limits.drain)"
         ),
     ),
+    *of_part(LIMITED_AGAINST, _limited),
 )
 NOTES: Final[tuple[Rule[Facts], ...]] = (
     Rule(
@@ -266,6 +273,7 @@ NOTES: Final[tuple[Rule[Facts], ...]] = (
             "tokenizer (workload.tokenizer) or calibrate (workload.calibration)"
         ),
     ),
+    *of_part(LIMITED_NOTES, _limited),
     *of_part(REPLY_RULES, _replies),
     Rule(
         "burst_replies",

@@ -214,6 +214,47 @@ CLIENT: Final = {
         "Share of the time in which the worst worker's loop stood still for over 100 ms at once.",
         "lens_client_stopped_ratio",
     ),
+    "throttled_share": Field(
+        "throttled",
+        "Share of the time in which the CPU limit of a control group held the workers, over all their cores.",
+        "lens_client_throttled_ratio",
+    ),
+    "stalled_share": Field(
+        "stalled",
+        "Share of the time in which the worst worker stood still for over 50 ms at once without a known cause.",
+        "lens_client_stalled_ratio",
+    ),
+    "gc_pause_share": Field(
+        "in GC", "Share of the time in which garbage collection stopped the worst worker.", "lens_client_gc_pause_ratio"
+    ),
+    "cpu_pressure_share": Field(
+        "CPU pressure",
+        "Share of the time in which some process of the machine waited for a CPU.",
+        "lens_client_cpu_pressure_ratio",
+    ),
+    "memory_pressure_share": Field(
+        "memory pressure",
+        "Share of the time in which some process of the machine waited for memory.",
+        "lens_client_memory_pressure_ratio",
+    ),
+    "io_pressure_share": Field(
+        "I/O pressure",
+        "Share of the time in which some process of the machine waited for a disk.",
+        "lens_client_io_pressure_ratio",
+    ),
+    "write_wait_share": Field(
+        "waiting for the disk",
+        "Share of the time in which the collector waited for the run directory's disk.",
+        "lens_client_write_wait_ratio",
+    ),
+    "retransmit_share": Field(
+        "retransmitted segments (of the host)",
+        "Share of the TCP segments of this network namespace that were sent again.",
+        "lens_client_retransmit_ratio",
+    ),
+    "limited_share": Field(
+        "limited ticks", "Share of the ticks in which this client was limited.", "lens_client_limited_ratio"
+    ),
     "ring_drops": _counter("ring drops", "Records lost to a full ring.", "ring_drops", otel=True),
     "clock_steps": _counter("clock steps", "Steps of the wall clock.", "clock_steps", otel=True),
     "gc_pauses": _counter("GC pauses", "Garbage collections of the workers.", "gc_pauses", otel=True),

@@ -115,4 +115,5 @@ def _client(c: Client) -> list[str]:
         load.append(f"{figures.share(c.ttft_coalesced_share)} of first tokens coalesced")
     others = [(CLIENT[name].label, getattr(c, name)) for name in CLIENT_COUNTERS if name != "ring_drops"]
     incidents = ", ".join(f"{n:,} {label}" for label, n in others if n)  # 0 in an undisturbed run
-    return [stamps, ", ".join(load), *([incidents] if incidents else [])]
+    limits = f"limited in {figures.share(c.limited_share)} of the ticks ({figures.parts(c.limited_by)})"
+    return [stamps, ", ".join(load), *([limits] if c.limited_by else []), *([incidents] if incidents else [])]
