@@ -85,7 +85,7 @@ LIMITS: Final = (
     ),
     Limit(
         "slow_disk",
-        "the collector waited for the run directory's disk for over 25 % of the tick",
+        "the collector waited for the run directory's disk for over 10 % of the tick",
         lambda c, g: _over(c.write_wait_share, WRITE_WAIT_BOUND),
         harms=False,
     ),

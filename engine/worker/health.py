@@ -58,7 +58,7 @@ class Health:
         self._mark_waited_ns = self._run_queue.waited_ns()
         self._checked_ns = 0
         self._collected_ns = 0
-        self._collecting_ns = 0  # when the collection that runs began
+        self._collecting_ns = 0  # when the collection that runs began, 0 for none
         self._mark_gc_ns = 0
         self._beat_ns = 0
 
@@ -81,6 +81,8 @@ class Health:
             self._measured_stopped_ns += late_ns
         waited_ns = self._run_queue.waited_ns() - self._mark_waited_ns
         gc_ns = self._counters[int(Counter.GC_NS)] - self._mark_gc_ns
+        if self._collecting_ns:  # in another thread, which has not come to note its end
+            gc_ns += monotonic_ns() - self._collecting_ns
         unexplained_ns = late_ns - waited_ns - gc_ns
         if unexplained_ns > STALL_NS:
             self._counters[int(Counter.STALLED_NS)] += unexplained_ns
@@ -124,6 +126,7 @@ class Health:
             self._collecting_ns = monotonic_ns()
         else:
             self._counters[int(Counter.GC_NS)] += monotonic_ns() - self._collecting_ns
+            self._collecting_ns = 0
 
     def collect_if_idle(self, now_ns: int, next_slot_ns: Callable[[], int]) -> None:
         """Collects garbage if no slot is due soon. To be called when nothing is in flight."""
