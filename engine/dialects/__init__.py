@@ -62,6 +62,7 @@ class Reply:
         "error",
         "finish",
         "flags",
+        "heeds_text",
         "input_tokens",
         "keep_text",
         "opening_crc",
@@ -93,6 +94,7 @@ class Reply:
         self.keep_text = keep_text
         self.opening_crc = 0
         self.opening_left = OPENING_PIECES
+        self.heeds_text = True  # as long as anybody wants it: a dialect may take a shorter way afterwards
         self.text: list[str] = []
         self.reasoning_text: list[str] = []
 
@@ -111,6 +113,8 @@ class Reply:
         if self.opening_left:
             self.opening_left -= 1
             self.opening_crc = zlib.crc32(text.encode("utf-8", "replace"), self.opening_crc)
+            if not self.opening_left:
+                self.heeds_text = self.keep_text
 
     def finished(self) -> bool:
         """At the clean end of the body: is the reply complete by this API's rule?"""

@@ -23,8 +23,8 @@ from .ledger import Ledger
 
 BEAT_NS: Final = 100_000_000
 CLOCK_CHECK_NS: Final = 1_000_000_000
-PULSE_NS: Final = 25_000_000  # how often the loop looks at its own punctuality: 10 us of CPU each
-STALL_NS: Final = 50_000_000  # a pulse this late, and no wait for a CPU or garbage collection that explains it
+PULSE_NS: Final = 50_000_000  # how often the loop looks at its own punctuality
+STALL_NS: Final = 40_000_000  # a pulse this late, and no wait for a CPU or garbage collection that explains it
 STOP_NS: Final = 100_000_000  # a pulse this late: the loop stood still, stopped or without a CPU
 IDLE_COLLECT_NS: Final = 30_000_000_000  # garbage is collected at idle points, at most this often
 IDLE_GAP_NS: Final = 20_000_000  # a point is idle if nothing is due for this long
@@ -66,7 +66,7 @@ class Health:
         """A look at the loop's punctuality that was due at `due_ns`, with a heartbeat every BEAT_NS.
 
         What a late pulse shows is most of the stop, whenever it began: a process that was stopped for 100 ms finds its
-        pulse 75 to 100 ms late.
+        pulse 50 to 100 ms late.
         """
         late_ns = now_ns - due_ns
         if late_ns > STALL_NS:
