@@ -73,7 +73,7 @@ LIMITS: Final = (
     Limit("cpu", "the busiest worker used over 90 % of its core", lambda c, g: _over(c.cpu_utilisation, CPU_BOUND)),
     Limit(
         "stopped",
-        "a worker stood still for over 40 ms at once, and neither a wait for a CPU nor garbage collection explains it",
+        "a worker stood still for over 30 ms at once, and neither a wait for a CPU nor garbage collection explains it",
         lambda c, g: _over(c.stalled_share, 0.0),
         stamps_protect=True,
     ),

@@ -221,7 +221,7 @@ CLIENT: Final = {
     ),
     "stalled_share": Field(
         "stalled",
-        "Share of the time in which the worst worker stood still for over 40 ms at once without a known cause.",
+        "Share of the time in which the worst worker stood still for over 30 ms at once without a known cause.",
         "lens_client_stalled_ratio",
     ),
     "gc_pause_share": Field(

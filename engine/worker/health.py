@@ -24,7 +24,7 @@ from .ledger import Ledger
 BEAT_NS: Final = 100_000_000
 CLOCK_CHECK_NS: Final = 1_000_000_000
 PULSE_NS: Final = 50_000_000  # how often the loop looks at its own punctuality
-STALL_NS: Final = 40_000_000  # a pulse this late, and no wait for a CPU or garbage collection that explains it
+STALL_NS: Final = 30_000_000  # a pulse this late, and no wait for a CPU or garbage collection that explains it
 STOP_NS: Final = 100_000_000  # a pulse this late: the loop stood still, stopped or without a CPU
 IDLE_COLLECT_NS: Final = 30_000_000_000  # garbage is collected at idle points, at most this often
 IDLE_GAP_NS: Final = 20_000_000  # a point is idle if nothing is due for this long
@@ -60,6 +60,7 @@ class Health:
         self._collected_ns = 0
         self._collecting_ns = 0  # when the collection that runs began, 0 for none
         self._mark_gc_ns = 0
+        self._pulse_waited_ns = self._mark_waited_ns
         self._beat_ns = 0
 
     def pulse(self, now_ns: int, due_ns: int) -> None:
@@ -69,17 +70,19 @@ class Health:
         pulse 50 to 100 ms late.
         """
         late_ns = now_ns - due_ns
+        waited_ns = self._run_queue.waited_ns()
         if late_ns > STALL_NS:
-            self._late(late_ns)
+            self._late(late_ns, waited_ns - self._pulse_waited_ns)
+        self._pulse_waited_ns = waited_ns
         if late_ns > STALL_NS or now_ns - self._beat_ns >= BEAT_NS:
             self._beat_ns = now_ns
             self._beat(now_ns)
 
-    def _late(self, late_ns: int) -> None:
-        """Counts a stop of the loop, and what of it has no cause that is counted elsewhere."""
+    def _late(self, late_ns: int, waited_ns: int) -> None:
+        """Counts a stop of the loop, and what of it has no cause that is counted elsewhere: no wait for a CPU of
+        `waited_ns` since the last pulse, and no garbage collection."""
         if late_ns > STOP_NS and self._measuring(monotonic_ns()):
             self._measured_stopped_ns += late_ns
-        waited_ns = self._run_queue.waited_ns() - self._mark_waited_ns
         gc_ns = self._counters[int(Counter.GC_NS)] - self._mark_gc_ns
         if self._collecting_ns:  # in another thread, which has not come to note its end
             gc_ns += monotonic_ns() - self._collecting_ns
