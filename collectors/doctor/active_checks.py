@@ -90,6 +90,11 @@ def kernel_stamps(facts: Facts) -> Finding:
 
 # --- one target -------------------------------------------------------------------------------------------------------
 
+CURES: Final = {
+    "dns": "correct the host in base_url; `resolvectl query HOST` asks the name servers",
+    "tcp": "start the server or correct base_url; `ss -ltn` on its machine says what listens",
+    "tls": "https or http in base_url, --ca-file for an authority of your own, verify_tls: false for none",
+}
 ORDER: Final = ("dns", "tcp", "tls", "http", "done")
 
 
@@ -100,11 +105,7 @@ def _stopped(reach: Reach, stage: str, bound: str) -> Finding | None:
     here, there = ORDER.index(stage), ORDER.index(reach.stage)
     if there < here:
         return unknown(bound)
-    return (
-        Finding("fail", reach.error, bound, "see value: a run to this target would end at once")
-        if there == here
-        else None
-    )
+    return Finding("fail", reach.error, bound, CURES[stage]) if there == here else None
 
 
 def _ms(us: float) -> str:

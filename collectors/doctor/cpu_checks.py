@@ -12,8 +12,8 @@ from .finding import Finding, judged, unknown
 
 IDLE_EXIT_US: Final = 50  # the promise for the p99 of an arrival stamp's error
 SIBLING_BUSY: Final = 0.3
-OTHERS_BUSY: Final = 0.3  # of the cores that the run may use, all together, in cores
-INTERRUPTS_PER_S: Final = 5_000.0  # at some us each, a few per cent of a core
+OTHERS_BUSY: Final = 0.3  # cores, all together
+OTHERS_SHARE: Final = 0.05  # or this share of the cores that the run may use, if that is more
 PRESSURE: Final = {"cpu": 0.2, "memory": 0.02, "io": 0.3}
 GOOD_CLOCKS: Final = frozenset({"tsc", "kvm-clock", "arch_sys_counter", "hyperv_clocksource_tsc_page", "xen", "pvclock", "riscv_clocksource"})  # fmt: skip
 BAD_CLOCKS: Final = frozenset({"jiffies", "refined-jiffies"})
@@ -118,15 +118,17 @@ def worker_cores(facts: Facts) -> Finding:
 
 
 def load_of_others(facts: Facts) -> Finding:
-    bound = f"<= {OTHERS_BUSY:g} cores"
+    most = max(OTHERS_BUSY, OTHERS_SHARE * len(facts.needs.usable_cores))
+    bound = f"<= {most:g} cores"
     if facts.window is None or facts.window.others is None:
         return unknown(bound)
     window, usable = facts.window, facts.needs.usable_cores
     names = f": {', '.join(window.hogs[:3])}" if window.hogs else ""
-    value = f"{window.others or 0:.2f} of {len(usable)} cores{names}"
+    busy = facts.window.others
+    value = f"{busy:.2f} of {len(usable)} cores{names}"
     pid = window.hogs[0].rpartition(" ")[2].rstrip(")") if window.hogs else "PID"
     cure = f"end it or move it off the worker cores {listed(facts.needs.worker_cores)}: taskset -a -c -p CORES {pid}"
-    return judged((window.others or 0) <= OTHERS_BUSY, value, bound, cure)
+    return judged(busy <= most, value, bound, cure)
 
 
 def steal(facts: Facts) -> Finding:

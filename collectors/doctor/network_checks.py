@@ -10,6 +10,7 @@ from .facts import Facts, Interface
 from .finding import Finding, judged, unknown
 
 MOVED_US: Final = 50  # the promise for the p99 of an arrival stamp's error
+INTERRUPTS_PER_S: Final = 5_000.0  # at some us each, a few per cent of a core
 LOST_SHARE: Final = 1e-5
 PORTS_MIN: Final = 10_000
 PORTS_SPARE: Final = 0.8  # of the free ports, the most that is planned for
@@ -71,9 +72,6 @@ def interrupt_load(facts: Facts) -> Finding:
     cpu = max(shown, key=lambda each: shown[each])
     cure = "move them: /proc/irq/NUMBER/smp_affinity_list (/proc/interrupts lists them)"
     return judged(shown[cpu] <= INTERRUPTS_PER_S, f"{shown[cpu]:,.0f} on core {cpu}", bound, cure)
-
-
-INTERRUPTS_PER_S: Final = 5_000.0  # at some us each, a few per cent of a core
 
 
 def irqbalance(facts: Facts) -> Finding:

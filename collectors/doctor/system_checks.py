@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from typing import Final
 
+from ...engine.runs.placement import FREE_SHARE
 from .facts import Facts
 from .finding import Finding, judged, unknown
 
 MEGABYTE: Final = 1_000_000
-FREE_SHARE: Final = 0.8  # of the free room of the tmpfs, for the rings (engine.runs.placement)
-PYTHON_SLOWEST: Final = (3, 11)
 NOT_OPTIMIZED: Final = "not built with --enable-optimizations"
 
 

@@ -86,7 +86,8 @@ def window_between(before: Counters, after: Counters, needs: Needs) -> Window:
         periods = max(0, after.throttling.periods - before.throttling.periods)
     rates = None
     if before.interrupts is not None and after.interrupts is not None:
-        rates = {cpu: (count - before.interrupts.get(cpu, 0)) / seconds for cpu, count in after.interrupts.items()}
+        known = before.interrupts
+        rates = {cpu: max(0, count - known.get(cpu, 0)) / seconds for cpu, count in after.interrupts.items()}
     return Window(
         seconds=seconds,
         busy=busy,

@@ -99,41 +99,44 @@ def _walk(found: Reach, endpoint: Endpoint, target: Target, end: float) -> None:
         endpoint.resolved(socket.getaddrinfo(endpoint.next_host, endpoint.next_port, type=socket.SOCK_STREAM))
     found.dns_us = _since_us(before)
     found.stage = "tcp"
-    opened = _connected(found, endpoint.addresses, end)
+    sock = _connected(found, endpoint.addresses, end)
     try:
-        sock = opened[0]
         sock.settimeout(max(0.05, end - time.monotonic()))
         if endpoint.connect_request:
             open_tunnel(sock, endpoint)
         if endpoint.tls_context is not None:
             found.stage = "tls"
             before = time.monotonic_ns()
-            sock = opened[0] = endpoint.tls_context.wrap_socket(sock, server_hostname=endpoint.server_name)
+            sock = endpoint.tls_context.wrap_socket(sock, server_hostname=endpoint.server_name)
             found.tls_us = _since_us(before)
         found.stage = "http"
-        _ask_twice(found, opened[0], endpoint.encode(HttpRequest("GET", target.base_url, [], b"")), end)
+        _ask_twice(found, sock, endpoint.encode(HttpRequest("GET", target.base_url, [], b"")), end)
         found.stage = "done"
     finally:
-        for sock in opened:
-            with suppress(OSError):
-                found.retransmits += _info(sock)[1]
-            sock.close()
+        with suppress(OSError):
+            found.retransmits += _info(sock)[1]
+        sock.close()
 
 
 def _since_us(before_ns: int) -> float:
     return (time.monotonic_ns() - before_ns) / 1000
 
 
-def _connected(found: Reach, addresses: list[Address], end: float) -> list[socket.socket]:
-    """Some connections to the first address that accepts one. Raises OSError of the last address if none does."""
+def _connected(found: Reach, addresses: list[Address], end: float) -> socket.socket:
+    """A connection to the first address that accepts one. Raises OSError of the last address if none does."""
     refused: OSError = TimeoutError("no address")
     for position, address in enumerate(addresses):
         left = (end - time.monotonic()) / (len(addresses) - position)
         found.server = str(address.sockaddr[0]).partition("%")[0], int(address.sockaddr[1])
         try:
-            return _handshakes(found, address, left)
+            first, *others = _handshakes(found, address, left)
         except OSError as error:
             refused = error
+            continue
+        for sock in others:  # before anything is asked: a server that serves one client at a time goes on to the first
+            found.retransmits += _info(sock)[1]
+            sock.close()
+        return first
     raise refused
 
 
