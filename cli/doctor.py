@@ -6,10 +6,12 @@ import os
 import sys
 import time
 from pathlib import Path
+from socket import AF_INET, AF_INET6
 from typing import TYPE_CHECKING, Final
 
 import click
 
+from ..engine.errors import LensError
 from ..engine.plan.plan import Plan
 from .options import plan_from
 
@@ -47,9 +49,9 @@ def doctor(plan_path: str | None, *, as_json: bool, show_all: bool, root: Path) 
     plan = plan_from(plan_path, {}) if plan_path else None
     diagnosis = examine(facts_of(plan, root))
     if as_json:
-        from ..collectors.snapshot import ENCODER
+        import msgspec
 
-        sys.stdout.buffer.write(ENCODER.encode(diagnosis) + b"\n")
+        sys.stdout.buffer.write(msgspec.json.encode(diagnosis) + b"\n")
         sys.stdout.buffer.flush()
     else:
         for line in described(diagnosis, show_all=show_all):
@@ -66,23 +68,33 @@ def facts_of(plan: Plan | None, root: Path) -> Facts:
     from ..collectors.doctor.reading import read_facts
     from ..collectors.doctor.timing import time_cores
     from ..collectors.doctor.window import read_counters, window_between
+    from ..engine.runs.locality import core_warnings, local_servers, wants_real_time
     from ..engine.runs.reach import reach_targets
+    from ..engine.wire.tap.filters import Server
     from ..engine.wire.tap.process import refusal
 
     machine = Machine(root)
+    if not machine.has("proc/self/stat"):
+        raise LensError(f"{root / 'proc'} is not there; this needs it (mount -t proc proc /proc)")
     if not machine.real:
         return read_facts(needs_of(plan), machine)
-    reached = []
+    reached, warnings, real_time = [], None, False
     begun = time.monotonic()
     first = read_counters(machine, needs_of(plan))
     if plan is not None:
         reached = reach_targets(plan, os.environ)
-    needs = needs_of(plan, [each.server for each in reached if each.server])
+    servers = [each.server for each in reached if each.server]
+    needs = needs_of(plan, servers)
+    if plan is not None:
+        families = (AF_INET6 if ":" in address else AF_INET for address, _ in servers)
+        local = local_servers(Server(int(family), *server) for family, server in zip(families, servers, strict=True))
+        warnings = tuple(core_warnings(local, needs.worker_cores if needs.pinned else ()))
+        real_time = wants_real_time(plan, local)
     facts = read_facts(needs, machine, tap_refusal=refusal())
     time.sleep(max(0.0, WATCHED_S - (time.monotonic() - begun)))
     window = window_between(first, read_counters(machine, needs), needs)
-    timing = time_cores(sorted({*needs.worker_cores}))
-    return msgspec.structs.replace(facts, window=window, timing=timing, reached=tuple(reached))
+    timing = time_cores(sorted({*needs.worker_cores}), real_time=real_time)
+    return msgspec.structs.replace(facts, window=window, timing=timing, reached=tuple(reached), core_warnings=warnings)
 
 
 def described(diagnosis: Diagnosis, *, show_all: bool) -> list[str]:

@@ -24,7 +24,7 @@ from ..engine.planfile.build import plan_sha256
 from ..engine.process import environ_without_keys
 from ..engine.records.layout import Geometry
 from ..engine.runs.interrupts import Interrupts
-from ..engine.runs.locality import LocalServer, local_servers
+from ..engine.runs.locality import LocalServer, local_servers, wants_real_time
 from ..engine.runs.manifest import Manifest, PhaseTimes
 from ..engine.runs.placement import geometry_of, worker_count
 from ..engine.runs.rundir import (
@@ -65,7 +65,7 @@ def host_problems(plan: Plan, servers: Collection[Server]) -> list[str]:
 def stamps_of(plan: Plan, segment_dir: Path, servers: Collection[Server]) -> Stamps:
     """Starts the tap where the plan wants one. Raises PlanError if it insists on one and there can be none."""
     local = tuple(local_servers(servers))
-    realtime = plan.workers.realtime == "on" or (plan.workers.realtime == "auto" and not local)
+    realtime = wants_real_time(plan, local)
     if plan.stamps == "read":
         return Stamps(local=local, realtime=realtime)
     tap = start_tap(segment_dir, servers, environ_without_keys(os.environ, frozenset(secrets(plan))))

@@ -19,6 +19,7 @@ HEALTHY = {
     "sys/devices/system/cpu/nohz_full": "2-3",
     "sys/devices/system/node/online": "0-1",
     "sys/devices/system/clocksource/clocksource0/current_clocksource": "tsc",
+    "proc/self/stat": "1 (lens) R",
     "proc/self/cgroup": "0::/lens.slice/run.scope",
     "sys/fs/cgroup/cpu.stat": "usage_usec 1",
     "sys/fs/cgroup/lens.slice/run.scope/cpu.max": "max 100000",
@@ -83,6 +84,7 @@ NEEDS = Needs(
     new_connections_per_s=0.0,
     destinations=1,
     rings=Rings(requests=4096, gaps=1 << 20, ticks=128),
+    addresses=("10.0.0.2",),
 )
 
 

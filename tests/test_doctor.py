@@ -82,6 +82,7 @@ def clean(facts: Facts) -> Facts:
         window=QUIET,
         timing=(GOOD_CORE,),
         reached=(GOOD_PATH,),
+        core_warnings=(),
     )
 
 
@@ -212,6 +213,7 @@ def test_faults_that_are_in_no_file_are_found(healthy: Facts) -> None:
         ("segment_stamps", with_system(tap_refusal="segment stamps need CAP_NET_RAW")),
         ("python", with_system(python=slow)),
         ("uvloop", with_system(python=changed(healthy.system.python, uvloop=None))),
+        ("local_servers", changed(healthy, core_warnings=("llama (pid 9) runs on core 3; taskset -a -c -p CORES 9",))),
         ("worker_cores", changed(healthy, needs=changed(NEEDS, usable_cores=(2, 3)))),
     ):
         assert set(not_ok(examine(facts))) == {name}, name
@@ -317,6 +319,14 @@ def test_connections_that_are_not_kept_wait_for_a_minute(healthy: Facts) -> None
     needs = plan_needs([("10.0.0.2", 80)], rate=1000, max_in_flight=10)
     assert needs.new_connections_per_s == pytest.approx(1000)
     assert not_ok(examine(changed(healthy, needs=needs)))["ports"] == "fail"
+
+
+def test_slow_start_after_idle_matters_only_to_targets_on_other_machines(healthy: Facts) -> None:
+    """It is on by default everywhere: a warning to everybody is read by nobody."""
+    on = changed(healthy, network=changed(healthy.network, slow_start_after_idle=True))
+    for addresses, state in (((), "unknown"), (("127.0.0.1", "::1"), "ok"), (("127.0.0.1", "10.0.0.2"), "warn")):
+        checks = examine(changed(on, needs=changed(NEEDS, addresses=addresses))).checks
+        assert next(check.state for check in checks if check.name == "slow_start_after_idle") == state
 
 
 def test_targets_on_loopback_need_no_network_interface(tmp_path: Path) -> None:

@@ -1,6 +1,6 @@
 """Measures one core: `python -m llm_latency_lens.collectors.doctor.core_probe --core N --port PORT --parent PID`.
 
-A process of its own, pinned and with the niceness of a worker, because threads of one interpreter would wait for each
+A process of its own, pinned and with the priority of a worker, because threads of one interpreter would wait for each
 other. It connects to its parent over loopback, measures its timers, says so, echoes each message and notes when the
 kernel and when it itself saw it. The result goes to the parent as JSON when the parent ends its side.
 
@@ -20,7 +20,7 @@ from time import monotonic_ns
 from typing import Final
 
 from ...engine.clock import SO_TIMESTAMPNS, StampClock, Timer
-from ...engine.process import die_with_parent, raise_priority
+from ...engine.process import die_with_parent, raise_priority, run_in_real_time
 
 NICENESS: Final = -10  # of a worker (engine.worker.process)
 TIMERS: Final = 250  # 0.25 s
@@ -70,10 +70,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     for name in ("--core", "--port", "--parent"):
         parser.add_argument(name, type=int, required=True)
+    parser.add_argument("--real-time", action="store_true")
     options = parser.parse_args()
     die_with_parent(options.parent)
     os.sched_setaffinity(0, {options.core})
-    raise_priority(NICENESS)
+    if not (options.real_time and run_in_real_time()):
+        raise_priority(NICENESS)
     with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as sock:
         sock.setsockopt(socket.SOL_SOCKET, SO_TIMESTAMPNS, 1)
         sock.connect(("127.0.0.1", options.port))

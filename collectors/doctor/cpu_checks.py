@@ -131,6 +131,14 @@ def load_of_others(facts: Facts) -> Finding:
     return judged(busy <= most, value, bound, cure)
 
 
+def local_servers(facts: Facts) -> Finding:
+    bound = "the plan's servers on other cores than the workers'"
+    if facts.core_warnings is None:
+        return unknown(bound, "give a PLAN")
+    what, _, cure = facts.core_warnings[0].partition("; ") if facts.core_warnings else ("none", "", "")
+    return judged(not facts.core_warnings, what, bound, cure)
+
+
 def steal(facts: Facts) -> Finding:
     bound = f"<= {STEAL_NOTICE:.0%}; over {STEAL_BOUND:.0%} a run is INVALID"
     if facts.window is None or facts.window.steal is None:

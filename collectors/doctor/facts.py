@@ -162,3 +162,4 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True):
     window: Window | None = None
     timing: tuple[CoreTiming, ...] = ()
     reached: tuple[Reach, ...] = ()
+    core_warnings: tuple[str, ...] | None = None  # servers on the workers' cores, as engine.runs.locality says it

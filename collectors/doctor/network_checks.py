@@ -204,6 +204,8 @@ def slow_start(facts: Facts) -> Finding:
     value = facts.network.slow_start_after_idle
     if value is None:
         return unknown(bound)
+    if value and not facts.needs.addresses:
+        return Finding("unknown", "1", bound, "give a PLAN: it matters to targets on other machines")
     good = not value or facts.needs.loopback_only
     return judged(good, str(int(value)), bound, "sysctl -w net.ipv4.tcp_slow_start_after_idle=0")
 

@@ -39,14 +39,15 @@ PASSIVE: Final = (
     Rule("memory", "without memory a worker is killed, or everything swaps", system_checks.memory),
     Rule("priority", "what else runs on a worker's core goes first", system_checks.priority),
     Rule("segment_stamps", "a token that is read late keeps its own arrival time only with packet sockets", system_checks.segment_stamps),
-    Rule("python", "a debug or unoptimized interpreter costs 1.1 to 5 times the CPU with each event", system_checks.python),
+    Rule("python", "a debug or unoptimized interpreter costs more CPU with each event", system_checks.python),
     Rule("uvloop", "the workers' event loop", system_checks.uvloop),
 )  # fmt: skip
 
 # From a look at the machine over a short time, and measurements on the workers' cores.
 ACTIVE: Final = (
     Rule("load_of_others", "what else runs takes turns with the workers", cpu_checks.load_of_others),
-    Rule("smt_siblings", "a busy sibling takes up to half of the core", cpu_checks.smt_siblings),
+    Rule("local_servers", "a server and a worker on one core slow each other", cpu_checks.local_servers),
+    Rule("smt_siblings", "a busy sibling takes turns with the worker at the core's execution units", cpu_checks.smt_siblings),
     Rule("interrupt_load", "each interrupt stops the worker for some us", network_checks.interrupt_load),
     Rule("steal", "the hypervisor stops a core without a trace in this machine's clocks", cpu_checks.steal),
     Rule("throttling", "a throttled group stands still for up to 100 ms at a time", cpu_checks.throttling),

@@ -28,8 +28,8 @@ ORDER_NS: Final = 50_000  # the mapping of the clocks is known to some 0.1 us, l
 JSON_BYTES: Final = 1 << 16
 
 
-def time_cores(cores: Sequence[int], *, within_s: float = WITHIN_S) -> tuple[CoreTiming, ...]:
-    """The timing of each core. Empty values for one whose process did not answer in time, or where loopback is down."""
+def time_cores(cores: Sequence[int], *, real_time: bool = False, within_s: float = WITHIN_S) -> tuple[CoreTiming, ...]:
+    """The timing of each core, with the priority that workers ask for. Empty values for one whose process did not answer in time, or where loopback is down."""
     end = time.monotonic() + within_s
     with contextlib.ExitStack() as stack:
         stack.enter_context(keep_stamps_on())
@@ -40,19 +40,19 @@ def time_cores(cores: Sequence[int], *, within_s: float = WITHIN_S) -> tuple[Cor
         started = 0
         for cpu in cores:
             with contextlib.suppress(OSError):  # no more processes for this user, or no right to start the interpreter
-                stack.callback(_end, _start(cpu, listener.getsockname()[1]))
+                stack.callback(_end, _start(cpu, listener.getsockname()[1], real_time))
                 started += 1
         ready = _ready(listener, started, end, stack)
         count = max(MESSAGES_MIN, min(MESSAGES, int(ECHO_S / APART_S / 2 / max(1, len(cores)))))
         return tuple(_measured(cpu, ready.get(cpu), count, end) for cpu in cores)
 
 
-def _start(cpu: int, port: int) -> subprocess.Popen[bytes]:
+def _start(cpu: int, port: int, real_time: bool) -> subprocess.Popen[bytes]:
     module = "llm_latency_lens.collectors.doctor.core_probe"
     numbers = ["--core", str(cpu), "--port", str(port), "--parent", str(os.getpid())]
     null = subprocess.DEVNULL
     return subprocess.Popen(
-        [sys.executable, "-m", module, *numbers],
+        [sys.executable, "-m", module, *numbers, *["--real-time"] * real_time],
         stdin=null,
         stdout=null,
         stderr=null,
