@@ -95,7 +95,10 @@ def test_problems_come_first_and_have_a_cure_in_their_line(tmp_path: Path) -> No
 
 def test_a_wrong_governor_below_another_root_is_found_by_the_command(tmp_path: Path) -> None:
     """The files of a machine, copied, are enough to look at it."""
-    cores = {f"sys/devices/system/cpu/cpu{i}/cpufreq/scaling_governor": "powersave" for i in range(64)}
+    cores = {
+        f"sys/devices/system/cpu/cpu{i}/cpufreq/scaling_governor": "powersave"
+        for i in range(max(os.sched_getaffinity(0)) + 1)
+    }
     ended, checks = doctor("--root", str(write_machine(tmp_path, dict(cores))), cwd=tmp_path)
     assert ended.code == 0
     assert checks["governor"]["state"] == "warn"
@@ -106,7 +109,7 @@ def test_a_wrong_governor_below_another_root_is_found_by_the_command(tmp_path: P
 def test_the_targets_are_tried_without_a_request_that_costs(tmp_path: Path) -> None:
     """Looking at the machine must not spend tokens."""
     with simulator() as server:
-        ended, checks = doctor(plan_of(tmp_path / "p.json", f"{server.base_url}/v1"), cwd=tmp_path)
+        _, checks = doctor(plan_of(tmp_path / "p.json", f"{server.base_url}/v1"), cwd=tmp_path)
         stats = server.stats()
     assert failed(checks) == set()
     for name in ("dns", "tcp", "tls", "rtt", "keep_alive"):
@@ -161,7 +164,7 @@ def test_a_server_that_never_answers_is_reached_and_its_keep_alive_unknown(tmp_p
             pass
 
     with scripted(silent) as server:
-        ended, checks = doctor(plan_of(tmp_path / "p.json", server.base_url), cwd=tmp_path)
+        _, checks = doctor(plan_of(tmp_path / "p.json", server.base_url), cwd=tmp_path)
     assert failed(checks) == set()
     assert checks["target.t.tcp"]["state"] == "ok"
     assert checks["target.t.keep_alive"]["state"] == "unknown"
@@ -288,7 +291,7 @@ def test_delay_and_loss_of_a_link_are_found(link: dict[str, float], name: str, t
     with delay_link(**link) as (there, here):
         with simulator(flags=("--host", there.address), wrapper=there.wrapper) as server:
             plan = plan_of(tmp_path / "p.json", f"http://{there.address}:{server.port}/v1")
-            ended, checks = doctor(plan, cwd=tmp_path, wrapper=here.wrapper)
+            _, checks = doctor(plan, cwd=tmp_path, wrapper=here.wrapper)
     assert checks[f"target.t.{name}"]["state"] == "warn", checks[f"target.t.{name}"]
     assert checks["target.t.tcp"]["state"] == "ok"
     assert failed(checks) == set()
