@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
+from socket import AF_INET
 from typing import Any
 
 import msgspec
@@ -20,6 +21,7 @@ from llm_latency_lens.collectors.doctor.window import read_counters, window_betw
 from llm_latency_lens.engine.planfile.build import make_plan
 from llm_latency_lens.engine.planfile.document import Source
 from llm_latency_lens.engine.runs.reach import Reach
+from llm_latency_lens.engine.wire.endpoint import Address
 
 from .support_doctor import HEALTHY, NEEDS, NIC, facts_of, write_machine
 
@@ -45,7 +47,7 @@ GOOD_CORE = core_timing(
 GOOD_PATH = Reach(
     "t",
     "10.0.0.2:80",
-    ("10.0.0.2", 80),
+    Address(AF_INET, ("10.0.0.2", 80)),
     "done",
     dns_us=900.0,
     tcp_us=300.0,

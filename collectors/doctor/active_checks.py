@@ -156,7 +156,7 @@ def target_loss(reach: Reach) -> Finding:
     bound = "no segment sent again"
     if not reach.handshakes:
         return unknown(bound)
-    value = f"{reach.retransmits} sent again over {reach.handshakes} connections"
+    value = f"{reach.retransmits} lost or sent again over {reach.handshakes} connection{'s' * (reach.handshakes > 1)}"
     cure = "find the lossy link (mtr --tcp); each loss is a stall of 200 ms or more in TTFT or ITL"
     return judged(not reach.retransmits, value, bound, cure)
 
