@@ -262,6 +262,13 @@ def test_an_ordinary_container_is_not_unfit(tmp_path: Path) -> None:
     assert states["cpu_quota"] == "ok"
 
 
+def test_processes_that_are_hidden_are_not_said_to_be_absent(tmp_path: Path) -> None:
+    """systemd's ProtectProc=invisible leaves a service the machine's PID namespace and shows it its own processes only."""
+    facts = facts_of(write_machine(tmp_path, {"proc/1/comm": None}))
+    states = {check.name: check.state for check in examine_passively(facts).checks}
+    assert states["irqbalance"] == "unknown"
+
+
 def test_a_quota_below_one_cpu_is_unfit_also_in_control_groups_of_version_1(tmp_path: Path) -> None:
     """Such a worker stands still most of the time, whatever the rest of the machine is."""
     changes: dict[str, str | None] = {

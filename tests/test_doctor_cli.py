@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import signal
@@ -25,6 +26,7 @@ from llm_latency_lens.collectors.doctor.table import PASSIVE
 from llm_latency_lens.collectors.doctor.window import busiest, read_counters, window_between
 from llm_latency_lens.engine.runs.manifest import SEGMENTS
 
+from . import support_seccomp
 from .support_doctor import write_machine
 from .support_lens import LENS, Ended, environment, lens, measured
 from .support_netns import delay_link, needs_namespaces, needs_tun, veth_pair
@@ -276,6 +278,14 @@ def test_a_process_that_uses_a_core_is_found_and_named() -> None:
     assert window.busy[needs.worker_cores[0]] > 0.1
     assert window.others is not None
     assert window.others > 0.1
+
+
+def test_a_process_with_a_seccomp_filter_asks_only_what_no_filter_kills_for(tmp_path: Path) -> None:
+    """Some filters kill for adjtimex(2), and the checks that only read are part of every run."""
+    filtered = [sys.executable, str(Path(support_seccomp.__file__)), str(errno.EPERM)]
+    _, checks = doctor(cwd=tmp_path, wrapper=filtered)
+    assert checks["clock_sync"]["state"] == "unknown"
+    assert checks["segment_stamps"]["state"] == "warn"
 
 
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root")

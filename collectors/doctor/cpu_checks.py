@@ -204,7 +204,7 @@ def clock_sync(facts: Facts) -> Finding:
     bound = "synchronized: slewed, not stepped"
     clock = facts.system.clock
     if clock.synchronized is None:
-        return unknown(bound)
+        return unknown(bound, "`chronyc tracking` on the host")
     daemon = f", {clock.daemon}" if clock.daemon else ""
     if clock.synchronized:
         return Finding("ok", f"synchronized, error <= {clock.error_ms or 0:.3g} ms{daemon}", bound)

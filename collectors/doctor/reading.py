@@ -93,7 +93,7 @@ def _system(machine: Machine, tmpfs: Path, tap_refusal: str | None) -> System:
         python=_python(),
         processes=processes,
         pressure=Pressure(*(_pressure(machine, name) for name in ("cpu", "memory", "io"))),
-        clock=_clock(processes) if machine.real else Clock(),
+        clock=_clock(processes) if machine.real and not _filtered(machine) else Clock(),
         descriptors=descriptors,
         cpu_quota=cpu_quota(machine),
         tmpfs=str(tmpfs),
@@ -106,10 +106,17 @@ def _system(machine: Machine, tmpfs: Path, tap_refusal: str | None) -> System:
 
 
 def _is_host(machine: Machine) -> bool:
-    """Does /proc list the processes of the machine, or those of a container?"""
+    """Does /proc list the processes of the machine? A container has its own, and ProtectProc= hides those of others."""
     with suppress(OSError):
-        return os.readlink(machine.root / "proc/self/ns/pid") == INITIAL_PID_NAMESPACE
+        initial = os.readlink(machine.root / "proc/self/ns/pid") == INITIAL_PID_NAMESPACE
+        return initial and machine.text("proc/1/comm") is not None
     return False
+
+
+def _filtered(machine: Machine) -> bool:
+    """Is there a seccomp filter? It may kill a process for a system call that it does not know: no check is worth that."""
+    lines = (machine.text("proc/self/status") or "").splitlines()
+    return any(line.startswith("Seccomp:") and line.split()[1] != "0" for line in lines)
 
 
 def _processes(machine: Machine) -> frozenset[str]:
