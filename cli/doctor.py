@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from ..collectors.doctor.finding import Diagnosis
 
 UNFIT: Final = 1
-WATCHED_S: Final = 0.35  # how long the machine is watched; /proc/stat counts in steps of 10 ms
+WATCHED_S: Final = 0.3  # how long the machine is watched; /proc/stat counts in steps of 10 ms
 MARKS: Final = {"fail": "FAIL", "warn": "warn", "unknown": "?", "ok": "ok"}
 
 

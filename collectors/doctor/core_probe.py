@@ -23,7 +23,7 @@ from ...engine.clock import SO_TIMESTAMPNS, StampClock, Timer
 from ...engine.process import die_with_parent, raise_priority, run_in_real_time
 
 NICENESS: Final = -10  # of a worker (engine.worker.process)
-TIMERS: Final = 250  # 0.25 s
+TIMERS: Final = 200  # 0.2 s
 MESSAGE: Final = struct.Struct("=qq")
 TIMESPEC: Final = struct.Struct("@qq")
 SILENCE_S: Final = 3.0

@@ -23,7 +23,7 @@ MESSAGES: Final = 60  # to each core
 MESSAGES_MIN: Final = 8
 ECHO_S: Final = 0.3  # for the messages of all cores together
 APART_S: Final = 0.0005  # between two messages: the core has gone to sleep
-WITHIN_S: Final = 1.1  # for everything
+WITHIN_S: Final = 1.0  # for everything
 ORDER_NS: Final = 50_000  # the mapping of the clocks is known to some 0.1 us, less well on a busy core
 JSON_BYTES: Final = 1 << 16
 

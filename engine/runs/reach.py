@@ -32,7 +32,7 @@ from ..wire.preflight import explained, open_tunnel
 Stage = Literal["dns", "tcp", "tls", "http", "done"]
 
 HANDSHAKES: Final = 12  # one after the other: each SYN and SYN-ACK that is lost is seen
-WITHIN_S: Final = 0.9  # below the kernel's first retransmission of a SYN, 1 s (RFC 6298)
+WITHIN_S: Final = 0.8  # below the kernel's first retransmission of a SYN, 1 s (RFC 6298)
 ASK_SHARE: Final = 0.6  # of that, the most for connecting and asking; the rest is for the handshakes
 AGAIN_S: Final = 0.1  # a connection that is not made by then gets another one beside it
 SPARE_S: Final = 0.1
