@@ -1,6 +1,6 @@
 """How often `lens compare` raises a false alarm on real runs, and what it finds: `lens run` against simulators.
 
-    python -m benches.compare_real [--pairs 40] [--seconds 8] [--keep DIR]
+    python -m benches.compare_real [--pairs 40] [--seconds 8] [--only alarms,power] [--keep DIR]
 
 Three simulators, two of them equal and one with +5 % at the median of TTFT and +15 % at its p99, are measured in turns in
 random order, one run of each per round, the seed of a round the same for all three. The machine may be busy: what it does
@@ -8,7 +8,7 @@ to one of the runs is part of the question.
 
     pairs    single runs of the equal systems, compared by their blocks
     groups   the same runs in groups of 5 against 5, compared run by run
-    power    at the number of runs that the first 5 rounds recommend, for as many groups as there are
+    power    at the number of runs that the spread of all rounds recommends, in as many groups as there are
 """
 
 from __future__ import annotations
@@ -77,7 +77,7 @@ def groups(runs: Sequence[Path], size: int) -> list[Sequence[Path]]:
 
 def power(metric: str, base: Sequence[Path], candidate: Sequence[Path]) -> str:
     margin = SLOWER[metric] - 1
-    sides = [[read_run(path) for path in runs[:GROUP]] for runs in (base, candidate)]
+    sides = [[read_run(path) for path in runs] for runs in (base, candidate)]
     (question,) = questions_of(*sides, margin=margin, wanted=[Named.parse(metric)])[0]
     effect = effect_of(question.base, question.candidate)
     if effect is None:
@@ -103,10 +103,14 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=8.0)
     parser.add_argument("--rate", type=float, default=80.0)
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--only", default="alarms,power")
     parser.add_argument("--keep", type=Path, help="where the runs go; without it they are removed")
     given = parser.parse_args()
     drawn = random.Random(given.seed)
     ttfts = {"base": f"lognormal:{MEDIAN_MS}:{SIGMA}", "equal": f"lognormal:{MEDIAN_MS}:{SIGMA}", "slower": slower()}
+    for name, part in (("equal", "alarms"), ("slower", "power")):
+        if part not in given.only:
+            del ttfts[name]
     runs: dict[str, list[Path]] = {name: [] for name in ttfts}
     with ExitStack() as stack:
         out = given.keep or Path(stack.enter_context(TemporaryDirectory(prefix="lens-compare-")))
@@ -120,14 +124,18 @@ def main() -> None:
                 runs[name].append(measure(urls[name], out / name, seconds=given.seconds, rate=given.rate, seed=seed))
             if sys.stderr.isatty():
                 print(f"\r{number + 1} of {given.pairs} rounds", end="", file=sys.stderr, flush=True)
-        base, equal, slow = runs["base"], runs["equal"], runs["slower"]
+        base = runs["base"]
+        states = [read_run(path).report.verdict.state for made in runs.values() for path in made]
+        print(f"runs    {len(states)}, of which {states.count('INVALID')} INVALID: the client was disturbed")
         try:
-            single = [compared([one], [other]) for one, other in zip(base, equal, strict=True)]
-            print(f"pairs   alarms between equal systems: {alarms(single)}")
-            several = zip(groups(base, GROUP), groups(equal, GROUP), strict=True)
-            print(f"groups  alarms between equal systems: {alarms([compared(*sides) for sides in several])}")
-            for metric in SLOWER:
-                print(f"power   {power(metric, base, slow)}")
+            if "alarms" in given.only:
+                single = [compared([one], [other]) for one, other in zip(base, runs["equal"], strict=True)]
+                print(f"pairs   alarms between equal systems: {alarms(single)}")
+                several = zip(groups(base, GROUP), groups(runs["equal"], GROUP), strict=True)
+                print(f"groups  alarms between equal systems: {alarms([compared(*sides) for sides in several])}")
+            if "power" in given.only:
+                for metric in SLOWER:
+                    print(f"power   {power(metric, base, runs['slower'])}")
         except LensError as error:
             sys.exit(f"compare_real: {error}")
 
