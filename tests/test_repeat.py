@@ -162,11 +162,14 @@ def test_repeated_runs_report_their_spread(tmp_path: Path) -> None:
         target = ("--base-url", f"{sim.base_url}/v1", "--model", "m", *SHORT, "--repeat", "2")
         ended = lens("run", *target, "--json", "--budget-usd", "2", cwd=tmp_path)
         assert ended.code == 2  # nobody knows the price: refused before the first run
-        ended = lens("run", *target, "--json", cwd=tmp_path)
-    assert ended.code == 0, ended.stderr
+        ended = lens("run", *target, "--json", "--slo", "ttft_ms.p50 <= 0.001", cwd=tmp_path)
+    assert ended.code == 3, ended.stderr  # one objective failed in a run
     found = json.loads(ended.stdout)
     assert [*found] == ["schema", "runs", "statistics", "notes"]
     assert len(found["runs"]) == 2
+    failed = [note["detail"] for note in found["notes"] if note["code"] == "failed_objective"]
+    assert len(failed) >= 1
+    assert "ttft_ms.p50 <= 0.001 failed" in failed[0]
     first = found["statistics"][0]
     assert (first["metric"], first["statistic"], len(first["values"])) == ("ttft_ms", "p50", 2)
     assert first["ci95"][0] <= first["mean"] <= first["ci95"][1]

@@ -31,6 +31,7 @@ from ...exporters.compare.repeated import (
     RepeatedRun,
     Repetition,
     SidesOf,
+    failed_objectives,
     failure_of,
     is_complete,
     own_sides,
@@ -156,6 +157,7 @@ class Series:
             self._slo_failed = True
         if code in (0, WORSE) or (self.interrupted and is_complete(run_dir)):
             entry.state = "done"
+            entry.detail = failed_objectives(run_dir) if code == WORSE else ""
         elif code == INTERRUPTED or self.interrupted:
             entry.state = "interrupted"
         else:

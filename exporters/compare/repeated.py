@@ -35,7 +35,7 @@ class RepeatedRun(msgspec.Struct, kw_only=True):
     side: Side
     seed: int
     state: Literal["running", "done", "failed", "interrupted"] = "running"
-    detail: str = ""  # why it failed
+    detail: str = ""  # why it failed, or which objectives failed in it
 
 
 class Repetition(msgspec.Struct, kw_only=True):
@@ -96,8 +96,10 @@ def sides_of(folder: Path) -> SidesOf:
     else:
         notes.append(Reason("sides", f"runs of {index.candidate}"))
     for number, each in enumerate(index.runs, 1):
+        what = f"run {number} ({each.side}, {each.run})" if each.side != "run" else f"run {number} ({each.run})"
+        if each.state == "done" and each.detail:
+            notes.append(Reason("failed_objective", f"{what}: {each.detail}"))
         if each.state != "done":
-            what = f"run {number} ({each.side}, {each.run})" if each.side != "run" else f"run {number} ({each.run})"
             why = f": {each.detail}" if each.detail else ""
             state = "is not finished" if each.state == "running" else f"was {each.state}" if not why else each.state
             notes.append(Reason(f"{each.state}_run", f"{what} {state}{why}; it is left out"))
@@ -163,6 +165,11 @@ def is_complete(run_dir: Path) -> bool:
         return finished(run_dir) and read_report(run_dir).run.ended_by != "interrupted"
     except OutputError:
         return False
+
+
+def failed_objectives(run_dir: Path) -> str:
+    """The objectives of a run that failed."""
+    return "; ".join(f"{slo.expression} failed" for slo in read_report(run_dir).slo if slo.state == "FAIL")
 
 
 def failure_of(run_dir: Path) -> str:
