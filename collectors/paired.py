@@ -8,7 +8,8 @@ holds whether or not anything is.
     1. In each block, how many more values than its share lie at or below the quantile, over all values of the run: what
        the block adds to the error of the run's F(x).
     2. The difference of the two runs in each block; the error of its sum from overlapping batch means
-       (collectors.confidence), correlation between blocks included.
+       (collectors.confidence), correlation between blocks included: the larger of what batches of 1/20 and of 1/10 of the
+       blocks say. With the short ones alone the mean of a queue at load 0.8 raised 9 % false alarms, with both 6 %.
     3. Half of it to either run, mapped back to its order statistics: the bounds of the ratio.
 
 `benches/compare_power.py --only paired` prints how much it finds, and its false alarms.
@@ -25,6 +26,7 @@ from .confidence import MIDDLES, QUANTILES, batch_means, student
 from .ladder import Blocks, Floats, Ints
 
 BLOCKS_MIN: Final = 20  # fewer have too few batches for a variance
+BATCH_COUNTS: Final = (20, 10)
 SHARED_MIN: Final = 0.95  # of either run's values must lie in the time that both cover, as the ratio is that of all
 
 
@@ -48,8 +50,8 @@ def paired_bounds(base: Blocks, candidate: Blocks, statistic: str) -> tuple[floa
     if sides[0] is None or sides[1] is None:
         return None
     one, other = sides[0], sides[1]
-    spread = batch_means((other.error - one.error)[None, :])
-    reach = student(0.975, spread.freedom) * float(spread.error[0])
+    spreads = [batch_means((other.error - one.error)[None, :], count) for count in BATCH_COUNTS]
+    reach = max(student(0.975, each.freedom) * float(each.error[0]) for each in spreads)
     if statistic == "mean":
         value = math.log(other.value / one.value)
         return value - reach, value + reach
