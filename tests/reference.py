@@ -13,6 +13,8 @@ from typing import Any, Final, Literal, get_args, get_origin
 
 import msgspec
 
+from llm_latency_lens.collectors.doctor.active_checks import TARGET_CHECKS
+from llm_latency_lens.collectors.doctor.table import ACTIVE, PASSIVE
 from llm_latency_lens.collectors.snapshot import Report
 from llm_latency_lens.collectors.tick_health import LIMITS
 from llm_latency_lens.collectors.verdict import AGAINST, NOTES
@@ -125,6 +127,14 @@ def flags() -> str:
     )  # fmt: skip
 
 
+def doctor() -> str:
+    """Every check of `lens doctor`; those of a target stand once, for all targets."""
+    rows = [(rule.name, "by reading, in every run too", rule.why) for rule in PASSIVE]
+    rows += [(rule.name, "by measuring", rule.why) for rule in ACTIVE]
+    rows += [(f"target.NAME.{name}", "with PLAN", why) for name, why, _ in TARGET_CHECKS]
+    return table(("check", "made", "why"), ((f"`{name}`", made, why) for name, made, why in rows))
+
+
 def summary() -> str:
     """Every key of summary.json with its type, from the struct that it is written from."""
     schema = msgspec.json.schema(Report)["$defs"]
@@ -185,6 +195,7 @@ TABLES: Final[dict[str, Callable[[], str]]] = {
     "summary": summary,
     "plan": plan_keys,
     "flags": flags,
+    "doctor": doctor,
 }
 
 
