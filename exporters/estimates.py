@@ -18,6 +18,7 @@ _BASE_UNITS: Final = {
     "ms": ("seconds", "s", 1e-3),
     "tok/s": ("tokens_per_second", "{token}/s", 1.0),
     "USD": ("usd", "USD", 1.0),
+    "tokens": ("tokens", "{token}", 1.0),
 }
 
 

@@ -11,7 +11,9 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from llm_latency_lens.collectors.snapshot import Ci95, Report
 from llm_latency_lens.engine.errors import OutputError, PlanError
+from llm_latency_lens.engine.metrics import METRICS, Metric
 from llm_latency_lens.engine.plan.plan import ENCODER, PrometheusExport, Secret
+from llm_latency_lens.exporters.estimates import BaseUnit
 from llm_latency_lens.exporters.prometheus import Page, Prometheus, address_of
 from tests.support_databases import answers, free_port, unpacked
 from tests.support_runs import FakeRun
@@ -81,6 +83,13 @@ def test_quotes_and_backslashes_in_a_model_name_survive() -> None:
     families = text_string_to_metric_families(page_of(FakeRun(ticks=2, targets=2)))
     models = {s.labels.get("gen_ai_request_model") for f in families for s in f.samples}
     assert 'odd "name"\\' in models
+
+
+@pytest.mark.parametrize("metric", METRICS.values(), ids=METRICS)
+def test_every_metric_has_a_base_unit(metric: Metric) -> None:
+    """A metric of a new unit once took the complete page down, after the run and only then."""
+    unit = BaseUnit.of(metric)
+    assert f"{unit.name}_" in f"{metric.name}_"
 
 
 def summarised() -> tuple[Page, Report]:
