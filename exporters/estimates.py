@@ -56,7 +56,10 @@ class BaseUnit(NamedTuple):
 
     @classmethod
     def of(cls, metric: Metric) -> BaseUnit:
-        return cls(metric.name.rpartition("_")[0], *_BASE_UNITS[metric.unit])
+        name = (
+            metric.name if metric.unit == "tokens" else metric.name.rpartition("_")[0]
+        )  # tokens_per_event has no unit
+        return cls(name, *_BASE_UNITS[metric.unit])
 
 
 def parts(report: Report) -> Iterator[Part]:
