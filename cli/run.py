@@ -8,7 +8,7 @@ import subprocess
 import sys
 from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 import msgspec
@@ -20,32 +20,50 @@ from ..engine.runs.locality import core_warnings
 from ..engine.runs.manifest import SEGMENTS, Manifest
 from ..engine.runs.rundir import HTML, SUMMARY, leftovers, run_id_of
 from .launch import Stamps
+from .live import address_and_plan, live_options, live_page
 from .options import plan_from, run_options
 from .repeat.options import repeat_of, repeat_options
+
+if TYPE_CHECKING:
+    from .processes.export import Live
 
 
 @click.command(short_help="Run a plan, or a load given by flags, and report.")
 @run_options
 @repeat_options
-def run(plan_path: str | None, *, as_json: bool, quiet: bool, strict: bool, **flags: Any) -> int:
+@live_options
+def run(
+    plan_path: str | None,
+    *,
+    as_json: bool,
+    quiet: bool,
+    strict: bool,
+    live: str | None,
+    live_control: bool,
+    **flags: Any,
+) -> int:
     """Measure one or many LLM endpoints, as PLAN says or as the flags say.
 
     The zero-configuration run is `lens run --simulate`. With --repeat N --against BASE the plan's target and the base
     are measured N times each in turns; the exit code is 3 if the plan's target is worse.
     """
     repeat = repeat_of(flags, as_json=as_json, quiet=quiet, strict=strict)
+    live, plan_path = address_and_plan(live, plan_path)
     with contextlib.ExitStack() as stack:
         interrupts = stack.enter_context(Interrupts())  # first: a signal must never find nobody
         beside: list[int] = []
+        page = stack.enter_context(live_page(live, control=live_control, repeated=repeat is not None))
         if flags["simulate"]:
             flags["base_url"], pid = stack.enter_context(simulator())
             beside.append(pid)
         plan = plan_from(plan_path, flags)
+        if page is not None:
+            click.echo(f"lens: live page: {page.listener.url}", err=True)
         if repeat is not None:
             from .repeat.command import carry_out_repeated
 
             return carry_out_repeated(plan, repeat, interrupts, beside)
-        return carry_out(plan, interrupts, as_json=as_json, quiet=quiet, strict=strict, beside=beside)
+        return carry_out(plan, interrupts, as_json=as_json, quiet=quiet, strict=strict, beside=beside, live=page)
 
 
 def carry_out(
@@ -58,6 +76,7 @@ def carry_out(
     beside: Sequence[int] = (),
     run_id: str = "",
     warn: bool = True,
+    live: Live | None = None,
 ) -> int:
     """Runs a plan and prints the result; returns the exit code. Processes `beside` it are kept off its cores.
 
@@ -78,7 +97,7 @@ def carry_out(
     with contextlib.ExitStack() as failed:
         with launched(plan, run_id, interrupts, prices=prices) as launch:
             warn_of_leftovers(quiet=quiet or not warn)
-            exporter = Exporter(plan, launch.run_dir)
+            exporter = Exporter(plan, launch.run_dir, live)
             failed.callback(exporter.abandon)
             rules = StopRules(plan, launch.segment_dir)
 
@@ -89,7 +108,7 @@ def carry_out(
                 return rules.reason()
 
             supervisor = launch.supervisor(on_tick)
-            supervisor.keep_aside(beside)
+            supervisor.keep_aside([*beside, *exporter.pids])
             if warn and not quiet:
                 warn_of_stamps(launch.stamps, supervisor.worker_cores, beside)
             with live_console(launch.segment_dir, quiet=quiet or as_json):

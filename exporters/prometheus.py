@@ -27,7 +27,6 @@ OpenTelemetry's GenAI names where they exist, base units everywhere, `target` an
 
 from __future__ import annotations
 
-import asyncio
 import itertools
 import threading
 from collections.abc import Iterable, Iterator, Mapping
@@ -45,6 +44,7 @@ from ..engine.metrics import Metric as CatalogueMetric
 from ..engine.plan.plan import PrometheusExport
 from .estimates import BaseUnit, estimates, parts
 from .spool.tail import Destination
+from .web.serving import Serving
 
 if TYPE_CHECKING:
     from aiohttp import web
@@ -230,7 +230,7 @@ def address_of(export: PrometheusExport) -> tuple[str, int]:
 
 
 class Prometheus(Destination):
-    """Serves the page from a thread with its own event loop. A Destination: `write` adds ticks to the sums."""
+    """Serves the page from a thread. A Destination: `write` adds ticks to the sums."""
 
     keeps_cursor = False  # the sums live in memory
 
@@ -240,22 +240,20 @@ class Prometheus(Destination):
         self._models, self._plan_name = models, name
         self._page = Page(models, name)
         self._lock = threading.Lock()
-        self._loop = asyncio.new_event_loop()
-        self._started = threading.Event()
-        self._failure: OSError | None = None
+        self._serving = Serving("prometheus", self._app, self._site)
         self._fresh = False  # ticks came since the last scrape
         self._scraped = threading.Event()
         self.scrapes = 0
 
     def start(self) -> Prometheus:
         """Listens. Raises OutputError if the port is taken."""
-        self._thread = threading.Thread(target=self._serve, name="prometheus", daemon=True)
-        self._thread.start()
-        self._started.wait()
-        if self._failure:
+        try:
+            self._serving.start()
+        except OSError as error:
             raise OutputError(
-                f"{self.name} cannot listen ({self._failure.strerror}); give another port: prometheus://:PORT"
-            )
+                f"{self.name} cannot listen ({error.strerror}); give another port: prometheus://:PORT"
+            ) from error
+        self.port = self._serving.address[1]
         return self
 
     def write(self, ticks: list[Snapshot]) -> None:
@@ -281,34 +279,20 @@ class Prometheus(Destination):
             self._scraped.wait(limit_s)
 
     def close(self) -> None:
-        self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join(5)
+        self._serving.close()
 
-    def _serve(self) -> None:
+    def _app(self) -> web.Application:
         from aiohttp import web
 
-        asyncio.set_event_loop(self._loop)
         app = web.Application()
         app.router.add_get("/metrics", self._metrics)
         app.router.add_get("/healthz", self._healthz)
-        runner = web.AppRunner(app, access_log=None, handle_signals=False)
-        try:
-            self._loop.run_until_complete(self._listen(runner))
-            self._started.set()
-            self._loop.run_forever()
-        except OSError as error:
-            self._failure = error
-        finally:
-            self._loop.run_until_complete(runner.cleanup())
-            self._loop.close()
-            self._started.set()
+        return app
 
-    async def _listen(self, runner: web.AppRunner) -> None:
+    def _site(self, runner: web.AppRunner) -> web.BaseSite:
         from aiohttp import web
 
-        await runner.setup()
-        await web.TCPSite(runner, self.host, self.port).start()
-        self.port = runner.addresses[0][1]
+        return web.TCPSite(runner, self.host, self.port)
 
     async def _metrics(self, _: web.Request) -> web.Response:
         from aiohttp import web

@@ -1,6 +1,7 @@
-"""The exporter process: `python -m llm_latency_lens.cli.processes.export --run-dir DIR`, beside a run that has network exports.
+"""The exporter process: `python -m llm_latency_lens.cli.processes.export --run-dir DIR`, beside a run that has network exports
+or a live page.
 
-It gets the plan, secrets included, as one frame on stdin, follows the run's tick log and ends when summary.json is there
+It gets the plan, secrets included, as one frame on stdin, and with --live a LiveOrder as another, follows the run's tick log and ends when summary.json is there
 and everything is delivered, or the wait for an absent destination is over, or its run was killed. What it could not
 deliver is in the cursors of the run directory (exporters.spool.tail) and in `export.log`. It shares nothing with workers
 and collector but the disk: a destination that hangs, refuses or floods changes no measured latency.
@@ -11,12 +12,16 @@ from __future__ import annotations
 import argparse
 import contextlib
 import os
+import signal
+import socket
 import subprocess
 import sys
 import threading
 from pathlib import Path
 from time import monotonic
-from typing import Final
+from typing import Final, NamedTuple
+
+import msgspec
 
 from ...engine.errors import LensError
 from ...engine.frames import frame, read_frame
@@ -27,11 +32,32 @@ from ...engine.runs.runlog import note
 from ...exporters import destination_of
 from ...exporters.backoff import backoff_s
 from ...exporters.spool.tail import MAX_PENDING_BYTES, Pump, Tail, Unavailable, cursor_path, cursors
+from ...exporters.web.listen import Listener
 
 GIVE_UP_S: Final = 60.0
 LINGER_S: Final = 20.0
 PATIENCE_S: Final = 3.0  # after that the console says that the end waits for an export
 ORPHAN_S: Final = 2.0  # for what is already on disk, once the run's supervisor was killed
+
+
+NICE: Final = 10  # behind the run's own processes where they share a core
+
+
+class Live(NamedTuple):
+    """The live page of a run: where it listens, and whether it has a stop button."""
+
+    listener: Listener
+    control: bool
+
+
+class LiveOrder(msgspec.Struct):
+    """The same for the exporter process, which inherits the socket `fd`. Holds the token: never in argv."""
+
+    fd: int
+    host: str
+    port: int
+    token: str
+    control: bool
 
 
 def models_of(plan: Plan) -> dict[str, tuple[str, str]]:
@@ -59,30 +85,49 @@ def check_exports(plan: Plan, run_id: str, *, running: Plan | None = None) -> li
     return warnings
 
 
-def exporter_of(plan: Plan, run_dir: Path) -> subprocess.Popen[bytes]:
+def exporter_of(plan: Plan, run_dir: Path, live: Live | None = None) -> subprocess.Popen[bytes]:
     """Starts the exporter process of one run and sends it the plan."""
     module = [sys.executable, "-m", "llm_latency_lens.cli.processes.export"]
     command = [*module, "--run-dir", str(run_dir), "--parent", str(os.getpid())]
     environ = environ_without_keys(os.environ, frozenset(secrets(plan)))
+    orders = frame(plan)
+    passed = []
+    if live is not None:
+        passed = [live.listener.socket.fileno()]
+        command.append("--live")
+        bound = live.listener
+        orders += frame(LiveOrder(passed[0], bound.host, bound.port, bound.token, live.control))
     with (run_dir / EXPORT_LOG).open("ab") as log:
         process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=log, stderr=log, env=environ, start_new_session=True
+            command,
+            stdin=subprocess.PIPE,
+            stdout=log,
+            stderr=log,
+            env=environ,
+            start_new_session=True,
+            pass_fds=passed,
         )
     if process.stdin is not None:
         with contextlib.suppress(BrokenPipeError), process.stdin:
-            process.stdin.write(frame(plan))
+            process.stdin.write(orders)
     return process
 
 
 class Exporter:
-    """The exporter process beside a run, if its plan has network exports. Nobody waits for it before `finish`."""
+    """The exporter process beside a run that has network exports or a live page. Nobody waits for it before `finish`."""
 
-    def __init__(self, plan: Plan, run_dir: Path) -> None:
+    def __init__(self, plan: Plan, run_dir: Path, live: Live | None = None) -> None:
         self._plan = plan
         self._run_dir = run_dir
-        self._process = exporter_of(plan, run_dir) if plan.export else None
+        self._live = live
+        self._process = exporter_of(plan, run_dir, live) if plan.export or live else None
         self._failures = 0
         self._start_at: float | None = None  # of the next process, once one has ended
+
+    @property
+    def pids(self) -> list[int]:
+        """The process, if there is one."""
+        return [self._process.pid] if self._process else []
 
     def restart_if_ended(self) -> bool:
         """Called often while the run goes on: starts it again after it died, later each time. True if it did just now.
@@ -102,7 +147,7 @@ class Exporter:
         if monotonic() < self._start_at:
             return False
         self._start_at = None
-        self._process = exporter_of(self._plan, self._run_dir)
+        self._process = exporter_of(self._plan, self._run_dir, self._live)
         return True
 
     def finish(self) -> None:
@@ -110,7 +155,7 @@ class Exporter:
         if self._process is None:
             return
         if self._process.poll():  # it died on the way: its cursors know where
-            self._process = exporter_of(self._plan, self._run_dir)
+            self._process = exporter_of(self._plan, self._run_dir, self._live)
         process = self._process
         with contextlib.suppress(subprocess.TimeoutExpired):
             process.wait(PATIENCE_S)
@@ -146,7 +191,9 @@ def end(process: subprocess.Popen[bytes]) -> None:
         process.wait()
 
 
-def deliver(plan: Plan, run_dir: Path, *, parent: int, give_up_s: float = GIVE_UP_S) -> bool:
+def deliver(
+    plan: Plan, run_dir: Path, *, parent: int, give_up_s: float = GIVE_UP_S, live: LiveOrder | None = None
+) -> bool:
     """Follows the run until it has ended and all is delivered; False if something was not.
 
     `parent` is the pid of the starter: once that one is gone, nobody will write the summary that this process waits for.
@@ -155,9 +202,11 @@ def deliver(plan: Plan, run_dir: Path, *, parent: int, give_up_s: float = GIVE_U
     threads: list[threading.Thread] = []
     results: dict[int, bool] = {}
     for index, export in enumerate(plan.export):
-        pump = _pump(export, index, plan, run_dir, give_up_s)
-        thread = threading.Thread(target=_run, args=(pump, index, results), name=export.kind, daemon=True)
-        pumps.append(pump)
+        pumps.append(_pump(export, index, plan, run_dir, give_up_s))
+    if live is not None:
+        pumps.append(_live_pump(live, plan, run_dir, parent))
+    for index, pump in enumerate(pumps):
+        thread = threading.Thread(target=_run, args=(pump, index, results), name=f"export-{index}", daemon=True)
         threads.append(thread)
         thread.start()
     orphaned: float | None = None
@@ -190,6 +239,18 @@ def _pump(export: Export, index: int, plan: Plan, run_dir: Path, give_up_s: floa
     )
 
 
+def _live_pump(live: LiveOrder, plan: Plan, run_dir: Path, parent: int) -> Pump:
+    from ...exporters.web.live import LivePage
+
+    def stop() -> None:
+        if os.getppid() == parent:  # else the run is gone, and its pid may be another's
+            os.kill(parent, signal.SIGINT)
+
+    listener = Listener(socket.socket(fileno=live.fd), live.host, live.port, live.token)
+    page = LivePage(listener, run_dir, plan.name, stop if live.control else None).start()
+    return Pump(Tail(run_dir / INTERVALS), page, run_dir=run_dir, log=lambda line: print(line, flush=True))
+
+
 def _run(pump: Pump, index: int, results: dict[int, bool]) -> None:
     results[index] = pump.run()
 
@@ -200,10 +261,14 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--run-dir", type=Path, required=True)
     parser.add_argument("--give-up", type=float, default=GIVE_UP_S, help="seconds to wait for an absent destination")
     parser.add_argument("--parent", type=int, default=os.getppid(), help="pid of the run that this process ends with")
+    parser.add_argument("--live", action="store_true", help="serve the live page; a LiveOrder follows the plan")
     options = parser.parse_args(arguments)
+    os.nice(NICE)
     try:
         plan = read_frame(0, Plan)
-        return 0 if deliver(plan, options.run_dir, parent=options.parent, give_up_s=options.give_up) else 1
+        live = read_frame(0, LiveOrder) if options.live else None
+        done = deliver(plan, options.run_dir, parent=options.parent, give_up_s=options.give_up, live=live)
+        return 0 if done else 1
     except EOFError:
         return 1  # the starter died before it had sent the plan
     except LensError as error:

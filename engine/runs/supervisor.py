@@ -12,6 +12,7 @@ import os
 import selectors
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from time import monotonic_ns, time_ns
 from typing import Final
@@ -105,7 +106,8 @@ class Supervisor:
     def keep_aside(self, pids: Sequence[int]) -> None:
         """Pins other processes to the cores that no worker has."""
         for pid in pids if self.spare_cores else ():
-            psutil.Process(pid).cpu_affinity(self.spare_cores)
+            with suppress(psutil.Error):  # it has ended
+                psutil.Process(pid).cpu_affinity(self.spare_cores)
 
     def run(self) -> Manifest:
         """The complete run, until summary.json is written. Raises LensError when it cannot be carried out."""

@@ -1,9 +1,9 @@
 "use strict";
 // Draws the charts of a report from the JSON in #data (exporters/html/charts.py describes it). Tables need no script.
 (function () {
-  const data = JSON.parse(document.getElementById("data").textContent);
-  const shown = new Set(data.series.map((_, i) => i));
-  const charts = [];
+  let data = JSON.parse(document.getElementById("data").textContent);
+  let shown = new Set(), many = false;
+  const charts = [], maps = [];
   const css = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
   const color = (i) => css("--c" + (i % 8));
   const sync = uPlot.sync("time");
@@ -87,14 +87,13 @@
       hooks: options.time ? { drawAxes: [shade] } : {},
     };
     const u = new uPlot(spec, table, box);
-    charts.push({ u, box, lines });
+    charts.push({ u, box, lines, time: !!options.time });
   }
 
   function floor(_, low, high) {
     return high == null || high <= 0 ? [0, 1] : [0, high * 1.08];
   }
 
-  const many = data.series.length > 1;
   const named = (s, what) => (many ? (what ? s.name + " " + what : s.name) : what || s.name);
 
   function overTime(title, note, unit, fields, options) {
@@ -174,7 +173,6 @@
   }
 
   const HINT = "Point at a cell to see its numbers.";
-  const maps = [];
   function drawHeat() {
     for (const h of data.heat) {
       const box = card("heat", h.title, "ms from bottom to top; the darker, the more values in the interval");
@@ -238,7 +236,8 @@
 
   function drawChips() {
     const bar = document.getElementById("targets");
-    if (!many) { bar.remove(); return; }
+    bar.hidden = !many;
+    if (!many) return;
     data.series.forEach((s, i) => {
       const chip = document.createElement("button");
       chip.className = "chip";
@@ -261,12 +260,46 @@
     for (const m of maps) paint(m.h, m.canvas);
   }
 
-  drawChips();
-  drawTime();
-  drawDistributions();
-  drawHeat();
+  function draw() {
+    const now = data.series.map((_, i) => i);
+    if (shown.size === 0 || Math.max(...shown) >= now.length || !many) shown = new Set(now);
+    many = data.series.length > 1;
+    drawChips();
+    drawTime();
+    drawDistributions();
+    drawHeat();
+    document.documentElement.dataset.charts = String(charts.length + maps.length);
+  }
+
+  // For a run that goes on (live.js). `show` draws everything anew; `extend` takes in a Point (charts.py), and is false
+  // where that needs a chart or a line that is not drawn yet.
+  function show(next) {
+    for (const c of charts) c.u.destroy();
+    charts.length = maps.length = 0;
+    for (const id of ["targets", "time", "distributions", "heat"]) document.getElementById(id).replaceChildren();
+    data = next;
+    draw();
+  }
+
+  function extend(point) {
+    const at = point.index, health = data.health[0], lines = data.series.map((s) => s.lines);
+    if (at > data.times[0].length || point.series.length !== lines.length) return false;
+    if (point.series.some((values, i) => Object.keys(values).some((name) => !lines[i][name]))) return false;
+    data.times[0][at] = point.time;
+    lines.forEach((each, i) => { for (const name in each) each[name][at] = point.series[i][name] ?? null; });
+    for (const name of ["lag_us", "cpu_percent", "steal_percent"]) health[name][at] = point[name];
+    if (point.limited) data.limited.push(point.limited);
+    for (const c of charts.filter((each) => each.time)) {
+      const x = c.u.data[0], zoomed = c.u.scales.x.min > x[0] || c.u.scales.x.max < x[x.length - 1];
+      c.u.setData(uPlot.join(c.lines.map((l) => [l.x, l.y]), c.lines.map(() => [2])), !zoomed);
+      if (zoomed) c.u.redraw();
+    }
+    return true;
+  }
+
+  draw();
   let waiting = 0;
   window.addEventListener("resize", () => { cancelAnimationFrame(waiting); waiting = requestAnimationFrame(resize); });
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => { for (const c of charts) c.u.redraw(false, true); for (const m of maps) paint(m.h, m.canvas); });
-  document.documentElement.dataset.charts = String(charts.length + maps.length);
+  window.lensCharts = { show, extend };
 })();

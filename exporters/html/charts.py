@@ -67,6 +67,18 @@ class HeatMap(msgspec.Struct):
     cells: list[list[int]]
 
 
+class Point(msgspec.Struct):
+    """The last span of a run that goes on: what one more tick changed in its Charts. `index` is the span's."""
+
+    index: int
+    time: float | None
+    series: list[dict[str, float | None]]  # as Charts.series: the value of each line
+    lag_us: float | None
+    cpu_percent: float | None
+    steal_percent: float | None
+    limited: tuple[float | None, float | None] | None
+
+
 class Charts(msgspec.Struct):
     runs: list[str]
     times: list[Values]  # of each run: the ends of its spans
@@ -89,10 +101,25 @@ def charts_of(runs: Sequence[Run]) -> Charts:
             for index, run in enumerate(runs)
             for target in run.targets
         ],
-        health=[_health(run.timeline) for run in runs],
+        health=[_health(run.timeline.spans) for run in runs],
         limited=[(rounded(span.start_s), rounded(span.end_s)) for span in spans if span.limited],
         distributions=list(_distributions(runs)),
         heat=[h for run in runs for metric in HEATED if (h := _heat_map(run.timeline, metric, _title(runs, run)))],
+    )
+
+
+def last_point(run: Run) -> Point:
+    """The last span, of which there is one."""
+    span, health = run.timeline.spans[-1], _health(run.timeline.spans[-1:])
+    points = [_point(span, target) for target in run.targets]
+    return Point(
+        index=len(run.timeline.spans) - 1,
+        time=rounded(span.end_s),
+        series=[{name: rounded(value) for name, value in point.items()} for point in points],
+        lag_us=health.lag_us[0],
+        cpu_percent=health.cpu_percent[0],
+        steal_percent=health.steal_percent[0],
+        limited=(rounded(span.start_s), rounded(span.end_s)) if span.limited else None,
     )
 
 
@@ -130,11 +157,11 @@ def _rates(total: Slice, seconds: float) -> dict[str, float | None]:
     return point
 
 
-def _health(timeline: Timeline) -> Health:
+def _health(spans: Sequence[Span]) -> Health:
     return Health(
-        lag_us=[rounded(span.lag_us) for span in timeline.spans],
-        cpu_percent=[rounded(span.cpu, 100) for span in timeline.spans],
-        steal_percent=[rounded(span.steal, 100) for span in timeline.spans],
+        lag_us=[rounded(span.lag_us) for span in spans],
+        cpu_percent=[rounded(span.cpu, 100) for span in spans],
+        steal_percent=[rounded(span.steal, 100) for span in spans],
     )
 
 

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from importlib import resources
 from pathlib import Path
 from string import Template
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import msgspec
 
@@ -35,6 +35,13 @@ FILES: Final = {
 }
 
 
+class LiveParts(NamedTuple):
+    """What the page of a run that goes on has beside a report's: markup above it, and the script that updates it."""
+
+    top: Markup
+    script: str
+
+
 def write_html(run_dirs: Sequence[Path], path: Path) -> None:
     """Writes the report of the runs, side by side if there are several, replacing `path` atomically."""
     page = page_of([read_run(run_dir) for run_dir in run_dirs])
@@ -49,23 +56,33 @@ def report_html(run_dirs: Sequence[Path], *, points: int = POINTS) -> str:
     return page_of([read_run(run_dir, points=points) for run_dir in run_dirs])
 
 
-def page_of(runs: Sequence[Run]) -> str:
+def page_of(runs: Sequence[Run], live: LiveParts | None = None) -> str:
     first = runs[0].report
     data = msgspec.json.encode(charts_of(runs)).decode()
     parts = {
         "title": escaped(f"{first.run.name}: {first.verdict.state} - LLM Latency Lens"),
+        **sections_of(runs),
+        "data": data.replace("<", "\\u003c"),  # no "</script>" from a server's or a plan's text
+        "policy": "; connect-src 'self'" if live else "",
+        "live": live.top if live else "",
+        "live_js": live.script if live else "",
+        **{name: asset(file) for name, file in FILES.items()},
+    }
+    return Template(asset("report.html")).substitute(parts)
+
+
+def sections_of(runs: Sequence[Run]) -> dict[str, Markup]:
+    """What of the page is made of words and tables, by the placeholder in report.html that it replaces."""
+    return {
         "body": joined(_head(run.report) for run in runs),
         "tail": joined(part for run in runs for part in _tail(run, alone=len(runs) == 1)),
         "health": joined(health_strip(run, alone=len(runs) == 1) for run in runs),
         "downsampled": escaped(_downsampled(runs)),
         "distribution_source": escaped(_distribution_source(runs)),
-        "data": data.replace("<", "\\u003c"),  # no "</script>" from a server's or a plan's text
-        **{name: _asset(file) for name, file in FILES.items()},
     }
-    return Template(_asset("report.html")).substitute(parts)
 
 
-def _asset(name: str) -> str:
+def asset(name: str) -> str:
     return resources.files("llm_latency_lens.exporters").joinpath("assets", name).read_text("utf-8")
 
 

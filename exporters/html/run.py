@@ -37,6 +37,11 @@ def read_run(run_dir: Path, *, points: int = POINTS) -> Run:
     return Run(report, _plan(run_dir / "plan.json"), timeline, curves or rough_curves(timeline, targets), exact)
 
 
+def run_so_far(run_dir: Path, report: Report, timeline: Timeline) -> Run:
+    """A run that goes on, whose ticks `timeline` has; without curves."""
+    return Run(report, _plan(run_dir / "plan.json"), timeline, {}, exact=False)
+
+
 def _plan(path: Path) -> str:
     try:
         return json.dumps(json.loads(path.read_bytes()), indent=2, ensure_ascii=False)
