@@ -45,6 +45,7 @@ COMMANDS: Final = {
     "report": Entry(
         "llm_latency_lens.cli.report", "report", "Print a finished or running run, or convert or export it."
     ),
+    "view": Entry("llm_latency_lens.cli.view", "view", "Show the runs of a directory as local web pages."),
     "recover": Entry(
         "llm_latency_lens.cli.recover", "recover", "Find runs that were killed and complete their reports."
     ),
