@@ -9,6 +9,7 @@ import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from tempfile import mkdtemp
 from time import monotonic, sleep
 from typing import Any
 
@@ -118,7 +119,7 @@ class OpenPage:
 @contextmanager
 def browsing(url: str, folder: Path, *, width: int = 1280, dark: bool = False) -> Iterator[OpenPage]:
     """The page in a browser of its own, in real time."""
-    profile = folder / f"profile-{width}-{dark}"
+    profile = Path(mkdtemp(prefix="profile-", dir=folder))  # a used one names the port of an earlier browser
     command = [chromium(), *FLAGS, "--remote-debugging-port=0", "--remote-allow-origins=*"]
     command += [f"--user-data-dir={profile}", f"--window-size={width},1200"]
     command += ["--blink-settings=preferredColorScheme=0"] if dark else []

@@ -8,7 +8,7 @@ from urllib.parse import quote, urlencode
 
 from ...collectors.snapshot import Distribution
 from .. import figures
-from ..html.markup import NOTHING, Markup, card, element, escaped, joined, row, table, text_cell
+from ..html.markup import NOTHING, Markup, card, element, escaped, joined, row, table
 from ..html.page import asset
 from .library import Entry
 
@@ -66,8 +66,10 @@ def listing_page(folder: str, entries: Iterable[Entry]) -> str:
     return framed(
         folder,
         element("h1", folder),
-        element("p", f"{len(found):,} directories, newest first. Latencies in ms.", classes="small soft"),
-        Markup(f'<form action="compare">{joined(form)}</form>'),
+        element(
+            "p", f"{len(found):,} directories, newest first. Times are UTC, latencies in ms.", classes="small soft"
+        ),
+        Markup(f'<form action="compare" class="runs">{joined(form)}</form>'),
         script="view.js",
     )
 
@@ -88,10 +90,16 @@ def _row(entry: Entry) -> Markup:
         classes="wrap",
     )
     state = entry.kind if entry.state == "done" else f"{entry.kind}, {entry.state}"
-    cells: list[object] = [element("td", tick), name, state, figures.moment(entry.started_at) or figures.MISSING]
+    cells: list[object] = [
+        element("td", tick),
+        name,
+        state,
+        figures.moment(entry.started_at).removesuffix(" UTC") or figures.MISSING,
+    ]
     if s is None:
-        note = text_cell(entry.problem or entry.detail)
-        return row([*cells, *[""] * (len(HEAD) - len(cells) - 1), note], classes=_style(entry))
+        note = escaped(entry.problem or entry.detail)
+        wide = Markup(f'<td class="wrap" colspan="{len(HEAD) - len(cells)}">{note}</td>')
+        return row([*cells, wide], classes=_style(entry))
     ttft, e2e = (s.metrics.get(metric, Distribution()) for metric in ("ttft_ms", "e2e_ms"))
     cells += [
         s.run.load.replace("_", " "),
