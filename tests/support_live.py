@@ -64,7 +64,7 @@ def deaf_viewer(url: str) -> socket.socket:
     made = socket.socket()
     made.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1)
     made.connect((host, int(port)))
-    made.sendall(f"GET {path}events HTTP/1.1\r\nHost: {host}\r\n\r\n".encode())
+    made.sendall(f"GET {path}events HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n".encode())
     return made
 
 

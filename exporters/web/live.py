@@ -33,7 +33,7 @@ from ..html.curves import exact_curves, rough_curves
 from ..html.markup import Markup, element, joined
 from ..html.page import LiveParts, asset, page_of, sections_of
 from ..html.run import Run, run_so_far
-from ..html.timeline import LATENCIES, Timeline
+from ..html.timeline import LATENCIES, POINTS, Timeline
 from ..rundir import damage_named, read_report
 from ..spool.tail import Destination
 from .guard import INTENT, guarded, html, prefix_of
@@ -61,16 +61,18 @@ class Change(msgspec.Struct, omit_defaults=True):
 
 
 class RunState:
-    """What the page shows of one run. No socket, no thread; the caller sees to it that only one thread is in here."""
+    """What the page shows of one run, its ticks in at most `points` spans. No socket, no thread; the caller sees to it
+    that only one thread is in here."""
 
-    def __init__(self, run_dir: Path, name: str) -> None:
+    def __init__(self, run_dir: Path, name: str, *, points: int = POINTS) -> None:
         self.version = 0
         self.ended = False
         self._run_dir = run_dir
         self._unknown = Report(run=RunFacts(id=run_dir.name, name=name, version=__version__, started_at=""))
         self._last: Snapshot | None = None
         self._final: Run | None = None
-        self._timeline = Timeline(LATENCIES)
+        self._points = points
+        self._timeline = Timeline(LATENCIES, points=points)
         self._next_step = 1  # ticks after which everybody gets the state
         self._targets: list[str] = []  # of the last state
         self._change: bytes | None = None
@@ -92,7 +94,7 @@ class RunState:
 
     def restart(self) -> None:
         """The log was rewound: its ticks come again from the start."""
-        self._timeline = Timeline(LATENCIES)
+        self._timeline = Timeline(LATENCIES, points=self._points)
         self._next_step = 1
         self._change = None
 
