@@ -91,6 +91,8 @@ def application(library: Library, listener: Listener) -> web.Application:
 
 def report_of(folder: Path, entry: Entry) -> str:
     """The page of one entry: its report.html where that is current, else made now. Raises LensError and Problem."""
+    if entry.state == "damaged":  # perhaps by a pipe of the summary's name, whose reader would wait forever
+        raise Problem(500, f"{folder} {entry.problem}")
     with damage_named(folder):
         kept = _kept(folder, entry)
         if kept:
