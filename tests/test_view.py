@@ -201,6 +201,28 @@ def test_a_summary_is_read_again_only_after_it_changed(tmp_path: Path) -> None:
     assert third["run-2"].state == "unfinished"
 
 
+def test_a_run_that_goes_on_is_listed_with_its_numbers_so_far(tmp_path: Path) -> None:
+    """Also one of a probe, which nobody started by hand: its page comes again by itself."""
+    fake = FakeRun(ticks=9, targets=1)
+    probe = tmp_path / "probe"
+    run = probe / "history" / "now"
+    fake.write(run)
+    (run / "summary.json").unlink()
+    (probe / "lock").touch()
+    fake.write_segment(tmp_path / "segments" / "shm", until=5)
+    (run / ".live").symlink_to(tmp_path / "segments" / "shm")
+    with pages(probe) as url:
+        page = fetched(url)[1]
+        assert "run, running" in page
+        so_far = json.loads((run / ".live" / "report.json").read_bytes())
+        assert f"<td>{so_far['requests']['ok']}</td>" in page
+        for link in ("report?run=history/now", "report?run=."):
+            status, text = fetched(url + link)
+            assert status == 200
+            assert "target-0" in text
+        assert 'http-equiv="refresh"' in fetched(f"{url}report?run=history/now")[1]
+
+
 def test_text_from_runs_cannot_become_markup(tmp_path: Path) -> None:
     """Names come from plans, and directories from whoever can write there."""
     name = '"><script>alert(1)</script>'

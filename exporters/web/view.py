@@ -21,7 +21,7 @@ from ..compare.repeated import own_sides, read_repetition, sides_of
 from ..compare.run import compare_runs
 from ..history import runs_of
 from ..html.page import report_html
-from ..rundir import damage_named
+from ..rundir import damage_named, finished
 from .curve import curve_page
 from .guard import guarded, html, prefix_of
 from .library import Entry, Library
@@ -30,7 +30,7 @@ from .listing import link, listing_page, message_page
 
 MARGIN: Final = 0.05  # of a comparison, as of `lens compare`
 RUNS_MAX: Final = 8  # side by side in one report
-REFRESH_S: Final = 5  # of the report of a run that goes on
+REFRESH: Final = '<meta http-equiv="refresh" content="5">'  # of the report of a run that goes on
 
 
 class Problem(Exception):
@@ -98,9 +98,10 @@ def report_of(folder: Path, entry: Entry) -> str:
         if kept:
             return kept
         if entry.kind == "run":
-            return report_html([folder])
+            page = report_html([folder])
+            return page.replace("<head>", f"<head>\n{REFRESH}", 1) if entry.state == "running" else page
         if entry.kind == "probe":
-            return report_html(runs_of(folder)[-RUNS_MAX:])
+            return report_html([each for each in runs_of(folder) if finished(each)][-RUNS_MAX:] or runs_of(folder)[-1:])
         if entry.kind == "repeated runs":
             if read_repetition(folder).base is not None:
                 sides = own_sides(folder)
