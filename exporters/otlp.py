@@ -16,6 +16,7 @@ from urllib.parse import urlsplit
 
 from ..collectors.snapshot import Interval, Snapshot
 from ..engine.errors import PlanError
+from ..engine.installed import missing_extra
 from ..engine.metrics import BUCKETS, CLIENT, METRICS, SERVER, TOKEN_KINDS
 from ..engine.plan.plan import OtlpExport
 from .spool.tail import Destination, Unavailable
@@ -44,7 +45,7 @@ class Otlp(Destination):
             from opentelemetry.sdk.resources import Resource
             from opentelemetry.sdk.util.instrumentation import InstrumentationScope
         except ImportError:
-            raise PlanError("otlp needs an extra: pip install 'llm-latency-lens[otlp]'") from None
+            raise missing_extra("otlp", "an export to OpenTelemetry") from None
         logging.getLogger("opentelemetry").setLevel(logging.CRITICAL)  # failures are reported by the Pump, once
         headers = {name: value.value for name, value in export.headers.items()}
         endpoint = endpoint_of(export)

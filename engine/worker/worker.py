@@ -22,7 +22,7 @@ from typing import Final
 
 from ..clock import StampClock
 from ..dialects import OK, Prompt
-from ..dialects.table import DIALECTS
+from ..dialects.table import dialect_of
 from ..errors import LensError
 from ..load.feed import OUTPUT_ESTIMATE, Feed, Prepared
 from ..load.models import schedule_of
@@ -78,7 +78,7 @@ class Worker:
                 Pool(
                     self.reactor,
                     target,
-                    DIALECTS[target.provider],
+                    dialect_of(target.provider),
                     endpoint,
                     sending=self.sending,
                     done=self.done,
