@@ -50,7 +50,7 @@ def plugin_of(kind: str, name: str) -> Plugin:
     if not found:
         names = ", ".join(plugin_names(kind)) or "none"
         raise PlanError(
-            f"no installed package has a {kind} {name!r} (entry points {GROUPS[kind]}; there are: {names}); "
+            f"no installed package has the {kind} {name!r} (entry points {GROUPS[kind]}; there are: {names}); "
             "install the package that has it into this Python's environment"
         )
     if len(found) > 1:
