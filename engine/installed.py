@@ -6,8 +6,6 @@ imported only where its name is used, in every process that needs it, so it must
 
 from __future__ import annotations
 
-import json
-import shlex
 import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
@@ -77,6 +75,8 @@ def install_command(extra: str, path: Sequence[str] | None = None) -> str:
 
     PEP 610 has an installer write the origin to direct_url.json; `path` is searched instead of sys.path.
     """
+    import json
+    import shlex
     from importlib import metadata
 
     where = list(sys.path if path is None else path)
