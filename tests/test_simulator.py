@@ -279,7 +279,7 @@ def test_it_speaks_tls(tmp_path: Path) -> None:
             body = connection.getresponse().read()
             assert text_of(6) in (content_of(body) if stream else json.loads(body)["choices"][0]["message"]["content"])
         connection.close()
-        assert [row["clock"] for row in running.log(2)] == ["user", "user"]
+        assert [row["clock"] for row in running.log(2)] == ["kernel", "kernel"]
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
