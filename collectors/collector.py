@@ -29,6 +29,7 @@ from ..engine.records.tap_status import read_tap_status
 from ..engine.runs.manifest import FILE as MANIFEST
 from ..engine.runs.manifest import Manifest, read_manifest
 from . import host
+from .calibration.result import Calibration
 from .checkpoint import FILE as CHECKPOINT
 from .checkpoint import Checkpoint, Progress
 from .cost import Prices
@@ -89,6 +90,7 @@ class Collector:
         slos: Slos | None = None,
         servers: Callable[[], dict[str, Server]] = dict,
         count_tokens: Callable[[str], int] | None = None,
+        calibration: Calibration | None = None,
         clock: Callable[[], int] = time.monotonic_ns,
     ) -> None:
         self.directory = segment_dir
@@ -109,7 +111,9 @@ class Collector:
             self.totals.run, self.totals.ladders, self.totals.open = saved.totals, saved.ladders, saved.open
         self.intake = Intake(segment_dir, self.state, sessions=self.manifest.plan.workload.kind == "sessions")
         self.live = LiveTicks(len(self.manifest.plan.targets), self.state)
-        self.builder = ReportBuilder(self.manifest.plan, price_date=prices.date if prices else None, slos=slos)
+        self.builder = ReportBuilder(
+            self.manifest.plan, price_date=prices.date if prices else None, slos=slos, calibration=calibration
+        )
         self.arrivals = Arrivals(self.manifest.plan) if saved is None else None
         self.errors = {(t, o): (message, status) for t, o, message, status in self.state.errors}
         self.details: dict[tuple[int, int, int], Detail] = {}

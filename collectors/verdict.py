@@ -26,7 +26,8 @@ from the percentiles), `cached_prompts` (over 10 % of the prompt tokens, where t
 ok replies: they have no pace), `drawn_rate` (chance drew over 5 % more or fewer arrivals than the plan's rate),
 `not_steady` (the latency changes by over 10 % over the run), `correlated` (the effective number of requests is under half
 of their count: each says less than an independent one), `littles_law` and `arrivals` (our own totals, or the sent times,
-do not fit together: collectors.self_checks).
+do not fit together: collectors.self_checks), `beyond_ceiling` (the plan asks more of a worker than `lens calibrate` found
+possible on this host).
 
 Fewer than 30 ok requests make a run that is not INVALID INSUFFICIENT.
 """
@@ -88,6 +89,8 @@ class Facts(NamedTuple):
     cached_share: float | None = None  # of the prompt tokens; None where the plan asks for shared prefixes
     length_ratios: tuple[float | None, float | None] = (None, None)  # measured over asked tokens: prompt, output
     draws: str = ""  # where random arrivals differ from the plan's rate
+    calibration: dict[str, Any] | None = None  # the nearest point of this host's calibration
+    beyond_ceiling: str = ""  # in what the plan asks more than the calibration found possible
 
     @property
     def lag_us(self) -> float | None:
@@ -331,6 +334,7 @@ NOTES: Final = (
     ),
     Rule("not_steady", lambda f: bool(f.unsteady), lambda f: f.unsteady),
     Rule("correlated", lambda f: bool(f.correlated), lambda f: f.correlated),
+    Rule("beyond_ceiling", lambda f: bool(f.beyond_ceiling), lambda f: f.beyond_ceiling),
     Rule("extra_failed", lambda f: bool(f.problems), lambda f: "; ".join(f.problems)),
 )
 
@@ -387,4 +391,5 @@ def error_budget(facts: Facts) -> dict[str, Any]:
         "clock_stepped_requests": facts.stepped,
         "ring_drops": client.ring_drops,
         "gap_drops": facts.gap_drops,
+        "calibration": facts.calibration,
     }
