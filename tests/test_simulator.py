@@ -50,6 +50,7 @@ def test_every_chunk_carries_the_send_time_that_the_log_has(fast: Simulator) -> 
         if chunk["choices"] and chunk["choices"][0]["delta"].get("content")
     ]
     assert tokens == row["token_sent_ns"]
+    assert all(sent < done for sent, done in zip(tokens, row["token_done_ns"], strict=True))
     assert (tokens[0], tokens[-1]) == (row["first_token_sent_ns"], row["last_token_sent_ns"])
     assert chunks_of(body)[-1]["sent_ns"] == row["end_sent_ns"]
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -93,6 +94,7 @@ def carry_out(order: RunOrder, watch: Watch) -> None:
             if process.poll() is None:
                 process.kill()  # its children end with it
                 process.wait()
+                shutil.rmtree(SEGMENTS / order.run_id, ignore_errors=True)  # nobody will recover it
             with contextlib.suppress(BrokenPipeError):
                 process.stdin.close()
         if process.returncode:

@@ -68,14 +68,18 @@ def segments(path: Path) -> Iterator[Segment]:
                 f"{path} has link type {reader.datalink()}, known are Ethernet, Linux cooked, loopback and raw IP; "
                 "capture on one of those"
             )
+        last: Segment | None = None
         while True:
             try:
                 moment, packet = next(reader)
             except (StopIteration, *DAMAGE):
-                return
-            found = _segment(round(moment * 1_000_000_000), link, packet)
-            if found is not None:
-                yield found
+                break
+            if last is not None:
+                yield last
+            last = _segment(round(moment * 1_000_000_000), link, packet)
+        # A file that was cut off ends inside a packet: what is left of that one is no packet with a short snap length.
+        if last is not None and not last.cut:
+            yield last
 
 
 def _segment(time_ns: int, link: Callable[[bytes], Any], packet: bytes) -> Segment | None:

@@ -33,12 +33,12 @@ class CeilingSearch:
         if self.limited_by_server or self._disturbed >= DISTURBED_MAX:
             return None
         if low is None and high is None:
-            return self._guess * (1 - self._precision)
+            return self._guess / (1 + self._precision)
         if high is None and low is not None:
             above = self._guess * (1 + self._precision)
             return above if above > low * (1 + self._precision / 2) else low * STEP
         if low is None and high is not None:
-            below = self._guess * (1 - 3 * self._precision)
+            below = self._guess / (1 + self._precision) ** 3
             return below if below < high * (1 - self._precision / 2) else high / STEP
         assert low is not None
         assert high is not None
