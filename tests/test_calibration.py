@@ -212,6 +212,8 @@ def test_a_run_quotes_the_calibration_and_is_warned_beyond_its_ceiling(tmp_path:
     verdict = ended.summary["verdict"]
     quoted = verdict["error_budget"]["calibration"]
     assert (quoted["streams"], quoted["events_per_s"], quoted["arrival_error_us"]["p99"]) == (10, 200.0, 20.0)
+    shown = lens("report", "runs/latest", cwd=tmp_path, env=environ)
+    assert "error of arrival p50 4.0 p99 20.0 us" in shown.stdout
     assert [reason["note"] for reason in verdict["reasons"] if reason["code"] == "beyond_ceiling"] == [True]
 
     path = path_of(describe()["host_hash"], environ)
