@@ -9,7 +9,7 @@ import click
 
 
 @click.command(short_help="Measure the accuracy and the limits of this host.")
-@click.option("--quick", is_flag=True, help="The most telling conditions only, under a minute; else under ten.")
+@click.option("--quick", is_flag=True, help="Only the most important conditions, under a minute; else under ten.")
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON on stdout and nothing else.")
 def calibrate(*, quick: bool, as_json: bool) -> int:
     """Measure the built-in provider under many loads and compare every event with the provider's own log.

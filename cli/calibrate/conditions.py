@@ -104,7 +104,7 @@ def plan_of(conditions: Conditions, base_url: str, out: Path, *, seconds: float,
 
 
 def quick_grid() -> list[Conditions]:
-    """The most telling conditions first: what does not fit into the time is left out from the end."""
+    """The most important conditions first: what does not fit into the time is left out from the end."""
     few, many = (100, 2_000.0, 1.0), (1_000, 10_000.0, 1.0)
     return [
         Conditions(*many),

@@ -48,7 +48,14 @@ class Measured(NamedTuple):
     server_cpu: float
 
 
-def measure(conditions: Conditions, *, seconds: float, core: int | None, stamps: str = "auto") -> Measured:
+def measure(
+    conditions: Conditions,
+    *,
+    seconds: float,
+    core: int | None,
+    stamps: str = "auto",
+    timeout_s: float = RUN_TIMEOUT_S,
+) -> Measured:
     """Carries out one run under these conditions, with the simulator on `core`. Raises LensError."""
     with tempfile.TemporaryDirectory(prefix="lens-calibrate-") as folder:
         log = Path(folder) / "simulator.jsonl"
@@ -56,7 +63,7 @@ def measure(conditions: Conditions, *, seconds: float, core: int | None, stamps:
             plan = plan_of(conditions, simulated.base_url, Path(folder), seconds=seconds, stamps=stamps)
             order = RunOrder(plan, run_id_of(plan.name), 0)
             watch = Watch(SEGMENTS / order.run_id, simulated.pid, stalls=conditions.client_stalls)
-            carry_out(order, watch)
+            carry_out(order, watch, timeout_s)
         run_dir = Path(folder) / order.run_id
         anchors = watch.manifest
         errors = errors_of(
@@ -75,7 +82,7 @@ def served(log: Path) -> dict[str, Served]:
         return {row.id: row for row in map(decode, lines)}
 
 
-def carry_out(order: RunOrder, watch: Watch) -> None:
+def carry_out(order: RunOrder, watch: Watch, timeout_s: float) -> None:
     """Starts the run and waits for its end; ends it when this process is interrupted. Raises LensError."""
     with tempfile.TemporaryFile() as errors:
         process = subprocess.Popen(RUN, stdin=subprocess.PIPE, stderr=errors, start_new_session=True)
@@ -84,11 +91,13 @@ def carry_out(order: RunOrder, watch: Watch) -> None:
             with contextlib.suppress(BrokenPipeError):  # it has ended, and says why
                 process.stdin.write(frame(order))
                 process.stdin.flush()
-            deadline = monotonic() + RUN_TIMEOUT_S
+            deadline = monotonic() + timeout_s
             while process.poll() is None:
                 watch.look()
                 if monotonic() > deadline:
-                    raise LensError(f"a run of the calibration did not end within {RUN_TIMEOUT_S:.0f} s")
+                    raise LensError(
+                        f"a run of the calibration did not end within {timeout_s:.0f} s; the machine is overloaded"
+                    )
                 sleep(POLL_S)
         finally:
             if process.poll() is None:

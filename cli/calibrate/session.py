@@ -24,6 +24,7 @@ TTFT_PROMISE_US: Final = 100.0  # p50, p95 and p99 of TTFT are within this of th
 SERVER_CPU_BOUND: Final = 0.95
 BUSY_BOUND: Final = 0.1  # of the machine's CPU time, by others
 LOOK_S: Final = 0.5
+RUN_SPARE_S: Final = 5.0  # that a run may take beyond its plan, however late it is
 DISCARDED_BOUND: Final = 0.05
 DISTURBING: Final = frozenset({"steal", "clock_steps", "worker_restarts", "stopped", "totals_do_not_balance"})
 STREAM_EVENTS_PER_S: Final = 20.0  # of each stream, where streams are counted
@@ -59,16 +60,19 @@ class Session:
         self._deadline = monotonic() + extent.budget_s
         self._overhead_s = 2.5  # of a run beside what its conditions say: starts and ends of processes
         self._points: list[Point] = []
+        self._failure: LensError | None = None  # the first
         self._notes: list[Reason] = []
 
     def run(self, *, quick: bool) -> Calibration:
-        """All of it. Raises LensError if not even the first run can be made."""
+        """All of it. Raises LensError if no run could be made at all."""
         host, began = describe(), datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
         self._look_at_the_machine()
         grid, first = self._extent.grid, self._extent.first
         self._measure_points(grid[:first])
         ceiling = self._ceilings()
         self._measure_points(grid[first:])
+        if not self._points and self._failure is not None:
+            raise self._failure
         self._judge_points()
         return Calibration(
             host_hash=host["host_hash"],
@@ -99,8 +103,8 @@ class Session:
         if self.one_core:
             self._note(
                 "one_core",
-                "server and worker share the only core: the errors hold the server's own delays, and there is no telling "
-                "the ceiling of one from that of the other",
+                "server and worker share the only core: the errors include the server's own delays, and the ceilings of the "
+                "two cannot be distinguished",
             )
         elif len(self._cores.spare) == 1:
             self._note(
@@ -141,17 +145,17 @@ class Session:
         return monotonic() + self._overhead_s + conditions.warmup_s + seconds + conditions.lasting_s < self._deadline
 
     def _measure(self, conditions: Conditions) -> Measured | None:
-        """One run. A failure is a note, unless it is the first run: then nothing here can be measured."""
+        """One run; None for one that failed, with a note: a descriptor limit may forbid the large ones only."""
         began = monotonic()
+        planned_s = conditions.warmup_s + self._extent.seconds + conditions.lasting_s
+        timeout_s = max(planned_s + RUN_SPARE_S, self._deadline - began)
         try:
             # The first core that no worker gets is the simulator's.
-            measured = measure(conditions, seconds=self._extent.seconds, core=self._cores.spare[0])
+            measured = measure(conditions, seconds=self._extent.seconds, core=self._cores.spare[0], timeout_s=timeout_s)
         except LensError as error:
-            if not self._points:
-                raise
+            self._failure = self._failure or error
             self._note("run_failed", f"{words(conditions)}: {error}")
             return None
-        planned_s = conditions.warmup_s + self._extent.seconds + conditions.lasting_s
         self._overhead_s = max(self._overhead_s, monotonic() - began - planned_s)
         self._say(f"{words(conditions)}: {spoken(measured)}")
         return measured

@@ -18,7 +18,9 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-DESCHEDULED_NS: Final = 250_000  # between the server's two stamps; a send() over loopback takes 10 to 60 us
+DESCHEDULED_NS: Final = (
+    250_000  # between the server's two stamps: more than a send() over loopback takes, also on an idle core
+)
 
 Ns = npt.NDArray[np.int64]
 
