@@ -10,8 +10,7 @@ import pytest
 
 from llm_latency_lens.cli.calibrate.conditions import Conditions
 from llm_latency_lens.cli.calibrate.measure import measure
-from llm_latency_lens.collectors.calibration.result import errors_in
-from llm_latency_lens.collectors.calibration.truth import DESCHEDULED_NS, Served, errors_of
+from llm_latency_lens.collectors.calibration.truth import DESCHEDULED_NS, Served, errors_in, errors_of
 
 FIRST_CORE = min(os.sched_getaffinity(0))
 MS = 1_000_000

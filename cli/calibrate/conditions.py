@@ -83,7 +83,7 @@ def plan_of(conditions: Conditions, base_url: str, out: Path, *, seconds: float,
     Poisson arrivals, as a load without a rhythm of its own; bursts are a closed loop whose streams all begin at once.
     """
     # The cap keeps an overloaded worker from opening connections without end, which would overload it for good.
-    cap = 2 * conditions.streams + 100
+    cap = conditions.streams + round(4 * math.sqrt(conditions.streams)) + 10
     load: dict[str, Any] = {"rate": conditions.requests_per_s, "arrivals": "poisson", "max_in_flight": cap}
     if conditions.mode == "burst":
         load = {"concurrency": conditions.streams}
@@ -109,7 +109,7 @@ def quick_grid() -> list[Conditions]:
     return [
         Conditions(*many),
         Conditions(*few, client_stalls=True),
-        Conditions(*many, transport="tls"),
+        Conditions(*few, transport="tls"),
         Conditions(*few, mode="burst"),
     ]
 

@@ -11,7 +11,8 @@ import psutil
 
 from ...collectors.bounds import CPU_BOUND, STARVED_BOUND
 from ...collectors.calibration.ceiling import CeilingSearch, Outcome
-from ...collectors.calibration.result import Calibration, Ceiling, Point, errors_in, points_off_us
+from ...collectors.calibration.result import Calibration, Ceiling, Point
+from ...collectors.calibration.truth import errors_in, points_off_us
 from ...collectors.host import describe
 from ...collectors.snapshot import Reason
 from ...engine import __version__
@@ -138,8 +139,10 @@ class Session:
                 self._note("out_of_time", f"{len(grid) - i} points were not measured: there was no time left for them")
                 return
             measured = self._measure(conditions)
-            if measured is not None:
+            if measured is not None and measured.errors.events:
                 self._points.append(point_of(conditions, measured))
+            elif measured is not None:
+                self._note("run_failed", f"{words(conditions)}: no request ended that could be compared")
 
     def _fits(self, conditions: Conditions, seconds: float) -> bool:
         return monotonic() + self._overhead_s + conditions.warmup_s + seconds + conditions.lasting_s < self._deadline

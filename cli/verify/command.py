@@ -23,6 +23,8 @@ def verify(run_dir: Path, capture: Path, *, as_json: bool) -> int:
     """Compare the send, TTFT and every gap of a run with a packet capture.
 
     The run needs `output: {token_times: all}`; the capture is made beside it, on the same host:
+
+    \b
     tcpdump -i lo -s 0 -w FILE --time-stamp-precision=nano tcp port PORT
     """
     from ...exporters.rundir import damage_named

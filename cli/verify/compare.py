@@ -15,8 +15,8 @@ from typing import Any, Final, NamedTuple
 import msgspec
 import numpy as np
 
-from ...collectors.calibration.result import Quantiles, quantiles
-from ...collectors.calibration.truth import Ns, exact_events
+from ...collectors.calibration.result import Quantiles
+from ...collectors.calibration.truth import Ns, exact_events, quantiles
 from ...collectors.snapshot import Reason
 from ...engine.errors import LensError
 from ...engine.plan.plan import Target

@@ -18,9 +18,12 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
+from .result import Quantiles
+
 DESCHEDULED_NS: Final = (
     250_000  # between the server's two stamps: more than a send() over loopback takes, also on an idle core
 )
+P99_9_MIN: Final = 1000  # values that a p99.9 needs, to be anything but the maximum
 
 Ns = npt.NDArray[np.int64]
 
@@ -165,3 +168,35 @@ def _stamp_before(stamps: Ns, shares: npt.NDArray[np.bool_], send: int) -> Ns:
 
 def _joined(arrays: list[Ns]) -> Ns:
     return np.concatenate(arrays) if arrays else np.empty(0, np.int64)
+
+
+def quantiles(errors_ns: Ns) -> Quantiles:
+    """p50, p99, p99.9 and maximum of the absolute values, in us."""
+    if not len(errors_ns):
+        return Quantiles()
+    p50, p99, p99_9, most = (float(each) / 1000 for each in np.percentile(np.abs(errors_ns), [50, 99, 99.9, 100]))
+    return Quantiles(p50=p50, p99=p99, p99_9=p99_9 if len(errors_ns) >= P99_9_MIN else None, max=most)
+
+
+def errors_in(errors: Errors) -> dict[str, Any]:
+    """The fields of a `Point` that a comparison with the server's log makes."""
+    return {
+        "arrival_error_us": quantiles(errors.arrival),
+        "ttft_error_us": quantiles(errors.ttft),
+        "itl_error_us": quantiles(errors.itl),
+        "send_to_wire_us": quantiles(errors.send_to_wire),
+        "lateness_us": quantiles(errors.lateness),
+        "coalesced_share": errors.coalesced_share,
+        "censored_inside_share": errors.censored_inside_share,
+        "discarded_share": errors.discarded_share,
+        "events": errors.events,
+    }
+
+
+def points_off_us(errors: Errors) -> float | None:
+    """By how much p50, p95 or p99 of TTFT differ from the server's own, at most, in us; None with no request compared."""
+    mine, true = errors.ttft_pairs
+    if not len(mine):
+        return None
+    points = [50, 95, 99]
+    return float(np.abs(np.percentile(mine, points) - np.percentile(true, points)).max()) / 1000
