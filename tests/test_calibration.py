@@ -228,7 +228,9 @@ def test_a_run_quotes_the_calibration_and_is_warned_beyond_its_ceiling(tmp_path:
 def test_a_session_measures_what_fits_and_says_what_it_left_out(tmp_path: Path) -> None:
     """On a slow machine fewer points are a poorer result; points that are silently missing are a wrong one."""
     spoken: list[str] = []
-    extent = Extent([Conditions(5, 100.0, 0.3)] * 40, first=1, seconds=0.3, reply_s=0.3, precision=0.2, budget_s=6.5)
+    extent = Extent(
+        [Conditions(5, 100.0, 0.3)] * 40, first=1, seconds=0.3, reply_s=0.3, precision=0.2, budget_s=6.5, spare_s=60.0
+    )
     made = Session(extent, spoken.append).run(quick=True)
     assert made.host_hash == describe()["host_hash"]
     assert 1 <= len(made.points) < 40

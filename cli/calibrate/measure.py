@@ -15,11 +15,11 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from statistics import median
 from time import monotonic, monotonic_ns, sleep
 from typing import Final, NamedTuple
 
 import msgspec
-import psutil
 
 from ...collectors.calibration.truth import Errors, Served, errors_of
 from ...collectors.snapshot import Report
@@ -41,11 +41,11 @@ RUN: Final = (sys.executable, "-m", "llm_latency_lens.cli.probe.run_process")
 
 
 class Measured(NamedTuple):
-    """A run that is over. `server_cpu` is the share of its core that the simulator used while it was measured."""
+    """A run that is over. `server_late_ms`: how far the simulator fell behind its own schedule in the median request."""
 
     report: Report
     errors: Errors
-    server_cpu: float
+    server_late_ms: float
 
 
 def measure(
@@ -62,17 +62,19 @@ def measure(
         with simulator(*simulator_flags(conditions, log, core)) as simulated:
             plan = plan_of(conditions, simulated.base_url, Path(folder), seconds=seconds, stamps=stamps)
             order = RunOrder(plan, run_id_of(plan.name), 0)
-            watch = Watch(SEGMENTS / order.run_id, simulated.pid, stalls=conditions.client_stalls)
+            watch = Watch(SEGMENTS / order.run_id, stalls=conditions.client_stalls)
             carry_out(order, watch, timeout_s)
         run_dir = Path(folder) / order.run_id
         anchors = watch.manifest
+        truth = served(log)
         errors = errors_of(
             requests(run_dir),
-            served(log),
+            truth,
             wall_offset_ns=anchors.anchor_wall_ns - anchors.anchor_mono_ns,
             phase=MEASURED,
         )
-        return Measured(read_report(run_dir), errors, watch.server_cpu)
+        late_ms = median(row.max_lateness_ns for row in truth.values()) / 1e6 if truth else 0.0
+        return Measured(read_report(run_dir), errors, late_ms)
 
 
 def served(log: Path) -> dict[str, Served]:
@@ -114,16 +116,13 @@ def carry_out(order: RunOrder, watch: Watch, timeout_s: float) -> None:
 
 
 class Watch:
-    """Looks at a run every few ms: where its clocks are anchored, what the server used, when to stall the worker."""
+    """Looks at a run every few ms: where its clocks are anchored, and when to stall the worker."""
 
-    def __init__(self, segment_dir: Path, server_pid: int, *, stalls: bool) -> None:
+    def __init__(self, segment_dir: Path, *, stalls: bool) -> None:
         self._segment_dir = segment_dir
-        self._server = psutil.Process(server_pid)
         self._stalls = stalls
         self._found: Manifest | None = None
-        self._first: tuple[int, float] | None = None  # (ns, CPU s of the server) as the measured phase began
         self._next_stall_ns = 0
-        self.server_cpu = 0.0
 
     @property
     def manifest(self) -> Manifest:
@@ -143,11 +142,6 @@ class Watch:
         times, now = self._found.phases[-1], monotonic_ns()
         if not times.start_ns <= now < times.end_ns:
             return
-        with contextlib.suppress(psutil.Error):
-            used = self._server.cpu_times()
-            self._first = self._first or (now, used.user + used.system)
-            if now > self._first[0]:
-                self.server_cpu = (used.user + used.system - self._first[1]) / ((now - self._first[0]) / 1e9)
         if self._stalls and now >= self._next_stall_ns:
             self._next_stall_ns = now + int(STALL_EVERY_S * 1e9)
             with stopped(self._found.pids["worker-0"]):

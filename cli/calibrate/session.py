@@ -22,10 +22,9 @@ from .conditions import Conditions, full_grid, quick_grid
 from .measure import Measured, measure
 
 TTFT_PROMISE_US: Final = 100.0  # p50, p95 and p99 of TTFT are within this of the server's own
-SERVER_CPU_BOUND: Final = 0.95
+SERVER_LATE_BOUND_MS: Final = 20.0  # beyond its own schedule: it cannot send what was asked for
 BUSY_BOUND: Final = 0.1  # of the machine's CPU time, by others
 LOOK_S: Final = 0.5
-RUN_SPARE_S: Final = 5.0  # that a run may take beyond its plan, however late it is
 DISCARDED_BOUND: Final = 0.05
 DISTURBING: Final = frozenset({"steal", "clock_steps", "worker_restarts", "stopped", "totals_do_not_balance"})
 STREAM_EVENTS_PER_S: Final = 20.0  # of each stream, where streams are counted
@@ -33,7 +32,8 @@ LONG_REPLY_TOKENS: Final = 100
 
 
 class Extent(NamedTuple):
-    """How thorough: the grid, how long each run is measured, how near the ceilings, and the time for all of it."""
+    """How thorough: the grid, how long each run is measured, how near the ceilings, and the time for all of it. A run may
+    take `spare_s` beyond its plan, however late it is."""
 
     grid: list[Conditions]
     first: int  # points before the ceilings: what they need to know and what matters most
@@ -41,14 +41,15 @@ class Extent(NamedTuple):
     reply_s: float
     precision: float
     budget_s: float
+    spare_s: float
 
 
 def quick() -> Extent:
-    return Extent(quick_grid(), first=2, seconds=1.5, reply_s=1.0, precision=0.07, budget_s=54.0)
+    return Extent(quick_grid(), first=2, seconds=1.5, reply_s=1.0, precision=0.07, budget_s=54.0, spare_s=6.0)
 
 
 def full() -> Extent:
-    return Extent(full_grid(), first=4, seconds=3.0, reply_s=2.0, precision=0.04, budget_s=560.0)
+    return Extent(full_grid(), first=4, seconds=3.0, reply_s=2.0, precision=0.04, budget_s=560.0, spare_s=30.0)
 
 
 class Session:
@@ -151,7 +152,7 @@ class Session:
         """One run; None for one that failed, with a note: a descriptor limit may forbid the large ones only."""
         began = monotonic()
         planned_s = conditions.warmup_s + self._extent.seconds + conditions.lasting_s
-        timeout_s = max(planned_s + RUN_SPARE_S, self._deadline - began)
+        timeout_s = max(planned_s + self._extent.spare_s, self._deadline - began)
         try:
             # The first core that no worker gets is the simulator's.
             measured = measure(conditions, seconds=self._extent.seconds, core=self._cores.spare[0], timeout_s=timeout_s)
@@ -201,7 +202,7 @@ class Session:
             self._note("no_ceiling", f"the ceiling in {what} could not be found: no run near it held undisturbed")
             return None
         if not search.bounded:
-            why = "the simulator's core was full" if search.limited_by_server else "the time was over"
+            why = "the simulator could not send more" if search.limited_by_server else "the time was over"
             self._note("lower_bound", f"the ceiling in {what} is at least that: {why} before a run broke a promise")
         return value * (sum(scale) / len(scale) if what == "events" else 1.0)
 
@@ -235,7 +236,7 @@ def outcome_of(measured: Measured) -> Outcome:
     off_us = points_off_us(measured.errors)
     if not reasons and (off_us is None or off_us <= TTFT_PROMISE_US):
         return "holds"
-    if measured.server_cpu > SERVER_CPU_BOUND and (report.client.cpu_utilisation or 0) < CPU_BOUND:
+    if measured.server_late_ms > SERVER_LATE_BOUND_MS and (report.client.cpu_utilisation or 0) < CPU_BOUND:
         return "server_limited"
     return "broken"
 

@@ -37,6 +37,7 @@ class Served(msgspec.Struct, frozen=True):
     first_token_sent_ns: int | None = None
     token_sent_ns: list[int] | None = None
     token_done_ns: list[int] | None = None
+    max_lateness_ns: int = 0  # of its writes behind the server's own schedule
 
 
 class Errors(NamedTuple):
