@@ -188,15 +188,15 @@ class Session:
         first = self._trial(what, conditions_at(start))
         if first is None:
             return None
-        used = first.report.client.cpu_utilisation or CPU_BOUND
-        search = CeilingSearch(start * CPU_BOUND / used, precision=self._extent.precision)
-        scale = [reached(first) / asked(conditions_at(start))]
+        planned = stream_events_per_s(conditions_at(start), first)
+        # By the CPU time of an event, which hardly changes when others take the worker's core meanwhile.
+        bearable = CPU_BOUND * 1e6 / (first.report.client.cpu_us_per_event or CPU_BOUND * 1e6 / planned)
+        search = CeilingSearch(start * bearable / planned, precision=self._extent.precision)
         while (rate := search.next_rate()) is not None:
             measured = self._trial(what, conditions_at(rate))
             if measured is None:
                 break
             search.add(rate, outcome_of(measured))
-            scale.append(reached(measured) / asked(conditions_at(rate)))
         value = search.value
         if value is None:
             self._note("no_ceiling", f"the ceiling in {what} could not be found: no run near it held undisturbed")
@@ -204,7 +204,7 @@ class Session:
         if not search.bounded:
             why = "the simulator could not send more" if search.limited_by_server else "the time was over"
             self._note("lower_bound", f"the ceiling in {what} is at least that: {why} before a run broke a promise")
-        return value * (sum(scale) / len(scale) if what == "events" else 1.0)
+        return value * planned / start if what == "events" else value
 
     def _trial(self, what: str, conditions: Conditions) -> Measured | None:
         if not self._fits(conditions, self._extent.seconds):
@@ -218,8 +218,11 @@ def long_streams(events_per_s: float, reply_s: float) -> int:
     return max(1, round(events_per_s * reply_s / LONG_REPLY_TOKENS))
 
 
-def asked(conditions: Conditions) -> float:
-    return conditions.events_per_s
+def stream_events_per_s(conditions: Conditions, measured: Measured) -> float:
+    """What the conditions ask for in stream events, those without a token included."""
+    throughput = measured.report.throughput
+    per_request = (throughput.events_per_s or 0.0) / (throughput.requests_per_s or 1.0)
+    return conditions.requests_per_s * max(1.0, per_request)
 
 
 def reached(measured: Measured) -> float:
