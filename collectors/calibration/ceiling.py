@@ -12,7 +12,7 @@ from typing import Final, Literal
 
 Outcome = Literal["holds", "broken", "disturbed", "server_limited"]
 
-DISTURBED_MAX: Final = 3
+DISTURBED_MAX: Final = 2
 STEP: Final = 1.5  # between rates while only one side is known, after the first two trials
 
 
