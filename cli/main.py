@@ -44,6 +44,7 @@ COMMANDS: Final = {
         "llm_latency_lens.cli.verify.command", "verify", "Compare a run's times with a packet capture of it."
     ),
     "validate": Entry("llm_latency_lens.cli.validate", "validate", "Check a plan and show what it will do."),
+    "doctor": Entry("llm_latency_lens.cli.doctor", "doctor", "Check this machine, and a plan's targets, before a run."),
     "simulate": Entry(
         "llm_latency_lens.cli.simulate", "simulate", "Start the built-in provider, whose timing is known."
     ),
