@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
+from ..collectors.host import describe
 from ..engine import __version__
 from ..engine.errors import LensError, PlanError
 from ..engine.load.models import planned_slots
@@ -180,6 +181,8 @@ def manifest_of(plan: Plan, run_id: str, run_dir: Path, workers: int, planned: S
         started_at=datetime.datetime.now(datetime.UTC).isoformat(timespec="milliseconds"),
         phases=[PhaseTimes(planned=slots) for slots in planned],
         pids={"supervisor": os.getpid()},
+        # Here, not in the collector: that one is pinned, and would count only its own cores as usable.
+        host=describe(),
     )
 
 

@@ -32,6 +32,7 @@ from ..engine.runs.manifest import Manifest, read_manifest
 from . import host
 from .batches import Reader
 from .blocked import Blocked
+from .calibration.result import Calibration
 from .checkpoint import FILE as CHECKPOINT
 from .checkpoint import Checkpoint, Progress
 from .conduct import ReplyComparison
@@ -93,6 +94,7 @@ class Collector:
         slos: Slos | None = None,
         servers: Callable[[], dict[str, Server]] = dict,
         count_tokens: Callable[[str], int] | None = None,
+        calibration: Calibration | None = None,
         clock: Callable[[], int] = time.monotonic_ns,
     ) -> None:
         self.directory = segment_dir
@@ -113,7 +115,9 @@ class Collector:
             self.totals.run, self.totals.ladders, self.totals.open = saved.totals, saved.ladders, saved.open
         self.intake = Intake(segment_dir, self.state, sessions=self.manifest.plan.workload.kind == "sessions")
         self.live = LiveTicks(len(self.manifest.plan.targets), self.state)
-        self.builder = ReportBuilder(self.manifest.plan, price_date=prices.date if prices else None, slos=slos)
+        self.builder = ReportBuilder(
+            self.manifest.plan, price_date=prices.date if prices else None, slos=slos, calibration=calibration
+        )
         self.comparison = ReplyComparison(self.manifest.plan.phases)
         self.arrivals = Arrivals(self.manifest.plan) if saved is None else None
         self.errors = {(t, o): (message, status) for t, o, message, status in self.state.errors}

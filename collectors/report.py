@@ -12,6 +12,9 @@ from ..engine.plan.plan import SECOND, InfluxExport, Phase, Plan
 from ..engine.records.record import Outcome
 from ..engine.runs.manifest import Manifest
 from .asked import draws, prompt_length_ratio
+from .bounds import STARVED_BOUND
+from .calibration.result import Calibration
+from .calibration.stored import excess, quoted
 from .evidence import Evidence, Layout
 from .goodput import Key
 from .judge import Judge
@@ -76,8 +79,16 @@ def nothing_known(_: Chosen) -> None:
 class ReportBuilder:
     """A plan's options, and the numbers made of its totals at any moment."""
 
-    def __init__(self, plan: Plan, *, price_date: str | None = None, slos: Slos | None = None) -> None:
+    def __init__(
+        self,
+        plan: Plan,
+        *,
+        price_date: str | None = None,
+        slos: Slos | None = None,
+        calibration: Calibration | None = None,
+    ) -> None:
         self.plan = plan
+        self.calibration = calibration
         self.hdr = any(isinstance(export, InfluxExport) and export.hdr for export in plan.export)
         self.lines = lines_of(plan)
         self.price_date = price_date
@@ -295,7 +306,22 @@ class ReportBuilder:
             died=manifest.stop_reason if manifest.stop_reason.startswith(DIED) else "",
             unsteady=report.steady.reason if report.steady and report.steady.state == "drifting" else "",
             correlated=correlated(report.metrics),
+            **self._calibrated(manifest, report),
         )
+
+    def _calibrated(self, manifest: Manifest, report: Report) -> dict[str, Any]:
+        """The facts that this host's calibration knows."""
+        known, client = self.calibration, report.client
+        if known is None:
+            return {}
+        secure = all(target.base_url.startswith("https:") for target in self.plan.targets)
+        stalled = any(
+            share is not None and share > STARVED_BOUND for share in (client.run_queue_wait_share, client.stopped_share)
+        )
+        return {
+            "calibration": quoted(known, report, transport="tls" if secure else "tcp", stalled=stalled),
+            "beyond_ceiling": excess(self.plan, manifest.workers, known),
+        }
 
 
 def tick_ranges(spans: Sequence[tuple[int, int]], start_ns: int, tick_ns: int) -> str:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import ctypes
 import fcntl
+import os
 import signal
 import sys
 from collections.abc import Callable, Sequence
@@ -18,6 +19,7 @@ from functools import cache
 from pathlib import Path
 from typing import Final
 
+from ...collectors.calibration.stored import load
 from ...collectors.collector import Collector, Sink
 from ...collectors.cost import prices_of
 from ...collectors.server import Servers
@@ -48,6 +50,7 @@ def collector_of(segment_dir: Path) -> Collector:
         slos=judge_slos(manifest.plan.slo),
         servers=Servers(manifest.plan),
         count_tokens=counter_of(workload.tokenizer) if workload.count_tokens and workload.tokenizer else None,
+        calibration=load(manifest.host.get("host_hash", ""), manifest.version, os.environ).calibration,
     )
 
 
