@@ -16,6 +16,7 @@ from llm_latency_lens.engine.dialects.openai import ChatReply
 from llm_latency_lens.engine.records.lag import LAG_BUCKETS, lag_bucket
 from llm_latency_lens.engine.wire.exchange import Exchange
 from llm_latency_lens.engine.wire.reactor import READ, Reactor
+from llm_latency_lens.engine.wire.tcp_info import TcpPath
 
 SOCKETS = 64
 ROUNDS = 200
@@ -143,3 +144,22 @@ def test_one_event(benchmark: Any, alone: bool) -> None:
                 take([EVENT], at, True, True)
 
     benchmark(run)
+
+
+def test_round_trip_time(benchmark: Any) -> None:
+    """us per 1000 calls are ns per request: asking the kernel for the round-trip time and noting it (wire/tcp_info.py)."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        near = socket.create_connection(listener.getsockname())
+        far, _ = listener.accept()
+    with near, far:
+        exchange = Exchange(0, 0, 0, 0, 0, b"")
+        exchange.begin_attempt(Known())
+        path = TcpPath(near)
+
+        def ask() -> None:
+            for _ in range(TAKES):
+                path.note(exchange)
+
+        benchmark(ask)
+        assert exchange.rtt_us > 0
+        assert exchange.tcp_retransmits == 0

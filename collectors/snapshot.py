@@ -67,6 +67,7 @@ class Requests(msgspec.Struct, kw_only=True):
     cancelled: int = 0
     in_flight_at_end: int = 0
     attempts: int = 0
+    tcp_retransmits: int | None = None  # segments of these requests and their handshakes sent again; None: not known
 
 
 class Throughput(msgspec.Struct, kw_only=True):
