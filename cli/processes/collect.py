@@ -20,7 +20,6 @@ from typing import Final
 
 from ...collectors.collector import Collector, Sink
 from ...collectors.cost import prices_of
-from ...collectors.server import Servers
 from ...collectors.slos import judge_slos
 from ...collectors.snapshot import Report
 from ...engine.errors import LensError
@@ -46,7 +45,6 @@ def collector_of(segment_dir: Path) -> Collector:
         sinks=sinks_of(manifest),
         prices=prices_of(manifest.plan),
         slos=judge_slos(manifest.plan.slo),
-        servers=Servers(manifest.plan),
         count_tokens=counter_of(workload.tokenizer) if workload.count_tokens and workload.tokenizer else None,
     )
 

@@ -124,6 +124,9 @@ class Target(Frozen, frozen=True):
     metrics_urls: Annotated[
         tuple[str, ...], about("the server's own Prometheus pages (and its GPUs'), scraped beside the run")
     ] = ()
+    metrics_interval_ns: Annotated[
+        int, about("time between two scrapes of them; 0: only before and after each measured part", "duration", low=0)
+    ] = 5 * SECOND
     price: Annotated[
         dict[str, float] | None,
         about("USD per million tokens: input, output, cached_input, cache_write, reasoning"),
