@@ -11,7 +11,6 @@ same number and time. It reads from run.json when the phases began and that the 
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -43,7 +42,7 @@ from .series import NOBODY, Batch, Reader, Series, Slab, Tally
 from .server import Servers
 from .slos import Slos, lines_of
 from .snapshot import ENCODER, Client, Reason, Report, Snapshot
-from .time_parts import proxied, time_parts
+from .time_parts import time_parts
 from .totals import Totals
 
 _detail_of = msgspec.msgpack.Decoder(Detail).decode
@@ -300,9 +299,9 @@ class Collector:
         )
         view = RunView(self.manifest, self.totals, moment.now_ns)
         report = self.builder.report(view, client=client, errors=self.errors, finished=finished, losses=losses)
-        for target, planned in zip(report.targets, self.manifest.plan.targets, strict=True):
+        for target in report.targets:
             target.server = self.servers.window(target.name) if finished else None
-            target.time = time_parts(target, proxied=proxied(planned, os.environ))
+            target.time = time_parts(target, proxied=target.name in self.manifest.proxied)
         return report
 
     def _self_checks(self) -> tuple[Reason, ...]:

@@ -6,13 +6,8 @@ others but `other_ms`, which is named so.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Final
 
-from ..engine.errors import PlanError
-from ..engine.plan.address import parse_url
-from ..engine.plan.plan import Target
-from ..engine.wire.proxy import proxy_for
 from .snapshot import ServerWindow, TargetReport, TimeParts
 
 KERNEL: Final = "this host's kernel (TCP_INFO)"
@@ -20,16 +15,6 @@ TO_PROXY: Final = ", to the proxy only"
 HERE: Final = "measured here"
 PAGE: Final = "the server's page"
 PROVIDER: Final = "the server's timings in each reply"
-
-
-def proxied(target: Target, environ: Mapping[str, str]) -> bool:
-    """Whether a target is reached through a proxy. Of a plan without its secrets the proxy's URL need not be one."""
-    if target.proxy is not None:
-        return bool(target.proxy.value)
-    try:
-        return proxy_for(parse_url(target.base_url), None, environ) is not None
-    except PlanError:  # of the environment; the workers have said so
-        return False
 
 
 def time_parts(target: TargetReport, *, proxied: bool) -> TimeParts:

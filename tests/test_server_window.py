@@ -15,9 +15,10 @@ from prometheus_client import CollectorRegistry, Counter, Histogram, generate_la
 from llm_latency_lens.collectors.server import Servers, read_page
 from llm_latency_lens.collectors.server_window import PageWindow, window_of
 from llm_latency_lens.collectors.snapshot import Distribution, ServerTime, ServerWindow, TargetReport
-from llm_latency_lens.collectors.time_parts import proxied, time_parts
+from llm_latency_lens.collectors.time_parts import time_parts
 from llm_latency_lens.engine.plan.plan import Load, Phase, Plan, Secret, Shape, Target, Workload
 from llm_latency_lens.engine.runs.manifest import PhaseTimes
+from llm_latency_lens.engine.wire.proxy import proxied
 from llm_latency_lens.exporters.time_rows import server_line, time_rows
 from tests.support_lens import lens, measured
 from tests.support_llama import llama_server
@@ -231,7 +232,7 @@ def test_what_nobody_measured_is_shown_as_unknown() -> None:
 def test_a_proxy_is_said_beside_the_network() -> None:
     """The kernel's round trip ends at the proxy: the way behind it is in the server's part."""
     target = Target(name="t", provider="openai", base_url="http://far.example/v1")
-    through = msgspec.structs.replace(target, proxy=Secret("***"))
+    through = msgspec.structs.replace(target, proxy=Secret("http://127.0.0.1:3128"))
     assert proxied(through, {})
     assert proxied(target, {"http_proxy": "http://127.0.0.1:3128"})
     assert not proxied(target, {"http_proxy": "http://127.0.0.1:3128", "no_proxy": "far.example"})

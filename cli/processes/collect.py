@@ -30,6 +30,7 @@ from ...engine.workload.tokenizer import tokenizer_of
 from ...exporters.hdr.write import IntervalHistograms, write_totals
 from ...exporters.json import IntervalLog, write_summary
 from ...exporters.msgpack import RequestLog
+from ...exporters.span_log import SpanLog
 from ...exporters.token_times import chooser
 
 _M_MMAP_THRESHOLD: Final = -3  # of <malloc.h>
@@ -61,6 +62,8 @@ def sinks_of(manifest: Manifest) -> list[Sink]:
     if output.records:
         timed = chooser(output.token_times, manifest.plan.seed)
         sinks.append(RequestLog(run_dir, max_bytes=output.records_max_bytes, timed=timed))
+    if manifest.plan.span_share:
+        sinks.append(SpanLog(run_dir))
     return sinks
 
 

@@ -16,6 +16,7 @@ import asyncio
 import os
 import random
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from time import monotonic_ns, time_ns
 from typing import Final
@@ -33,10 +34,12 @@ from ..plan.plan import secrets
 from ..records.layout import SLOT_MASK, TURN_SHIFT
 from ..records.record import ABORT_PLANNED, Outcome, Unsent
 from ..records.tap_status import TapWatch
+from ..records.trace import HEADER, trace_context
 from ..records.writer import SegmentWriter
 from ..runs.control import Share, Word
 from ..wire.endpoint import Address, Endpoint
 from ..wire.exchange import Exchange
+from ..wire.http1 import with_header
 from ..wire.pool import Pool
 from ..wire.reactor import Reactor
 from ..workload import Session, source_of
@@ -188,6 +191,7 @@ class Worker:
             lambda target, prompt: self.pools[target].render(prompt),
             planned=schedule.planned,
             workers=share.workers,
+            finish=None if plan.trace_share is None else partial(self._traced, index),
         )
         run: OpenRun | ClosedRun
         if isinstance(schedule, Closed):
@@ -203,6 +207,13 @@ class Worker:
         if self.stopping is not None:
             run.stop(self, monotonic_ns(), self.stopping)
         self.work()
+
+    def _traced(self, phase: int, target: int, request: int, wire: bytes) -> bytes:
+        """The request with its trace context, unless the plan has none or the target's own headers have one."""
+        share = self.plan.trace_share
+        if share is None or not self.pools[target].traceable:
+            return wire
+        return with_header(wire, HEADER, trace_context(self.share.run_id, phase, request, share).traceparent)
 
     def _resolved(self, addresses: Sequence[Address]) -> None:
         """Reports where a name leads now: the tap holds the segments of these addresses."""
@@ -394,13 +405,14 @@ class Worker:
     def _next_turn(self, run: PhaseRun, session: Session, last: Exchange, prompt: Prompt, intended_ns: int) -> None:
         """The think time of a session is over."""
         self._leave(run, intended_ns)
+        request = last.request & SLOT_MASK | session.turn << TURN_SHIFT
         exchange = Exchange(
-            last.request & SLOT_MASK | session.turn << TURN_SHIFT,
+            request,
             intended_ns,
             run.index,
             last.target,
             self.plan.series(run.index, last.target),
-            self.pools[last.target].render(prompt),
+            self._traced(run.index, last.target, request, self.pools[last.target].render(prompt)),
         )
         exchange.session = session
         exchange.estimate_tokens = session.estimate_tokens
