@@ -63,13 +63,14 @@ class Connection:
     """A connected socket, until it is closed. `exchange` is None while it is idle or draining."""
 
     __slots__ = (
-        "body", "context", "exchange", "fd", "framing", "opened_ns", "out", "parser", "path", "reactor",
+        "body", "buffers", "context", "exchange", "fd", "framing", "opened_ns", "out", "parser", "path", "reactor",
         "receive", "reply_bytes", "reused", "socket", "stream", "tls", "transmit",
     )  # fmt: skip
 
     def __init__(self, context: Context, sock: socket.socket, tls: TlsPipe | None, opened_ns: int) -> None:
         self.context = context
         self.reactor = context.reactor
+        self.buffers = context.reactor.buffers  # for the next read
         self.socket = sock
         self.fd = sock.fileno()
         self.receive = sock.recvmsg_into
@@ -162,7 +163,7 @@ class Connection:
     def _read(self, _mask: int) -> None:
         reactor = self.reactor
         try:
-            size, ancillary, _, _ = self.receive(reactor.buffers, ANCILLARY_BYTES)
+            size, ancillary, _, _ = self.receive(self.buffers, ANCILLARY_BYTES)
         except BlockingIOError:
             return
         except OSError:
@@ -400,8 +401,7 @@ class Connection:
                 self.fail(exchange, Outcome.STREAM_MALFORMED, str(error))
                 return
         if not exchange.headers_ns:
-            message = "the server closed the connection inside the reply's head"
-            self.fail(exchange, Outcome.STREAM_TRUNCATED, message)
+            self.fail(exchange, Outcome.STREAM_TRUNCATED, "the server closed the connection inside the head")
         elif self.framing is not None:
             bits = self._last_event(exchange, self.framing, now, False)
             if parser.complete or bits & STREAM_OVER:
