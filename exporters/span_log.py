@@ -5,6 +5,7 @@ Only where an export of the plan asks for spans. Lines are only added, as in int
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
 
@@ -17,7 +18,7 @@ from ..engine.records.record import UNKNOWN, Outcome
 from ..engine.records.trace import trace_context
 from ..engine.runs.manifest import Manifest
 from ..engine.runs.rundir import SPANS
-from .spool.parts import PartFile
+from .spool.ticks import TickFile
 
 _MARKS: Final = ("headers", "first_token", "last_token")
 _TOKENS: Final = ("input_tokens", "output_tokens", "cached_tokens", "reasoning_tokens")
@@ -89,32 +90,19 @@ def span_rows(batch: Batch, manifest: Manifest) -> list[SpanRow]:
     return found
 
 
-class SpanLog:
-    """The file. While the disk is full, up to 64 MB of lines wait in memory, then new ones are dropped and counted."""
+class SpanLog(TickFile):
+    """The file."""
 
     def __init__(self, run_dir: Path) -> None:
-        self._file = PartFile(run_dir / SPANS)
-
-    @property
-    def failures(self) -> int:
-        return self._file.failures
-
-    dropped = 0  # counts request rows; these are copies of some
+        super().__init__(run_dir / SPANS)
 
     def rows(self, batch: Batch, manifest: Manifest) -> None:
-        rows = span_rows(batch, manifest)
-        if rows:
-            self._file.write(b"".join(ENCODE(row) + b"\n" for row in rows))
+        self.file.write(b"".join(ENCODE(row) + b"\n" for row in span_rows(batch, manifest)))
+
+    def blocks(self, snapshot: Snapshot, slab: Slab, manifest: Manifest) -> Iterator[bytes]:
+        """Nothing: its lines come with the requests."""
+        return iter(())
 
     def tick(self, snapshot: Snapshot, report: Report, slab: Slab, manifest: Manifest) -> None:
-        self._file.flush()
-        self._file.turn(snapshot.elapsed_s)
-
-    def position(self) -> list[int]:
-        return self._file.position()
-
-    def rewind(self, position: list[int]) -> None:
-        self._file.rewind(position)
-
-    def close(self, report: Report) -> None:
-        self._file.close()
+        self.file.flush()  # before another part may begin
+        super().tick(snapshot, report, slab, manifest)

@@ -7,7 +7,6 @@ from __future__ import annotations
 from hashlib import blake2b
 from typing import Final, NamedTuple
 
-HEADER: Final = "traceparent"
 _RANDOM_BITS: Final = 56  # the rightmost bits of a trace id that samplers may decide by
 
 

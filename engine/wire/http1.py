@@ -73,12 +73,6 @@ def encode_request(
     return head + b"\r\n\r\n" + request.body
 
 
-def with_header(wire: bytes, name: str, value: str) -> bytes:
-    """A rendered request with one header more."""
-    line, end, rest = wire.partition(b"\r\n")
-    return b"%b\r\n%b: %b%b%b" % (line, name.encode(), value.encode(), end, rest)
-
-
 class ResponseParser:
     """Reads one response after the other of one connection. feed() per read; then look at the attributes.
 

@@ -20,7 +20,6 @@ from ..dialects import OK, Dialect, Prompt
 from ..plan.plan import Target, secrets
 from ..records import record
 from ..records.record import Outcome
-from ..records.trace import HEADER as TRACE_HEADER
 from .connection import Connection, Context
 from .dial import Dial
 from .endpoint import Address, Endpoint
@@ -73,7 +72,6 @@ class Pool:
             self._lost,
         )
         self._resolved = resolved
-        self.traceable = not any(name.lower() == TRACE_HEADER for name in target.headers)
         self._connection = ExactConnection if exact else Connection
         self.busy: dict[Exchange, Dial | Connection] = {}
         self.idle: dict[Connection, int] = {}

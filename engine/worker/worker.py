@@ -34,14 +34,13 @@ from ..plan.plan import secrets
 from ..records.layout import SLOT_MASK, TURN_SHIFT
 from ..records.record import ABORT_PLANNED, Outcome, Unsent
 from ..records.tap_status import TapWatch
-from ..records.trace import HEADER, trace_context
 from ..records.writer import SegmentWriter
 from ..runs.control import Share, Word
 from ..wire.endpoint import Address, Endpoint
 from ..wire.exchange import Exchange
-from ..wire.http1 import with_header
 from ..wire.pool import Pool
 from ..wire.reactor import Reactor
+from ..wire.trace_header import TraceHeader
 from ..workload import Session, source_of
 from .allowance import Allowance
 from .deadlines import Deadlines
@@ -71,6 +70,7 @@ class Worker:
         self.pools: list[Pool] = []
         endpoints = [Endpoint(target, share.environ) for target in plan.targets]
         self.timers = Timers()
+        self.trace = TraceHeader(plan, share.run_id)
         self.deadlines = Deadlines(plan.limits, plan.seed, [endpoint.tls_context is not None for endpoint in endpoints])
         hidden = [tuple(secrets(target)) for target in plan.targets]
         self.ledger = Ledger(segment, plan, hidden, worker=share.worker, workers=share.workers)
@@ -191,7 +191,7 @@ class Worker:
             lambda target, prompt: self.pools[target].render(prompt),
             planned=schedule.planned,
             workers=share.workers,
-            finish=None if plan.trace_share is None else partial(self._traced, index),
+            finish=partial(self.trace.add, index) if self.trace.wanted else None,
         )
         run: OpenRun | ClosedRun
         if isinstance(schedule, Closed):
@@ -207,13 +207,6 @@ class Worker:
         if self.stopping is not None:
             run.stop(self, monotonic_ns(), self.stopping)
         self.work()
-
-    def _traced(self, phase: int, target: int, request: int, wire: bytes) -> bytes:
-        """The request with its trace context, unless the plan has none or the target's own headers have one."""
-        share = self.plan.trace_share
-        if share is None or not self.pools[target].traceable:
-            return wire
-        return with_header(wire, HEADER, trace_context(self.share.run_id, phase, request, share).traceparent)
 
     def _resolved(self, addresses: Sequence[Address]) -> None:
         """Reports where a name leads now: the tap holds the segments of these addresses."""
@@ -412,7 +405,7 @@ class Worker:
             run.index,
             last.target,
             self.plan.series(run.index, last.target),
-            self._traced(run.index, last.target, request, self.pools[last.target].render(prompt)),
+            self.trace.add(run.index, last.target, request, self.pools[last.target].render(prompt)),
         )
         exchange.session = session
         exchange.estimate_tokens = session.estimate_tokens
