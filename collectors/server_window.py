@@ -95,5 +95,7 @@ def window_of(pages: Iterable[PageWindow]) -> ServerWindow | None:
 
 
 def _time(sum_s: float | None, count: float | None) -> ServerTime:
-    mean_ms = sum_s / count * 1e3 if sum_s is not None and count else None
+    """To whole ns: differences of large sums have more digits than they know."""
+    mean_ms = round(sum_s / count * 1e3, 6) if sum_s is not None and count else None
+    sum_s = None if sum_s is None else round(sum_s, 9)
     return ServerTime(count=None if count is None else round(count), sum_s=sum_s, mean_ms=mean_ms)

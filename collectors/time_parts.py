@@ -25,7 +25,7 @@ def time_parts(target: TargetReport, *, proxied: bool) -> TimeParts:
         client_ms=means.get("client_lateness_ms"),
         network_ms=means.get("rtt_ms"),
         server_ms=means.get("server_ttft_ms"),
-        decode_ms=None if ttft is None or e2e is None else e2e - ttft,
+        decode_ms=None if ttft is None or e2e is None else round(e2e - ttft, 6),
     )
     server = target.server or ServerWindow()
     parts.queue_ms, parts.prefill_ms = server.queue.mean_ms, server.prefill.mean_ms
@@ -36,7 +36,7 @@ def time_parts(target: TargetReport, *, proxied: bool) -> TimeParts:
         parts.prefill_ms = means.get("provider_ms")
         sources["prefill_ms"] = PROVIDER
     if parts.server_ms is not None and parts.prefill_ms is not None:
-        parts.other_ms = parts.server_ms - parts.prefill_ms - (parts.queue_ms or 0.0)
+        parts.other_ms = round(parts.server_ms - parts.prefill_ms - (parts.queue_ms or 0.0), 6)
         sources["other_ms"] = (
             "the rest of the server's time" if parts.queue_ms is not None else "the rest, queue included"
         )

@@ -8,6 +8,7 @@ from ..collectors.snapshot import TargetReport
 from . import figures
 
 UNKNOWN: Final = "unknown"
+OTHERS_SHARE: Final = 0.1  # by so much the server's count may differ from ours without a word
 
 
 class TimeRow(NamedTuple):
@@ -63,6 +64,9 @@ def server_line(target: TargetReport) -> str:
         )
         if each.mean_ms is not None
     ]
+    counted = server.queue.count or server.ttft.count
+    if counted is not None and abs(counted - target.requests.ok) > OTHERS_SHARE * target.requests.ok:
+        words.append(f"of {counted:,} requests, where this run had {target.requests.ok:,} ok")
     if server.prefix_cache_hit_share is not None:
         words.append(f"prefix cache hit {figures.share(server.prefix_cache_hit_share)} of the prompt tokens")
     if server.preemptions is not None:

@@ -244,6 +244,9 @@ def test_a_proxy_is_said_beside_the_network() -> None:
 def test_a_reason_is_shown_in_the_place_of_numbers() -> None:
     """People who gave a metrics_url want to know why it brought nothing."""
     assert server_line(report(ServerWindow(reason="it was restarted"))) == "unknown: it was restarted"
+    shared = report(ServerWindow(queue=ServerTime(count=900, mean_ms=10.0)))
+    shared.requests.ok = 100
+    assert "of 900 requests, where this run had 100 ok" in server_line(shared)
     assert server_line(report(None)) == ""
 
 
