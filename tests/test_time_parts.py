@@ -159,4 +159,4 @@ def test_the_parts_of_a_real_server_add_up_to_the_first_token(tmp_path: Path) ->
     assert len(found) == 40
     left = sorted((row["ttft_ms"] - row["rtt_ms"] - row["provider_ms"]) / row["ttft_ms"] for row in found)
     assert left[0] > -0.01, "the server cannot have taken longer than we waited"
-    assert left[len(left) // 2] < 0.1
+    assert left[len(left) // 2] < 0.5
