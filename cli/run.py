@@ -21,15 +21,19 @@ from ..engine.runs.manifest import SEGMENTS, Manifest
 from ..engine.runs.rundir import HTML, SUMMARY, leftovers, run_id_of
 from .launch import Stamps
 from .options import plan_from, run_options
+from .repeat.options import repeat_of, repeat_options
 
 
 @click.command(short_help="Run a plan, or a load given by flags, and report.")
 @run_options
+@repeat_options
 def run(plan_path: str | None, *, as_json: bool, quiet: bool, strict: bool, **flags: Any) -> int:
     """Measure one or many LLM endpoints, as PLAN says or as the flags say.
 
-    The zero-configuration run is `lens run --simulate`.
+    The zero-configuration run is `lens run --simulate`. With --repeat N --against BASE the plan's target and the base
+    are measured N times each in turns; the exit code is 3 if the plan's target is worse.
     """
+    repeat = repeat_of(flags, as_json=as_json, quiet=quiet, strict=strict)
     with contextlib.ExitStack() as stack:
         interrupts = stack.enter_context(Interrupts())  # first: a signal must never find nobody
         beside: list[int] = []
@@ -37,13 +41,28 @@ def run(plan_path: str | None, *, as_json: bool, quiet: bool, strict: bool, **fl
             flags["base_url"], pid = stack.enter_context(simulator())
             beside.append(pid)
         plan = plan_from(plan_path, flags)
+        if repeat is not None:
+            from .repeat.command import carry_out_repeated
+
+            return carry_out_repeated(plan, repeat, interrupts, beside)
         return carry_out(plan, interrupts, as_json=as_json, quiet=quiet, strict=strict, beside=beside)
 
 
 def carry_out(
-    plan: Plan, interrupts: Interrupts, *, as_json: bool, quiet: bool, strict: bool, beside: Sequence[int] = ()
+    plan: Plan,
+    interrupts: Interrupts,
+    *,
+    as_json: bool,
+    quiet: bool,
+    strict: bool,
+    beside: Sequence[int] = (),
+    run_id: str = "",
+    warn: bool = True,
 ) -> int:
-    """Runs a plan and prints the result; returns the exit code. Processes `beside` it are kept off its cores."""
+    """Runs a plan and prints the result; returns the exit code. Processes `beside` it are kept off its cores.
+
+    `run_id` is a new one if it is empty; `warn`: say on stderr what the plan and the machine have against the run.
+    """
     from ..engine.wire.preflight import check_targets
     from ..engine.workload import cautions
     from .launch import budget_prices, launched
@@ -52,13 +71,13 @@ def carry_out(
 
     prices = budget_prices(plan)
     check_targets(plan, os.environ)
-    run_id = run_id_of(plan.name)
-    known = [] if quiet or beside else cautions(plan)  # the simulator beside it limits itself
+    run_id = run_id or run_id_of(plan.name)
+    known = [] if quiet or beside or not warn else cautions(plan)  # the simulator beside it limits itself
     for warning in [*known, *check_exports(plan, run_id)]:
         click.echo(f"lens: {warning}", err=True)
     with contextlib.ExitStack() as failed:
         with launched(plan, run_id, interrupts, prices=prices) as launch:
-            warn_of_leftovers(quiet=quiet)
+            warn_of_leftovers(quiet=quiet or not warn)
             exporter = Exporter(plan, launch.run_dir)
             failed.callback(exporter.abandon)
             rules = StopRules(plan, launch.segment_dir)
@@ -71,7 +90,7 @@ def carry_out(
 
             supervisor = launch.supervisor(on_tick)
             supervisor.keep_aside(beside)
-            if not quiet:
+            if warn and not quiet:
                 warn_of_stamps(launch.stamps, supervisor.worker_cores, beside)
             with live_console(launch.segment_dir, quiet=quiet or as_json):
                 manifest = supervisor.run()
