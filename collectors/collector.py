@@ -14,6 +14,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Final, Protocol
 
@@ -298,13 +299,6 @@ class Collector:
 
     def _report(self, moment: Moment, *, finished: bool) -> Report:
         self._count_failures()
-        client = client_of_run(
-            moment,
-            self.totals.run.only(self.builder.measured),
-            self.state.health,
-            workers=self.manifest.workers,
-            restarts=self._restarts,
-        )
         losses = Losses(
             gap_drops=moment.sum(Counter.GAP_DROPS),
             detail_drops=moment.sum(Counter.DETAIL_DROPS),
@@ -317,7 +311,10 @@ class Collector:
             self_checks=self._self_checks() if finished else (),
         )
         view = RunView(self.manifest, self.totals, moment.now_ns)
-        report = self.builder.report(view, client=client, errors=self.errors, finished=finished, losses=losses)
+        client = partial(
+            client_of_run, moment, health=self.state.health, workers=self.manifest.workers, restarts=self._restarts
+        )
+        report = self.builder.report(view, client_of=client, errors=self.errors, finished=finished, losses=losses)
         for target in report.targets:
             target.server = self.servers.window(target.name) if finished else None
             target.time = time_parts(target, proxied=target.name in self.manifest.proxied)

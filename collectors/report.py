@@ -12,7 +12,7 @@ from ..engine.plan.plan import SECOND, InfluxExport, Phase, Plan
 from ..engine.records.record import Outcome
 from ..engine.runs.manifest import Manifest
 from .asked import draws, prompt_length_ratio
-from .evidence import Evidence
+from .evidence import Evidence, Layout
 from .goodput import Key
 from .judge import Judge
 from .replies import replies_of
@@ -155,9 +155,11 @@ class ReportBuilder:
 
     # --- the run --------------------------------------------------------------------------------------------------
 
-    def report(self, view: RunView, *, client: Client, errors: Errors, finished: bool, losses: Losses) -> Report:
+    def report(
+        self, view: RunView, *, client_of: Callable[[Series], Client], errors: Errors, finished: bool, losses: Losses
+    ) -> Report:
         """The run so far, or as it ended: with intervals, and its stationary part. Sums and percentiles are of the
-        measured phases; run.phases has them all."""
+        measured phases, which `client_of` gets as well; run.phases has them all."""
         totals, phases = view.totals.run, range(len(self.plan.phases))
         by_phase = {i: totals.only(partial(_in_phase, i)) for i in phases}
         windows = {i: self._window(view, i, by_phase[i]) for i in phases}
@@ -165,13 +167,13 @@ class ReportBuilder:
         seconds = sum(windows[i] for i in measured) / SECOND
         series = totals.only(self.measured)
         spans = {i: window / SECOND for i, window in windows.items()}
-        evidence = Evidence(self.plan, totals, view.totals.ladders, spans)
+        evidence = Evidence(Layout.of(self.plan), totals, view.totals.ladders, spans)
         known: Known = evidence.view if finished else nothing_known
         numbers = self._slice(series, seconds, planned_slots(view.manifest, measured), known(self.measured))
         report = Report(
             run=self._run(view, by_phase, windows, known),
             targets=[self._target(i, totals, seconds, known) for i in range(len(self.plan.targets))],
-            client=client,
+            client=client_of(series),
             replies=replies_of(self.plan, totals, series, by_phase),
             errors=self._errors(totals, errors),
             **{name: value for name, value in numbers.items() if name not in SHARES},
