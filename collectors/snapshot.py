@@ -328,7 +328,7 @@ class Report(msgspec.Struct, kw_only=True):
     steady: SteadySlice | None = None  # None while the run goes on
     targets: list[TargetReport] = msgspec.field(default_factory=list)
     slo: list[Slo] = msgspec.field(default_factory=list)
-    replies: Replies = Replies()
+    replies: Replies | None = None  # None for a part of a run
     client: Client = msgspec.field(default_factory=Client)
     errors: list[ErrorSample] = msgspec.field(default_factory=list)
 

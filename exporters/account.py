@@ -28,7 +28,7 @@ def account_lines(report: Report) -> list[tuple[str, str]]:
         goodput = f"{figures.share(t.goodput_share)} met every request SLO, {figures.rate(t.goodput_per_s)}/s"
         lines.append(("goodput", goodput))
     lines.append(("tokens", _tokens(report.tokens)))
-    per_event = report.replies.tokens_per_event
+    per_event = report.replies.tokens_per_event if report.replies is not None else None
     if per_event is not None and per_event > TOKENS_PER_EVENT_BOUND:
         lines.append(("", f"{per_event:.2f} tokens an event: ITL is the time between events, TPOT the time per token"))
     lines += [("cost", _cost(report.cost))]
