@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from .cli.api.pytest_plugin import LensRun
     from .cli.api.runs import read_plan, run
     from .cli.api.summary import Summary, load
-    from .collectors.snapshot import Snapshot
+    from .collectors.snapshot import Report, Snapshot
     from .engine.dialects import END, FAILED, TOKEN, VISIBLE, Dialect, HttpRequest, Prompt, Reply
     from .engine.errors import LensError, OutputError, PlanError, TargetError
     from .engine.plan.plan import Plan, PluginExport, Target
@@ -28,7 +28,7 @@ _MODULES = {
     "cli.api.pytest_plugin": ("LensRun",),
     "cli.api.runs": ("read_plan", "run"),
     "cli.api.summary": ("Summary", "load"),
-    "collectors.snapshot": ("Snapshot",),
+    "collectors.snapshot": ("Report", "Snapshot"),
     "engine.dialects": ("END", "FAILED", "TOKEN", "VISIBLE", "Dialect", "HttpRequest", "Prompt", "Reply"),
     "engine.errors": ("LensError", "OutputError", "PlanError", "TargetError"),
     "engine.plan.plan": ("Plan", "PluginExport", "Target"),
@@ -59,6 +59,7 @@ __all__ = [
     "Refused",
     "Rejected",
     "Reply",
+    "Report",
     "Snapshot",
     "Summary",
     "Target",

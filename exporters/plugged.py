@@ -5,23 +5,24 @@ The entry point names a callable, `make(export, name=..., models=...)`, that ret
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Final
 
-from ..collectors.snapshot import Snapshot
+from ..collectors.snapshot import Report, Snapshot
 from ..engine.errors import LensError
 from ..engine.installed import Plugin, plugin_of, raised
 from ..engine.plan.plan import PluginExport
 from .spool.tail import Destination, Unavailable
 
-ATTRIBUTES: Final = ("name", "keeps_cursor", "check", "write", "restart", "linger", "close")
+ATTRIBUTES: Final = ("name", "keeps_cursor", "check", "write", "end", "restart", "linger", "close")
 
 
-class PluggedDestination(Destination):
+class PluggedDestination(Destination[Snapshot]):
     """A `Destination` around another package's: an exception that is none of `Destination`'s is a failure to deliver,
     tried again as any other, so that the ticks wait on disk until somebody has repaired the package."""
 
-    def __init__(self, plugin: Plugin, destination: Destination) -> None:
+    def __init__(self, plugin: Plugin, destination: Destination[Snapshot]) -> None:
         self._plugin = plugin
         self._destination = destination
         self.name = destination.name
@@ -37,12 +38,21 @@ class PluggedDestination(Destination):
             raise self._plugin.error(raised("check()", error)) from error
 
     def write(self, ticks: list[Snapshot]) -> None:
-        try:
+        with self._delivering("write()"):
             self._destination.write(ticks)
+
+    def end(self, report: Report) -> None:
+        with self._delivering("end()"):
+            self._destination.end(report)
+
+    @contextmanager
+    def _delivering(self, where: str) -> Iterator[None]:
+        try:
+            yield
         except (LensError, Unavailable):
             raise
         except Exception as error:
-            raise Unavailable(str(self._plugin.error(raised("write()", error)))) from error
+            raise Unavailable(str(self._plugin.error(raised(where, error)))) from error
 
     def restart(self) -> None:
         self._destination.restart()

@@ -65,10 +65,11 @@ def run(plan: Plan | PlanSource | None = None, /, *, verbose: bool = False, **fl
                 raise PlanError(f"{', '.join(flags)} cannot be given with a Plan; give them to read_plan()")
         else:
             if flags.get("simulate"):
-                from ..run import simulator
+                from ..simulated import simulator
 
-                flags["base_url"], pid = stack.enter_context(simulator())
-                beside.append(pid)
+                simulated = stack.enter_context(simulator())
+                flags["base_url"] = f"{simulated.base_url}/v1"
+                beside.append(simulated.pid)
             plan = read_plan(plan, **flags)
         return _result(plan, beside, verbose=verbose)
 

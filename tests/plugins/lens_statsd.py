@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 from llm_latency_lens import Destination, PlanError, PluginExport, Snapshot
 
 
-class StatsD(Destination):
+class StatsD(Destination[Snapshot]):
     """Sends each tick's sums to `statsd://HOST:PORT`; the entry point names this class."""
 
     def __init__(self, export: PluginExport, *, name: str, models: Mapping[str, tuple[str, str]]) -> None:
