@@ -45,14 +45,21 @@ def server() -> Iterator[Simulator]:
         yield running
 
 
-@pytest.fixture
-def plan(server: Simulator, tmp_path: Path) -> Plan:
+@pytest.fixture(scope="module")
+def plan(server: Simulator, tmp_path_factory: pytest.TempPathFactory) -> Plan:
+    folder = tmp_path_factory.mktemp("runs")
     return read_plan(
-        {"target": {"base_url": f"{server.base_url}/v1", "model": "m"}, "output": {"dir": str(tmp_path / "runs")}},
+        {"target": {"base_url": f"{server.base_url}/v1", "model": "m"}, "output": {"dir": str(folder)}},
         requests=20,
         concurrency=4,
         workers=1,
     )
+
+
+@pytest.fixture(scope="module")
+def summary(plan: Plan) -> Summary:
+    """One run for the tests that only read its result."""
+    return run(plan)
 
 
 def test_a_run_returns_what_its_files_say(plan: Plan, capfd: pytest.CaptureFixture[str]) -> None:
@@ -72,10 +79,9 @@ def test_a_run_returns_what_its_files_say(plan: Plan, capfd: pytest.CaptureFixtu
     assert "TTFT" in capfd.readouterr().out
 
 
-def test_rows_and_ticks_are_tables(plan: Plan) -> None:
+def test_rows_and_ticks_are_tables(summary: Summary) -> None:
     """The column types must not depend on which value the first request lacks."""
     pyarrow = pytest.importorskip("pyarrow", reason="the parquet extra is not installed")
-    summary = run(plan)
     rows, ticks = summary.rows.to_arrow(), summary.ticks.to_arrow()
     assert rows.num_rows == 20
     assert rows.schema.field("ttft_ms").type == pyarrow.float64()
@@ -88,9 +94,8 @@ def test_rows_and_ticks_are_tables(plan: Plan) -> None:
     assert summary.ticks.to_pandas()["ok"].sum() == 20
 
 
-def test_without_pandas_the_error_says_what_to_install(plan: Plan, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_pandas_the_error_says_what_to_install(summary: Summary, monkeypatch: pytest.MonkeyPatch) -> None:
     """pandas is 60 MB that a load generator does not need."""
-    summary = run(plan)
     monkeypatch.setitem(sys.modules, "pandas", None)
     with pytest.raises(PlanError, match=r"to_pandas\(\) needs the extra 'pandas', .* pip install .*\[pandas\]"):
         summary.ticks.to_pandas()

@@ -332,11 +332,8 @@ class PluginExport(Pushed, frozen=True, kw_only=True, tag="plugin"):
 
 
 Export = InfluxExport | PrometheusExport | OtlpExport | PluginExport
-EXPORTS: Final[dict[str, type[InfluxExport] | type[PrometheusExport] | type[OtlpExport] | type[PluginExport]]] = {
-    "influxdb": InfluxExport,
-    "prometheus": PrometheusExport,
-    "otlp": OtlpExport,
-    "plugin": PluginExport,
+EXPORTS: Final[dict[str, type[Export]]] = {
+    str(each.__struct_config__.tag): each for each in (InfluxExport, PrometheusExport, OtlpExport, PluginExport)
 }
 
 
