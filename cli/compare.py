@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Final
 import click
 
 from ..engine.errors import OutputError, PlanError
+from .options import share_of
 
 if TYPE_CHECKING:
     from ..collectors.compare import Compared
@@ -31,24 +32,13 @@ class TwoLists(click.Command):
         return ["BASE... -- CANDIDATE... [OPTIONS]"]
 
 
-def _share(ctx: click.Context, parameter: click.Parameter, text: str) -> float:
-    """`5%` or `0.05`."""
-    try:
-        value = float(text.removesuffix("%")) / (100 if text.endswith("%") else 1)
-    except ValueError:
-        value = -1.0
-    if not 0 < value <= 1:
-        raise PlanError(f"--margin {text!r} is not a share above 0 and up to 100 %, such as 5% or 0.05")
-    return value
-
-
 @click.command(cls=TwoLists)
 @click.argument("run_dirs", nargs=-1, required=True)
 @click.option(
     "--margin",
     default="5%",
     show_default=True,
-    callback=_share,
+    callback=share_of,
     metavar="SHARE",
     help="Difference that does not matter.",
 )

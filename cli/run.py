@@ -6,9 +6,9 @@ import contextlib
 import os
 import subprocess
 import sys
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
 import msgspec
@@ -21,6 +21,10 @@ from ..engine.runs.manifest import SEGMENTS, Manifest
 from ..engine.runs.rundir import HTML, SUMMARY, leftovers, run_id_of
 from .launch import Stamps
 from .options import plan_from, run_options
+
+if TYPE_CHECKING:
+    from .processes.export import Exporter
+    from .stops import StopRules
 
 
 @click.command(short_help="Run a plan, or a load given by flags, and report.")
@@ -44,6 +48,33 @@ def carry_out(
     plan: Plan, interrupts: Interrupts, *, as_json: bool, quiet: bool, strict: bool, beside: Sequence[int] = ()
 ) -> int:
     """Runs a plan and prints the result; returns the exit code. Processes `beside` it are kept off its cores."""
+    done = measure(plan, interrupts, quiet=quiet, live=not (quiet or as_json), beside=beside)
+    try:
+        write_report(done.run_dir)
+        return print_result(done.run_dir, done.manifest, as_json=as_json, quiet=quiet, strict=strict)
+    finally:
+        done.exporter.finish()
+
+
+class Done(NamedTuple):
+    """A run that has its summary. `exporter.finish()` is still to be called."""
+
+    run_dir: Path
+    manifest: Manifest
+    exporter: Exporter
+
+
+def measure(
+    plan: Plan,
+    interrupts: Interrupts,
+    *,
+    quiet: bool,
+    live: bool,
+    beside: Sequence[int] = (),
+    rules: Callable[[Plan, Path], StopRules] | None = None,
+) -> Done:
+    """Runs a plan to its summary. `rules` make what ends it early, from its plan and segment directory; `quiet` leaves
+    out the warnings, `live` is the live view. Raises LensError."""
     from ..engine.wire.preflight import check_targets
     from ..engine.workload import cautions
     from .launch import budget_prices, launched
@@ -61,26 +92,22 @@ def carry_out(
             warn_of_leftovers(quiet=quiet)
             exporter = Exporter(plan, launch.run_dir)
             failed.callback(exporter.abandon)
-            rules = StopRules(plan, launch.segment_dir)
+            stops = (rules or StopRules)(plan, launch.segment_dir)
 
             def on_tick() -> str | None:
                 if exporter.restart_if_ended():
                     launch.manifest.exporter_restarts += 1
                     supervisor.publish()
-                return rules.reason()
+                return stops.reason()
 
             supervisor = launch.supervisor(on_tick)
             supervisor.keep_aside(beside)
             if not quiet:
                 warn_of_stamps(launch.stamps, supervisor.worker_cores, beside)
-            with live_console(launch.segment_dir, quiet=quiet or as_json):
+            with live_console(launch.segment_dir, quiet=not live):
                 manifest = supervisor.run()
         failed.pop_all()  # from here on there is a summary, and the exporter can come to its end
-    try:
-        write_report(launch.run_dir)
-        return print_result(launch.run_dir, manifest, as_json=as_json, quiet=quiet, strict=strict)
-    finally:
-        exporter.finish()
+    return Done(launch.run_dir, manifest, exporter)
 
 
 def warn_of_stamps(stamps: Stamps, worker_cores: Collection[int], beside: Collection[int]) -> None:

@@ -12,7 +12,8 @@ Both are functions of the points measured until now, so that a sweep that was ki
 The value of the answer is where a line through the points around the bracket meets the objective (weighted least squares
 of the logarithms of load and of measured/objective), kept inside the bracket; the interval is the bracket and the line's
 own: points that are judged at every doubling of their requests are judged wrongly more often than one by itself. A load at which
-the client is the limit never counts as one that the server fails.
+the client is the limit never counts as one that the server fails; and one such look may be a moment's disturbance, so
+that it takes two to end the range.
 """
 
 from __future__ import annotations
@@ -118,6 +119,7 @@ def next_load(points: Sequence[Point], range_: Range) -> Next | None:
 def _open_questions(bracket: _Bracket, looks: dict[float, list[Point]], range_: Range) -> Iterator[float]:
     """What is worth a measurement, the most useful first; the ends' second looks come last."""
     low, high = bracket.low, bracket.high
+    yield from (value for value, points in looks.items() if _disturbed(points))
     if high is None:
         top = max(looks)
         if top < range_.high:
@@ -151,6 +153,12 @@ def _inside(
     )
 
 
+def _disturbed(points: Sequence[Point]) -> bool:
+    """A load at which the client was the limit once: that says nothing yet."""
+    decided = [point.state for point in points if point.state != "UNDECIDED"]
+    return decided == ["CLIENT_LIMITED"] and len(points) < LOOKS_MAX
+
+
 def _unsure(points: Sequence[Point]) -> bool:
     """An end of the bracket that was looked at once only; or whose looks disagree, and there may be more."""
     decided = [point.state for point in points if point.state != "UNDECIDED"]
@@ -167,6 +175,8 @@ def _looks(points: Sequence[Point]) -> dict[float, list[Point]]:
 def _state(points: Sequence[Point]) -> State:
     """What the decided looks at one load agree on, or their majority; UNDECIDED where there is none."""
     decided = [point.state for point in points if point.state != "UNDECIDED"]
+    if decided == ["CLIENT_LIMITED"]:
+        return "UNDECIDED"
     return next((state for state in decided if 2 * decided.count(state) > len(decided)), "UNDECIDED")
 
 

@@ -14,6 +14,7 @@ from ..engine.runs.manifest import Manifest
 from .asked import cached_share, draws, lengths
 from .evidence import Evidence
 from .goodput import Key
+from .gpus import gpus_of
 from .judge import Judge
 from .run_ladders import WINDOW_METRICS, Chosen, View
 from .series import NOBODY, Series, Slab, Tally
@@ -171,6 +172,7 @@ class ReportBuilder:
             errors=self._errors(totals, errors),
             **{name: value for name, value in numbers.items() if name not in SHARES},
         )
+        report.gpus = gpus_of(self.plan.gpus, report.throughput)
         if finished:
             report.run.ended_by = ended_by(view.manifest, self.plan, by_phase)
             report.steady = self.judge.steady(view.totals, series, spans)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from importlib import resources
 from typing import Final
 
 import numpy as np
@@ -13,7 +12,7 @@ from ...collectors.confidence import QUANTILES
 from ...collectors.ladder import Floats
 from ...engine.metrics import METRICS
 from ..html.curves import Curve, exact_curves
-from ..html.markup import NOTHING, Markup, card, element, escaped, joined, row, table, text_cell
+from ..html.markup import NOTHING, Markup, card, document, element, escaped, row, table, text_cell
 from .questions import BEYOND, LATENCIES, Pair, pairs_of
 from .read import RunDirectory
 from .run import Runs
@@ -39,15 +38,7 @@ def page_of(compared: Compared, runs: Runs) -> str:
         card(table(HEADS, (_row(each) for each in compared.comparisons))),
         *_charts(compared, runs),
     )
-    css = Markup(resources.files("llm_latency_lens.exporters").joinpath("assets", "report.css").read_text("utf-8"))
-    head = joined(
-        (
-            Markup('<meta charset="utf-8"><meta name="viewport" content="width=device-width">'),
-            element("title", f"{state} - LLM Latency Lens"),
-            element("style", css),
-        )
-    )
-    return f'<!doctype html>\n<html lang="en">\n<head>{head}</head>\n<body>{element("main", *body)}</body>\n</html>\n'
+    return document(f"{state} - LLM Latency Lens", *body)
 
 
 def _row(comparison: Comparison) -> Markup:

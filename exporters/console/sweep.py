@@ -1,0 +1,37 @@
+"""A sweep on stdout: the answer, a table of its points, knee, peak and what it took. Imports rich."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from rich.console import Group
+from rich.text import Text
+
+from ...collectors.sweep import SweepReport
+from ..sweep.words import cells, facts, heads, sentence
+from .final import print_out
+from .tables import grid, literal
+from .terminal import printable
+
+STYLES: Final = {
+    "FOUND": "bold green",
+    "ABOVE_RANGE": "bold green",
+    "BELOW_RANGE": "bold red",
+    "CLIENT_LIMITED": "bold yellow",
+    "UNDECIDED": "bold yellow",
+    "PASS": "green",
+    "FAIL": "red",
+}
+
+
+def print_sweep(report: SweepReport) -> None:
+    """Raises OutputError if stdout cannot be written."""
+    state, _, rest = sentence(report).partition(":")
+    first, *others = heads(report)
+    table = grid(first, *others, first=11)
+    for point in sorted(report.points, key=lambda each: each.value):
+        row = [literal(cell) for cell in cells(report, point)]
+        row[1] = f"[{STYLES[point.state]}]{point.state}[/]"
+        table.add_row(*row)
+    heading = Text.assemble((state, STYLES[state]), ":", printable(rest))
+    print_out(Group(heading, Text(), table, Text(), *map(Text, facts(report))))
