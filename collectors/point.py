@@ -17,7 +17,7 @@ from typing import Final, NamedTuple
 import numpy as np
 
 from ..engine.plan.slo import Objective, RequestObjective, parse_slo
-from .capacity import Point, State
+from .capacity import CLEAR, Point, State
 from .confidence import BATCHES, student
 from .snapshot import Distribution, Report, Slo
 from .steady import trend_of
@@ -25,7 +25,7 @@ from .steady import trend_of
 LOOK_FIRST_S: Final = 3.0  # of the measured part
 LOOK_FIRST_REQUESTS: Final = 100
 TICKS_MIN: Final = 24  # that a growing queue is found in
-CLEAR: Final = 0.7  # measured over objective below which only the sample's size keeps a point from passing
+SEEN_AGAIN: Final = 1.05  # it is looked for again when there are 5 % more ticks
 GROWTH_MIN: Final = 0.05  # requests that stay in the queue, as a share of those sent
 CERTAIN: Final = 0.001  # probability of such a trend without a growing queue
 ERRORS_MAX: Final = 0.01  # share of failed requests from which a point fails, unless an objective speaks of them
@@ -66,20 +66,35 @@ def hopeless(report: Report, left_s: float) -> bool:
     )
 
 
-def saturated(in_flight: Sequence[int], rate_per_s: float, tick_s: float, *, cap: int | None = None) -> bool:
-    """Whether a queue grows for good, or has stood at its `cap`. `in_flight` has a value per tick since the load began,
-    all of it at one rate.
+class Queue:
+    """The requests in flight of an open-loop run, tick by tick from the start of its load, all of it at one rate."""
+
+    def __init__(self, rate_per_s: float, *, cap: int | None = None) -> None:
+        self._rate_per_s = rate_per_s
+        self._cap = cap
+        self._in_flight: list[int] = []
+        self._next = TICKS_MIN
+
+    def add(self, in_flight: int, tick_s: float) -> bool:
+        """Takes a tick in. Whether the queue grows for good, or has stood at its cap."""
+        self._in_flight.append(in_flight)
+        if len(self._in_flight) < self._next:
+            return False
+        self._next = math.ceil(SEEN_AGAIN * self._next)
+        return growing(self._in_flight, self._rate_per_s * tick_s, cap=self._cap)
+
+
+def growing(in_flight: Sequence[int], per_tick: float, *, cap: int | None = None) -> bool:
+    """Whether requests in flight, a value a tick, rise by GROWTH_MIN of the `per_tick` that are sent, or stay at `cap`.
 
     The first half is left out: a queue that begins empty grows until it is in its stationary state.
     """
     late = np.array(in_flight[len(in_flight) // 2 :], np.float64)
-    if len(in_flight) < TICKS_MIN:
-        return False
     if cap is not None and late.min() >= cap:
         return True
     trend = trend_of(late, np.ones_like(late))
     risen = late[len(late) // 2 :].mean() > 1.1 * max(late[: len(late) // 2].mean(), 1.0)
-    return bool(risen and trend.probability < CERTAIN and trend.low / tick_s > GROWTH_MIN * rate_per_s)
+    return bool(risen and trend.probability < CERTAIN and trend.low > GROWTH_MIN * per_tick)
 
 
 def failing(report: Report, slos: Sequence[str]) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ...collectors.point import CLIENT_CODES, LOOK_FIRST_S, Looks, failing, hopeless, saturated
+from ...collectors.point import CLIENT_CODES, LOOK_FIRST_S, Looks, Queue, failing, hopeless
 from ...collectors.snapshot import Report, Snapshot
 from ...engine.plan.plan import SECOND, Plan
 from ..stops import StopRules
@@ -23,17 +23,16 @@ class PointRules(StopRules):
         self._ends_s = (measured.duration_ns or 0) / SECOND
         self._glance_s = LOOK_FIRST_S  # when `hopeless` is asked next
         self._slos = plan.slo
-        self._rate = measured.load.shapes[0].start if measured.load.model != "closed" else None
-        self._cap = measured.load.max_in_flight
+        load = measured.load
+        self._queue = None if load.model == "closed" else Queue(load.shapes[0].start, cap=load.max_in_flight)
         self._before_s = sum(phase.duration_ns or 0 for phase in plan.phases[:-1]) / SECOND
-        self._in_flight: list[int] = []
         self._looks = Looks()
         self._limited = False  # at the last look
         self._held = False
 
     def judged(self, snapshot: Snapshot) -> str | None:
         """`slo` where the load is not borne, `until` where it is, or where nothing more can be learned here."""
-        self._in_flight.append(snapshot.in_flight)
+        growing = self._queue is not None and self._queue.add(snapshot.in_flight, snapshot.seconds)
         elapsed_s = snapshot.elapsed_s - self._before_s
         if elapsed_s <= 0:
             return None
@@ -48,7 +47,6 @@ class PointRules(StopRules):
             self._glance_s = 2 * elapsed_s
             if hopeless(report, self._ends_s - elapsed_s):
                 return "until"
-        growing = self._rate is not None and saturated(self._in_flight, self._rate, snapshot.seconds, cap=self._cap)
         return "slo" if growing and not self._held else super().judged(snapshot)
 
     def _look(self, report: Report) -> str | None:

@@ -15,7 +15,7 @@ from ...engine.plan.slo import Objective, parse_slo
 from .. import figures
 from ..html.markup import Markup, card, document, element, row, table, text_cell
 from .plot import Curve, Mark, Rule, chart
-from .words import UNITS, cells, facts, gpu_points, heads, load, saturated, sentence
+from .words import GPU_HEADS, UNITS, cells, facts, gpu_cells, gpu_points, heads, load, saturated, sentence
 
 Named = tuple[str, SweepReport]
 
@@ -74,12 +74,14 @@ def _legend(sweeps: Sequence[Named]) -> Iterator[object]:
 
 
 def _points(report: SweepReport) -> Markup:
+    gpus = gpu_points(report)
+
     def line(point: SweepPoint) -> Markup:
-        found = cells(report, point)
+        found = [*cells(report, point), *(gpu_cells(gpus[point.run]) if gpus else [])]
         state = element("td", element("b", point.state), classes=_BADGES.get(point.state, point.state))
         return row([found[0], state, *found[2:], text_cell(point.run)])
 
-    return table([*heads(report), "run"], (line(each) for each in by_load(report)))
+    return table([*heads(report), *(GPU_HEADS if gpus else ()), "run"], (line(each) for each in by_load(report)))
 
 
 def by_load(report: SweepReport) -> list[SweepPoint]:

@@ -14,7 +14,7 @@ from .. import figures
 
 UNITS: Final = {"rate": "requests/s", "concurrency": "requests in flight"}
 SATURATED_BELOW: Final = 0.95  # of the rate that was asked for
-_METRICS_SHOWN: Final = 2
+_METRICS_SHOWN: Final = 2  # as many as 120 columns hold
 
 
 def sentence(report: SweepReport) -> str:
@@ -94,9 +94,20 @@ def saturated(points: Sequence[SweepPoint], over: str) -> set[str]:
 def heads(report: SweepReport) -> list[str]:
     names = [report.over, "state", "req/s", "tok/s"]
     for metric in metrics_shown(report.slo):
-        names += [f"{figures.label(metric)} p50", "p99", "p99 95 % CI"]
-    names += ["ok", "time"]
-    return [*names, "tok/s/GPU", "USD/Mtok", "J/tok"] if gpu_points(report) else names
+        names += [f"{figures.label(metric)} p50", "p99", "95 % CI"]
+    return [*names, "time"]
+
+
+GPU_HEADS: Final = ("tok/s per GPU", "USD per 1M tok", "J per tok")
+
+
+def gpu_cells(each: GpuReport | None) -> list[str]:
+    """A row under `GPU_HEADS`: of output tokens."""
+    return [
+        figures.rate(each.output_tokens_per_s if each else None),
+        figures.money(each.usd_per_million_output_tokens if each else None),
+        figures.value(each.joules_per_output_token if each else None),
+    ]
 
 
 def gpu_points(report: SweepReport) -> dict[str, GpuReport | None]:
@@ -120,15 +131,7 @@ def cells(report: SweepReport, point: SweepPoint) -> list[str]:
             figures.value(d.p99, metric),
             figures.interval(d, "p99", metric) or figures.MISSING,
         ]
-    row += [figures.count(point.requests.ok), figures.clock(point.duration_s)]
-    known = gpu_points(report)
-    if known:
-        each = known.get(point.run)
-        row += [
-            figures.rate(each.output_tokens_per_s if each else None),
-            figures.money(each.usd_per_million_output_tokens if each else None),
-            figures.value(each.joules_per_output_token if each else None),
-        ]
+    row.append(figures.clock(point.duration_s))
     return row
 
 
