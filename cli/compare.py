@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -13,7 +14,6 @@ from .options import share_of
 
 if TYPE_CHECKING:
     from ..collectors.compare import Compared
-    from ..exporters.compare.run import Runs
 
 WORSE: Final = 3  # the exit code of a gate that failed
 _DIVIDER: Final = "\0--"  # stands for `--` while click parses: options may follow the candidates, and no path holds \0
@@ -66,18 +66,25 @@ def compare(
     junit: Path | None,
     html: Path | None,
 ) -> int:
-    """Compare the runs before `--` with those after it.
+    """Compare the runs before `--` with those after it, or a sweep with another.
 
     Several runs on each side are compared run by run, single ones by the blocks within them. Each statistic is better,
     worse, the same (its 95 % interval lies within the margin) or undecided. The exit code is 3 if anything is worse.
     """
+    from ..exporters.compare import page
     from ..exporters.compare.run import compare_runs
+    from ..exporters.compare.sweeps import compare_sweeps, is_sweep
+    from ..exporters.compare.sweeps import page_of as page_of_sweeps
 
     if as_json and as_markdown:
         raise PlanError("--json and --markdown both print on stdout; give one of them")
     base, candidate = _sides(run_dirs)
-    compared, runs = compare_runs(base, candidate, margin=margin, metrics=metrics, steady=steady, across=across)
-    _written(junit, html, compared, runs)
+    if any(is_sweep(path) for path in (*base, *candidate)):
+        compared, sweeps = compare_sweeps(base, candidate, margin=margin, metrics=metrics, steady=steady, across=across)
+        _written(junit, html, compared, lambda: page_of_sweeps(compared, sweeps))
+    else:
+        compared, runs = compare_runs(base, candidate, margin=margin, metrics=metrics, steady=steady, across=across)
+        _written(junit, html, compared, lambda: page.page_of(compared, runs))
     if as_json:
         from ..collectors.snapshot import ENCODER
 
@@ -109,14 +116,14 @@ def _sides(run_dirs: tuple[str, ...]) -> tuple[list[Path], list[Path]]:
     return base, candidate
 
 
-def _written(junit: Path | None, html: Path | None, compared: Compared, runs: Runs) -> None:
+def _written(junit: Path | None, html: Path | None, compared: Compared, page: Callable[[], str]) -> None:
     """Writes the files that were asked for. Raises OutputError."""
     from ..engine.files import replace
-    from ..exporters.compare import formats, page
+    from ..exporters.compare import formats
 
     for path, content in (
         (junit, formats.junit(compared) if junit else b""),
-        (html, page.page_of(compared, runs).encode("utf-8", "replace") if html else b""),
+        (html, page().encode("utf-8", "replace") if html else b""),
     ):
         if path is not None:
             try:
