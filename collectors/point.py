@@ -27,6 +27,7 @@ LOOK_FIRST_REQUESTS: Final = 100
 TICKS_MIN: Final = 24  # that a growing queue is found in
 SEEN_AGAIN: Final = 1.05  # it is looked for again when there are 5 % more ticks
 GROWTH_MIN: Final = 0.05  # requests that stay in the queue, as a share of those sent
+WANDER: Final = 3.5  # standard deviations that a queue rises by and still comes back
 CERTAIN: Final = 0.001  # probability of such a trend without a growing queue
 ERRORS_MAX: Final = 0.01  # share of failed requests from which a point fails, unless an objective speaks of them
 ERRORS_MIN: Final = 3
@@ -87,14 +88,17 @@ class Queue:
 def growing(in_flight: Sequence[int], per_tick: float, *, cap: int | None = None) -> bool:
     """Whether requests in flight, a value a tick, rise by GROWTH_MIN of the `per_tick` that are sent, or stay at `cap`.
 
-    The first half is left out: a queue that begins empty grows until it is in its stationary state.
+    The first half is left out: a queue that begins empty grows until it is in its stationary state. A long queue in that
+    state wanders, at most as a random walk does: with as many arrivals as departures, both Poisson, it rises by more than
+    WANDER times the root of their number in one case of 4,000.
     """
     late = np.array(in_flight[len(in_flight) // 2 :], np.float64)
     if cap is not None and late.min() >= cap:
         return True
     trend = trend_of(late, np.ones_like(late))
-    risen = late[len(late) // 2 :].mean() > 1.1 * max(late[: len(late) // 2].mean(), 1.0)
-    return bool(risen and trend.probability < CERTAIN and trend.low > GROWTH_MIN * per_tick)
+    sent, rise = per_tick * len(late), trend.slope * len(late)
+    walked = rise > WANDER * math.sqrt(2 * sent)
+    return walked and rise > GROWTH_MIN * sent and trend.probability < CERTAIN and trend.low > 0
 
 
 def failing(report: Report, slos: Sequence[str]) -> bool:

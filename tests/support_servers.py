@@ -120,7 +120,7 @@ class Sweep:
                 return self._judged(wanted.value, latency[:full], end[:full])._replace(
                     state="FAIL", limited_by=SATURATED
                 )
-            assert looks.due(n, float(end[n - 1])) or n == longest
+            assert looks.due(n, float(end[:n].max())) or n == longest
             point = self._judged(wanted.value, latency[:n], end[:n])
             if point.state != "UNDECIDED" or n >= longest:
                 self.requests += n

@@ -83,8 +83,6 @@ def plan_of(plan_path: str | None, flags: Mapping[str, Any], wanted: Wanted) -> 
     plan = plan_from(plan_path, {**flags, **extra})
     if plan.workload.kind == "trace":
         raise PlanError("a trace has a load of its own, which --over cannot vary; take its prompts from a file instead")
-    if plan.probe.given:
-        raise PlanError("the plan is one for `lens probe` (key probe), which has a load of its own; leave out probe")
     before = plan.phases[:-1]
     if (
         not plan.phases[-1].measure
@@ -101,7 +99,9 @@ def plan_of(plan_path: str | None, flags: Mapping[str, Any], wanted: Wanted) -> 
 
 
 def _refuse_loads(document: Mapping[str, Any]) -> None:
-    """Loads that change over time, and several of them."""
+    """Loads that change over time, several of them, and that of a probe."""
+    if document.get("probe"):
+        raise PlanError("the plan is one for `lens probe` (key probe), which has a load of its own; leave out probe")
     phases = document.get("phases")
     measured = _measured(document) if isinstance(phases, list) else document
     if isinstance(phases, list):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import shutil
 import sys
 from collections.abc import Mapping
 from functools import partial
@@ -163,9 +164,10 @@ def _carry_out(
     as_json: bool,
     quiet: bool,
 ) -> int:
+    from ...engine.runs.rundir import PLAN
     from ...exporters.sweep.words import point_line
     from ..launch import budget_prices
-    from .folder import DIRECTORY, locked, make_folder, recover_killed
+    from .folder import DIRECTORY, locked, make_folder, recover_killed, run_dirs
     from .sweeper import Sweeper
 
     budget_prices(plan)
@@ -197,6 +199,10 @@ def _carry_out(
             sweeper.run()
         except KeyboardInterrupt:  # between two runs
             sweeper.ended = "interrupted"
+        except LensError:
+            if resume is None and not run_dirs(folder, PLAN):  # it never began
+                shutil.rmtree(folder, ignore_errors=True)
+            raise
         report = sweeper.report
         _write(folder, report)
     if sweeper.ended and sweeper.ended != "interrupted":
