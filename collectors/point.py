@@ -23,7 +23,8 @@ from .snapshot import Distribution, Report, Slo
 from .steady import trend_of
 
 LOOK_FIRST_S: Final = 3.0  # of the measured part
-LOOK_FIRST_REQUESTS: Final = 100
+LOOK_FIRST_REQUESTS: Final = 30
+SURE_REQUESTS: Final = 100  # fewer decide only what is clear: intervals of few requests are too narrow too often
 TICKS_MIN: Final = 24  # that a growing queue is found in
 SEEN_AGAIN: Final = 1.05  # it is looked for again when there are 5 % more ticks
 GROWTH_MIN: Final = 0.05  # requests that stay in the queue, as a share of those sent
@@ -65,6 +66,22 @@ def hopeless(report: Report, left_s: float) -> bool:
         and (slo.needs_s is None or slo.needs_s > left_s)
         for slo in waiting
     )
+
+
+def decided(states: Sequence[tuple[str, Against]], requests: int) -> State:
+    """What the objectives, each with its state and how near it is, say after so many requests: PASS if all are met, FAIL
+    if one is missed. Below SURE_REQUESTS only where the interval is far from the objective."""
+    few = requests < SURE_REQUESTS
+
+    def met(state: str, against: Against) -> bool:
+        return state == "PASS" and not (few and against.high is not None and against.high > CLEAR)
+
+    def missed(state: str, against: Against) -> bool:
+        return state == "FAIL" and not (few and against.low is not None and against.low * CLEAR < 1)
+
+    if any(missed(*each) for each in states):
+        return "FAIL"
+    return "PASS" if states and all(met(*each) for each in states) else "UNDECIDED"
 
 
 class Queue:
@@ -133,7 +150,7 @@ def state_of(report: Report) -> State:
     states = {slo.state for slo in report.slo}
     if against & CLIENT_CODES:
         # Of a few requests that were left for a higher load, one sent late is a hundredth.
-        glanced = report.run.ended_by == "until" and report.requests.ok < LOOK_FIRST_REQUESTS
+        glanced = report.run.ended_by == "until" and report.requests.ok < SURE_REQUESTS
         return "UNDECIDED" if glanced else "CLIENT_LIMITED"
     if "FAIL" in states or report.run.ended_by in ("slo", "error_rate"):
         return "FAIL"

@@ -13,7 +13,15 @@ import numpy as np
 from llm_latency_lens.collectors.capacity import Answer, Next, Point, Range, State, answer_of, next_load
 from llm_latency_lens.collectors.confidence import confidence
 from llm_latency_lens.collectors.ladder import Ladder
-from llm_latency_lens.collectors.point import LOOK_FIRST_REQUESTS, LOOK_FIRST_S, SATURATED, Looks, Queue
+from llm_latency_lens.collectors.point import (
+    LOOK_FIRST_REQUESTS,
+    LOOK_FIRST_S,
+    SATURATED,
+    Against,
+    Looks,
+    Queue,
+    decided,
+)
 from tests.support_samples import SECOND, Floats, ticks
 
 TICK_S: Final = 0.25  # of a sweep's runs
@@ -152,6 +160,7 @@ class Sweep:
         elif low is not None and low > bound:
             state = "FAIL"
         shares = [None if each is None else each / bound for each in (low, high)]
+        state = decided([(state, Against(measured / bound, *shares))], len(latency))
         return Point(
             value,
             state,

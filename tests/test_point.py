@@ -10,9 +10,11 @@ import pytest
 from llm_latency_lens.collectors.gpus import gpus_of
 from llm_latency_lens.collectors.point import (
     SATURATED,
+    Against,
     Looks,
     Queue,
     against_of,
+    decided,
     failing,
     goals_of,
     hopeless,
@@ -64,8 +66,18 @@ def test_a_point_is_judged_at_doublings_and_not_at_every_tick() -> None:
     """An interval that is looked at every second is wrong sooner or later: looks have to be few."""
     looks = Looks()
     seen = [n for n in range(0, 4000, 10) if looks.due(n, n / 10)]
-    assert seen == [100, 200, 400, 800, 1600, 3200]
+    assert seen == [30, 60, 120, 240, 480, 960, 1920, 3840]
     assert not Looks().due(5000, 1.0)
+
+
+def test_few_requests_decide_only_what_is_clear() -> None:
+    """A slow server sends 30 requests in a minute: a tenth of the objective passes then, and nine tenths do not."""
+    clear, close = Against(0.1, 0.08, 0.12), Against(0.9, 0.85, 0.95)
+    assert decided([("PASS", clear)], 30) == "PASS"
+    assert decided([("PASS", close)], 30) == "UNDECIDED"
+    assert decided([("PASS", close)], 100) == "PASS"
+    assert decided([("PASS", clear), ("FAIL", Against(1.1, 1.05, 1.2))], 30) == "UNDECIDED"
+    assert decided([("PASS", clear), ("FAIL", Against(3.0, 2.5, None))], 30) == "FAIL"
 
 
 def test_a_queue_that_grows_is_found_in_seconds() -> None:
@@ -107,7 +119,7 @@ def test_requests_that_stay_at_the_cap_are_a_growing_queue() -> None:
         (report(slo("PASS"), codes=["steal"]), "CLIENT_LIMITED"),
         (report(slo("PASS"), codes=["note starved"]), "PASS"),
         (report(slo("PASS"), codes=["note starved"], load="closed"), "CLIENT_LIMITED"),
-        (report(slo("UNDECIDED"), codes=["lateness"], ok=30), "UNDECIDED"),
+        (report(slo("UNDECIDED"), codes=["lateness"], ok=40), "UNDECIDED"),
         (report(slo("PASS"), codes=["censored"]), "UNDECIDED"),
     ],
 )

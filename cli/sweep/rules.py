@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ...collectors.point import CLIENT_CODES, LOOK_FIRST_S, Looks, Queue, failing, hopeless
+from ...collectors.point import CLIENT_CODES, LOOK_FIRST_S, Looks, Queue, against_of, decided, failing, hopeless
 from ...collectors.snapshot import Report, Snapshot
 from ...engine.plan.plan import SECOND, Plan
 from ..stops import StopRules
@@ -51,9 +51,9 @@ class PointRules(StopRules):
 
     def _look(self, report: Report) -> str | None:
         limited = any(reason.code in CLIENT_CODES and not reason.note for reason in report.verdict.reasons)
-        states = {slo.state for slo in report.slo}
+        state = decided([(slo.state, against_of(slo)) for slo in report.slo], report.requests.ok)
         twice, self._limited = limited and self._limited, limited
-        self._held = states == {"PASS"}
+        self._held = state == "PASS"
         if limited:  # a disturbance at the start may still become a small part of the run
             return "until" if twice else None
-        return "slo" if "FAIL" in states else "until" if self._held else None
+        return "slo" if state == "FAIL" else "until" if self._held else None

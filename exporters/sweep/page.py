@@ -7,6 +7,7 @@ from typing import Final
 
 import numpy as np
 
+from ...collectors.confidence import QUANTILES
 from ...collectors.point import latency_metric
 from ...collectors.snapshot import Distribution
 from ...collectors.sweep import SweepPoint, SweepReport
@@ -68,8 +69,8 @@ def _legend(sweeps: Sequence[Named]) -> Iterator[object]:
         for (name, _), colour in zip(sweeps, COLOURS, strict=False):
             yield element("b", f"{name} ", style=f"color:{colour}")
     yield (
-        "Solid: p50, dashed: p99, bands and bars: 95 % intervals, dotted across: objective. Hollow: the load was not "
-        "borne. Crossed: this client was the limit."
+        "Solid: p50, dashed: p99, dash-dotted: another percentile that is an objective's, dotted across: objective. Bands "
+        "and bars: 95 % intervals. Hollow: the load was not borne. Crossed: this client was the limit."
     )
 
 
@@ -88,6 +89,19 @@ def by_load(report: SweepReport) -> list[SweepPoint]:
     return sorted(report.points, key=lambda each: each.value)
 
 
+def drawn_points(report: SweepReport) -> list[SweepPoint]:
+    """One point of each load, by load: its longest that this client did not limit, if there is one."""
+    order = sorted(report.points, key=lambda each: (each.state != "CLIENT_LIMITED", each.requests.ok))
+    return sorted({each.value: each for each in order}.values(), key=lambda each: each.value)
+
+
+def levels_of(report: SweepReport, metric: str) -> dict[str, str]:
+    """The percentiles of the curve with their dashes: p50, p99, and those that an objective bounds."""
+    parsed = [parse_slo(each) for each in report.slo]
+    bounded = [each.statistic for each in parsed if isinstance(each, Objective) and each.metric == metric]
+    return LEVELS | {each: "10 3 2 3" for each in bounded if each in QUANTILES and each not in LEVELS}
+
+
 def _kind(point: SweepPoint, hollow: set[str]) -> str:
     return "crossed" if point.state == "CLIENT_LIMITED" else "hollow" if point.run in hollow else "full"
 
@@ -98,9 +112,9 @@ def latency_chart(sweeps: Sequence[Named], metric: str) -> Markup:
     rules: list[Rule] = []
     for (name, report), colour in zip(sweeps, COLOURS, strict=False):
         hollow = saturated(report.points, report.over)
-        for level, dash in LEVELS.items():
+        for level, dash in levels_of(report, metric).items():
             marks = []
-            for point in by_load(report):
+            for point in drawn_points(report):
                 d = point.metrics.get(metric, Distribution())
                 y, x = getattr(d, level), point.throughput.requests_per_s
                 if y is not None and x is not None:
@@ -131,7 +145,7 @@ def _marks_of(report: SweepReport, suffix: str, colour: str) -> Iterator[Rule]:
 
 def throughput_at(report: SweepReport, value: float) -> float:
     """Requests per second at a load, between those that were measured."""
-    points = [point for point in by_load(report) if point.throughput.requests_per_s is not None]
+    points = [point for point in drawn_points(report) if point.throughput.requests_per_s is not None]
     if not points:
         return value
     loads = [point.value for point in points]
@@ -145,7 +159,7 @@ def goodput_chart(sweeps: Sequence[Named]) -> Markup:
     for (name, report), colour in zip(sweeps, COLOURS, strict=False):
         hollow = saturated(report.points, report.over)
         marks = []
-        for point in by_load(report):
+        for point in drawn_points(report):
             good = good_of(point)
             if good is not None:
                 text = f"{name} {load(point.value)}: {figures.rate(good)} good requests/s"
@@ -174,7 +188,7 @@ def pareto_chart(sweeps: Sequence[Named]) -> Markup:
     for (name, report), colour in zip(sweeps, COLOURS, strict=False):
         hollow, gpus = saturated(report.points, report.over), gpu_points(report)
         marks = []
-        for point in by_load(report):
+        for point in drawn_points(report):
             each = gpus.get(point.run)
             total = each.output_tokens_per_s if per_gpu and each else point.throughput.output_tokens_per_s
             user = point.metrics.get("decode_tps", Distribution())
@@ -195,7 +209,7 @@ def price_chart(sweeps: Sequence[Named]) -> Markup:
     for (name, report), colour in zip(sweeps, COLOURS, strict=False):
         gpus, hollow = gpu_points(report), saturated(report.points, report.over)
         marks = []
-        for point in by_load(report):
+        for point in drawn_points(report):
             each = gpus.get(point.run)
             if each and each.usd_per_million_output_tokens is not None:
                 usd = each.usd_per_million_output_tokens

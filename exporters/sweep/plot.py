@@ -11,7 +11,6 @@ from ..html.markup import Markup, escaped
 WIDTH, HEIGHT = 560, 320
 LEFT, RIGHT, TOP, BOTTOM = 58, 14, 14, 40
 DECADES: Final = (1, 2, 5)
-DASHES: Final = {"p50": "", "p99": "6 4"}
 _TICKS: Final = 5
 
 
@@ -134,7 +133,8 @@ def _mark(mark: Mark, colour: str, x: Scale, y: Scale) -> Iterator[str]:
     at, level = x(mark.x), y(mark.y)
     if mark.low is not None:
         ends = y(mark.low), (TOP if mark.high is None else y(mark.high))
-        yield f'<path d="M{at:.1f} {ends[0]:.1f}V{ends[1]:.1f}" stroke="{colour}"/>'
+        faint = ' opacity=".35"' if mark.high is None else ""  # no upper bound is known
+        yield f'<path d="M{at:.1f} {ends[0]:.1f}V{ends[1]:.1f}" stroke="{colour}"{faint}/>'
     title = f"<title>{escaped(mark.text)}</title>"
     if mark.kind == "crossed":
         arms = f"M{at - 4:.1f} {level - 4:.1f}l8 8m0 -8l-8 8"

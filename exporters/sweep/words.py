@@ -32,7 +32,7 @@ def sentence(report: SweepReport) -> str:
         known = "no load" if answer.value is None else f"{load(answer.value)} {unit}"
         text = f"{known} meet all objectives, and above, this client is the limit: what the server bears is not known."
     elif low is None and high is None:
-        text = "nothing is known yet."
+        text = "no load was decided: points need more time (--duration, --max-time) or more requests."
     else:
         text = f"the answer lies in {interval(low, high)} {unit}; more time or requests are needed to tell."
     return f"{answer.state}: {text}"
