@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 from hdrh.histogram import HdrHistogram
 
+from llm_latency_lens.collectors.batches import Reader
 from llm_latency_lens.collectors.checkpoint import Checkpoint, Progress
 from llm_latency_lens.collectors.histogram import DIGITS, HIGHEST, LOWEST, Histogram, indices
-from llm_latency_lens.collectors.series import Reader, Slab
+from llm_latency_lens.collectors.series import Slab
 from llm_latency_lens.exporters.msgpack import rows
 from tests.support_collector import MS, START, fields, manifest, plan, records
 

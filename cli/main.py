@@ -39,6 +39,7 @@ COMMANDS: Final = {
         "llm_latency_lens.cli.compare", "compare", "Tell whether runs are worse than others, for a CI gate."
     ),
     "validate": Entry("llm_latency_lens.cli.validate", "validate", "Check a plan and show what it will do."),
+    "doctor": Entry("llm_latency_lens.cli.doctor", "doctor", "Check this machine, and a plan's targets, before a run."),
     "simulate": Entry(
         "llm_latency_lens.cli.simulate", "simulate", "Start the built-in provider, whose timing is known."
     ),

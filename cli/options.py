@@ -38,14 +38,14 @@ def plan_from(plan_path: str | None, flags: Mapping[str, Any], environ: Mapping[
     return make_plan(document, source, environ, default_name=name)
 
 
-def share_of(ctx: click.Context, parameter: click.Parameter, text: str) -> float:
+def share(option: str, text: str) -> float:
     """The value of an option that is a share: `5%` or `0.05`. Raises PlanError."""
     try:
         value = float(text.removesuffix("%")) / (100 if text.endswith("%") else 1)
     except ValueError:
         value = -1.0
     if not 0 < value <= 1:
-        raise PlanError(f"{parameter.opts[0]} {text!r} is not a share above 0 and up to 100 %, such as 5% or 0.05")
+        raise PlanError(f"{option} {text!r} is not a share above 0 and up to 100 %, such as 5% or 0.05")
     return value
 
 

@@ -21,6 +21,7 @@ from ..engine.runs.manifest import SEGMENTS, Manifest
 from ..engine.runs.rundir import HTML, SUMMARY, leftovers, run_id_of
 from .launch import Stamps
 from .options import plan_from, run_options
+from .repeat.options import repeat_of, repeat_options
 
 if TYPE_CHECKING:
     from .processes.export import Exporter
@@ -29,11 +30,14 @@ if TYPE_CHECKING:
 
 @click.command(short_help="Run a plan, or a load given by flags, and report.")
 @run_options
+@repeat_options
 def run(plan_path: str | None, *, as_json: bool, quiet: bool, strict: bool, **flags: Any) -> int:
     """Measure one or many LLM endpoints, as PLAN says or as the flags say.
 
-    The zero-configuration run is `lens run --simulate`.
+    The zero-configuration run is `lens run --simulate`. With --repeat N --against BASE the plan's target and the base
+    are measured N times each in turns; the exit code is 3 if the plan's target is worse.
     """
+    repeat = repeat_of(flags, as_json=as_json, quiet=quiet, strict=strict)
     with contextlib.ExitStack() as stack:
         interrupts = stack.enter_context(Interrupts())  # first: a signal must never find nobody
         beside: list[int] = []
@@ -41,14 +45,30 @@ def run(plan_path: str | None, *, as_json: bool, quiet: bool, strict: bool, **fl
             flags["base_url"], pid = stack.enter_context(simulator())
             beside.append(pid)
         plan = plan_from(plan_path, flags)
+        if repeat is not None:
+            from .repeat.command import carry_out_repeated
+
+            return carry_out_repeated(plan, repeat, interrupts, beside)
         return carry_out(plan, interrupts, as_json=as_json, quiet=quiet, strict=strict, beside=beside)
 
 
 def carry_out(
-    plan: Plan, interrupts: Interrupts, *, as_json: bool, quiet: bool, strict: bool, beside: Sequence[int] = ()
+    plan: Plan,
+    interrupts: Interrupts,
+    *,
+    as_json: bool,
+    quiet: bool,
+    strict: bool,
+    beside: Sequence[int] = (),
+    run_id: str = "",
+    warn: bool = True,
 ) -> int:
-    """Runs a plan and prints the result; returns the exit code. Processes `beside` it are kept off its cores."""
-    done = measure(plan, interrupts, quiet=quiet, live=not (quiet or as_json), beside=beside)
+    """Runs a plan and prints the result; returns the exit code. Processes `beside` it are kept off its cores.
+
+    `run_id` is a new one if it is empty; `warn`: say on stderr what the plan and the machine have against the run.
+    """
+    live = not (quiet or as_json)
+    done = measure(plan, interrupts, warn=warn and not quiet, live=live, beside=beside, run_id=run_id)
     try:
         write_report(done.run_dir)
         return print_result(done.run_dir, done.manifest, as_json=as_json, quiet=quiet, strict=strict)
@@ -68,13 +88,14 @@ def measure(
     plan: Plan,
     interrupts: Interrupts,
     *,
-    quiet: bool,
+    warn: bool,
     live: bool,
     beside: Sequence[int] = (),
+    run_id: str = "",
     rules: Callable[[Plan, Path], StopRules] | None = None,
 ) -> Done:
-    """Runs a plan to its summary. `rules` make what ends it early, from its plan and segment directory; `quiet` leaves
-    out the warnings, `live` is the live view. Raises LensError."""
+    """Runs a plan to its summary. `rules` make what ends it early, from its plan and segment directory; `warn` says on
+    stderr what the plan and the machine have against the run, `live` is the live view. Raises LensError."""
     from ..engine.wire.preflight import check_targets
     from ..engine.workload import cautions
     from .launch import budget_prices, launched
@@ -83,13 +104,13 @@ def measure(
 
     prices = budget_prices(plan)
     check_targets(plan, os.environ)
-    run_id = run_id_of(plan.name)
-    known = [] if quiet or beside else cautions(plan)  # the simulator beside it limits itself
+    run_id = run_id or run_id_of(plan.name)
+    known = cautions(plan) if warn and not beside else []  # the simulator beside it limits itself
     for warning in [*known, *check_exports(plan, run_id)]:
         click.echo(f"lens: {warning}", err=True)
     with contextlib.ExitStack() as failed:
         with launched(plan, run_id, interrupts, prices=prices) as launch:
-            warn_of_leftovers(quiet=quiet)
+            warn_of_leftovers(quiet=not warn)
             exporter = Exporter(plan, launch.run_dir)
             failed.callback(exporter.abandon)
             stops = (rules or StopRules)(plan, launch.segment_dir)
@@ -102,7 +123,7 @@ def measure(
 
             supervisor = launch.supervisor(on_tick)
             supervisor.keep_aside(beside)
-            if not quiet:
+            if warn:
                 warn_of_stamps(launch.stamps, supervisor.worker_cores, beside)
             with live_console(launch.segment_dir, quiet=not live):
                 manifest = supervisor.run()

@@ -213,10 +213,10 @@ def student(probability: float, freedom: float) -> float:
     return z + sum(term / freedom**power for power, term in enumerate(terms, 1))
 
 
-def batch_means(residuals: Floats) -> BatchMeans:
-    """Overlapping batch means of residuals (rows x blocks); each row sums to 0."""
+def batch_means(residuals: Floats, count: int = BATCHES) -> BatchMeans:
+    """Overlapping batch means of residuals (rows x blocks) in about `count` batches; each row sums to 0."""
     size = residuals.shape[1]
-    length = max(1, size // BATCHES)
+    length = max(1, size // count)
     batches = size / length
     reached = np.cumsum(np.pad(residuals, ((0, 0), (1, 0))), axis=1)
     sums = reached[:, length:] - reached[:, :-length]

@@ -7,9 +7,10 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from llm_latency_lens.collectors.batches import Reader
 from llm_latency_lens.collectors.goodput import Line
 from llm_latency_lens.collectors.report import Losses, ReportBuilder, RunView
-from llm_latency_lens.collectors.series import Reader, Series, Slab
+from llm_latency_lens.collectors.series import Series, Slab
 from llm_latency_lens.collectors.slos import judge_slos, lines_of
 from llm_latency_lens.collectors.snapshot import Client, Report
 from llm_latency_lens.collectors.totals import Totals

@@ -17,7 +17,7 @@ from ...engine.errors import LensError, PlanError
 from ...engine.plan.plan import SECOND, Plan
 from ...engine.plan.units import duration_ns
 from ...engine.runs.interrupts import Interrupts
-from ..options import plan_from, run_options, share_of
+from ..options import plan_from, run_options, share
 from ..run import simulator
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ RUNS: Final = "runs"  # output.dir of a plan that says nothing
     "--precision",
     default="5%",
     show_default=True,
-    callback=share_of,
+    callback=lambda _ctx, _parameter, text: share("--precision", text),
     metavar="SHARE",
     help="Half width of the answer's interval that is aimed at.",
 )

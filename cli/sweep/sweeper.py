@@ -75,7 +75,7 @@ class Sweeper:
             done = measure(
                 plan,
                 self._interrupts,
-                quiet=bool(self._known.measured) or not self._live,
+                warn=self._live and not self._known.measured,
                 live=self._live,
                 beside=self._beside,
                 rules=partial(PointRules, climbing=self._climbing),

@@ -41,6 +41,7 @@ LOCK: Final = "collector.lock"  # held by the collector
 COLLECTOR_LOG: Final = "collector.log"
 SNAPSHOT: Final = "snapshot.json"  # the latest tick
 LIVE_REPORT: Final = "report.json"  # the report so far
+REPEAT: Final = "repeat.json"  # in a directory that holds the run directories of `lens run --repeat`
 LATEST: Final = "latest"  # beside the run directories, a link to the newest
 SETTLING_S: Final = 60.0  # a segment directory gets its run.json within this time, or its run died before
 

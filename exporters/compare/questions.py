@@ -16,6 +16,7 @@ import numpy as np
 from ...collectors.compare import Observed, Question
 from ...collectors.confidence import QUANTILES, batch_means, confidence, student
 from ...collectors.ladder import Blocks
+from ...collectors.paired import paired_bounds
 from ...collectors.rollup import Slice
 from ...collectors.snapshot import Reason, TargetReport
 from ...collectors.steady import Steady, steady
@@ -146,6 +147,10 @@ class Values:
         low, high = (None if bound is None else bound / scale for bound in (interval.low, interval.high))
         return Observed(interval.value / scale, low, high)
 
+    def timed(self, metric: str) -> Timed | None:
+        """The blocks of a distribution over the complete run; None where none were read."""
+        return self._ladders.get(metric)
+
     def _window(self, metric: str, timed: Timed) -> Blocks:
         blocks = timed.ladder.blocks()
         if not self.steady:
@@ -271,7 +276,21 @@ def _question(sides: Sides, named: Named, margin: float) -> Question:
         candidate=known[1] if complete else (),
         margin=min(margin, SUCCESS_MARGIN) if named.metric == SUCCESS else margin,
         higher_is_better=METRICS[named.metric].higher_is_better if named.metric in METRICS else True,
+        paired=_paired(sides, named) if complete else None,
     )
+
+
+def _paired(sides: Sides, named: Named) -> tuple[float, float] | None:
+    """Bounds from the blocks of single runs that were sent the same requests at the same times. Not for steady windows,
+    which are not the same."""
+    if len(sides.all) != 2:
+        return None
+    base, candidate = sides.all
+    one, other = base.timed(named.metric), candidate.timed(named.metric)
+    if one is None or other is None or one.tick_s != other.tick_s or base.steady:
+        return None
+    same = base.run.report.run.seed == candidate.run.report.run.seed
+    return paired_bounds(one.ladder.blocks(), other.ladder.blocks(), named.statistic) if same else None
 
 
 def _window_notes(sides: Sides) -> Iterator[Reason]:
