@@ -24,7 +24,8 @@ from .steady import trend_of
 
 LOOK_FIRST_S: Final = 3.0  # of the measured part
 LOOK_FIRST_REQUESTS: Final = 30
-SURE_REQUESTS: Final = 100  # fewer decide only what is clear: intervals of few requests are too narrow too often
+HUNDREDTH: Final = 100  # of fewer requests a single late one is the 99th percentile
+SURE_REQUESTS: Final = 400  # fewer decide only what is clear: intervals of few requests are too narrow too often
 TICKS_MIN: Final = 24  # that a growing queue is found in
 SEEN_AGAIN: Final = 1.05  # it is looked for again when there are 5 % more ticks
 GROWTH_MIN: Final = 0.05  # requests that stay in the queue, as a share of those sent
@@ -149,8 +150,8 @@ def state_of(report: Report) -> State:
     }
     states = {slo.state for slo in report.slo}
     if against & CLIENT_CODES:
-        # Of a few requests that were left for a higher load, one sent late is a hundredth.
-        glanced = report.run.ended_by == "until" and report.requests.ok < SURE_REQUESTS
+        # Few requests, left for a higher load: one that was sent late says nothing.
+        glanced = report.run.ended_by == "until" and report.requests.ok < HUNDREDTH
         return "UNDECIDED" if glanced else "CLIENT_LIMITED"
     if "FAIL" in states or report.run.ended_by in ("slo", "error_rate"):
         return "FAIL"
