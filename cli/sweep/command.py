@@ -18,7 +18,7 @@ from ...engine.plan.plan import SECOND, Plan
 from ...engine.plan.units import duration_ns
 from ...engine.runs.interrupts import Interrupts
 from ..options import plan_from, run_options, share
-from ..run import simulator
+from ..simulated import simulator
 
 if TYPE_CHECKING:
     from ...collectors.sweep import SweepReport
@@ -85,8 +85,9 @@ def sweep(
             if require is not None:
                 settings = _requiring(settings, require)
             if settings.simulate:
-                url, pid = stack.enter_context(simulator())
-                beside.append(pid)
+                simulated = stack.enter_context(simulator())
+                beside.append(simulated.pid)
+                url = f"{simulated.base_url}/v1"
                 targets = tuple(msgspec.structs.replace(target, base_url=url) for target in plan.targets)
                 plan = msgspec.structs.replace(plan, targets=targets)
             return _carry_out(plan, settings, resume, interrupts, beside, as_json=as_json, quiet=quiet)
@@ -94,8 +95,9 @@ def sweep(
 
         wanted = wanted_of(over, grid, precision=precision, require=require)
         if flags["simulate"]:
-            flags["base_url"], pid = stack.enter_context(simulator())
-            beside.append(pid)
+            simulated = stack.enter_context(simulator())
+            flags["base_url"] = f"{simulated.base_url}/v1"
+            beside.append(simulated.pid)
         plan = plan_of(plan_path, flags, wanted)
         settings = Settings(
             wanted=wanted,
