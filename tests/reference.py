@@ -35,7 +35,7 @@ TITLES: Final = {
     "InfluxExport": "export.influxdb", "PrometheusExport": "export.prometheus", "OtlpExport": "export.otlp",
     "PluginExport": "export.plugin",
     "ProbeKeys": "probe", "TimetableKeys": "targets[].probe", "Alert": "probe.alerts", "Output": "output",
-    "Generic": "targets[].http",
+    "Generic": "targets[].http", "Gpus": "gpus",
 }  # fmt: skip
 UNITS: Final = {"duration": "duration", "seconds": "duration", "size": "size", "rate": "rate", "secret": "text"}
 UNITS_OF_TEXT: Final = {"file": "file", "folder": "folder", "text": "text"}

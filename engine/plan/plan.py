@@ -10,12 +10,9 @@ msgpack (`ENCODER`, `DECODER`) with its secrets; people and files only ever see 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Annotated, Any, Final, Literal
 
 import msgspec
-
-from .walk import mapped
 
 MASK: Final = "***"
 SECOND: Final = 1_000_000_000
@@ -375,6 +372,13 @@ class Probe(Frozen, frozen=True):
     alerts: Annotated[tuple[Alert, ...], about("conditions that are reported")] = ()
 
 
+class Gpus(Frozen, frozen=True):
+    # What the server runs on, for throughput per GPU, the price of a token and its energy.
+    count: Annotated[int, about("GPUs behind the targets of the plan together", low=1, high=1_000_000)] = 1
+    usd_per_hour: Annotated[float | None, about("price of one GPU for an hour", above=0, high=1e6)] = None
+    watts: Annotated[float | None, about("power of one GPU; default: by its DCGM page", above=0, high=1e6)] = None
+
+
 class Plan(Frozen, frozen=True):
     """One run."""
 
@@ -407,6 +411,7 @@ class Plan(Frozen, frozen=True):
     output: Annotated[Output, about("what is kept")] = Output()
     seed: Annotated[int, about("seed of everything that is drawn", low=0, high=WHOLE_MAX, flag="--seed N")] = 0
     price_table: Annotated[str | None, about("file of prices", "file")] = None
+    gpus: Annotated[Gpus | None, about("what the server runs on")] = None
     probe: Annotated[Probe, about("what `lens probe` does")] = Probe()
     # What stood in the file as ${NAME}: (value, text with ${NAME}). plan.json holds the text, never the value.
     references: tuple[tuple[Secret, str], ...] = ()
@@ -428,23 +433,3 @@ class Plan(Frozen, frozen=True):
 
 ENCODER: Final = msgspec.msgpack.Encoder()
 DECODER: Final = msgspec.msgpack.Decoder(Plan)
-
-
-def salted(plan: Plan, run_id: str) -> Plan:
-    """The plan as its workers get it: a salt of "run" is the run's id, the same in all of them and in no other run."""
-    if plan.workload.salt != "run":
-        return plan
-    return msgspec.structs.replace(plan, workload=msgspec.structs.replace(plan.workload, salt=run_id))
-
-
-def secrets(plan: Plan | Target) -> Iterator[str]:
-    """Every secret value of the plan or target, for those who must check that none leaks."""
-    found: list[str] = []
-
-    def note(part: Any) -> Any:
-        if isinstance(part, Secret):
-            found.append(part.value)
-        return part
-
-    mapped(plan, note, Secret)
-    yield from found

@@ -7,6 +7,7 @@ secret that was written out is `***`, and is refused with what to put in its pla
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from typing import Any, Final
 
 import msgspec
@@ -78,6 +79,19 @@ def stripped(plan: Plan) -> Plan:
     plan = msgspec.structs.replace(plan, targets=targets, export=exports, workload=workload, references=())
     result: Plan = mapped(plan, strip, Secret)
     return msgspec.structs.replace(result, references=tuple((Secret(MASK), text) for text in sorted(texts)))
+
+
+def secrets(plan: Plan | Target) -> Iterator[str]:
+    """Every secret value of the plan or target, for those who must check that none leaks."""
+    found: list[str] = []
+
+    def note(part: Any) -> Any:
+        if isinstance(part, Secret):
+            found.append(part.value)
+        return part
+
+    mapped(plan, note, Secret)
+    yield from found
 
 
 def is_secret_name(name: str) -> bool:

@@ -18,6 +18,7 @@ from ..plan.plan import (
     TOKENS_MAX,
     Alert,
     Frozen,
+    Gpus,
     InfluxExport,
     Limits,
     OtlpExport,
@@ -228,7 +229,7 @@ SECTIONS: Final = (
     PlanKeys, TargetKeys, WorkloadKeys, SyntheticKeys, LengthKeys, PhaseKeys, LoadKeys, CourseKeys, SpikeKeys,
     LimitsKeys, CancelKeys, Retry, Workers, ExportKeys, InfluxExport, PrometheusExport, OtlpExport,
     PluginExport, ProbeKeys,
-    TimetableKeys, Alert, Output,
+    TimetableKeys, Alert, Output, Gpus,
 )  # fmt: skip
 
 
