@@ -18,6 +18,7 @@ from urllib.parse import urlsplit
 
 from ..collectors.snapshot import Interval, Report, Snapshot
 from ..engine.errors import PlanError
+from ..engine.installed import missing_extra
 from ..engine.metrics import BUCKETS, CLIENT, METRICS, SERVER, TOKEN_KINDS
 from ..engine.plan.plan import OtlpExport
 from .estimates import BaseUnit, estimates, parts, span_ns
@@ -38,7 +39,7 @@ def endpoint_of(export: OtlpExport) -> str:
     raise PlanError("otlp: the URL must read otlp://HOST[:PORT] or http(s)://HOST:PORT/v1/metrics")
 
 
-class Otlp(Destination):
+class Otlp(Destination[Snapshot]):
     """Pushes ticks with OpenTelemetry's own exporter."""
 
     def __init__(self, export: OtlpExport, *, name: str, models: Mapping[str, tuple[str, str]]) -> None:
@@ -47,7 +48,7 @@ class Otlp(Destination):
             from opentelemetry.sdk.resources import Resource
             from opentelemetry.sdk.util.instrumentation import InstrumentationScope
         except ImportError:
-            raise PlanError("otlp needs an extra: pip install 'llm-latency-lens[otlp]'") from None
+            raise missing_extra("otlp", "an export to OpenTelemetry") from None
         logging.getLogger("opentelemetry").setLevel(logging.CRITICAL)  # failures are reported by the Pump, once
         headers = {name: value.value for name, value in export.headers.items()}
         endpoint = endpoint_of(export)

@@ -23,17 +23,21 @@ from typing import Final, NamedTuple
 
 import msgspec
 
+from ...collectors.snapshot import Snapshot
 from ...engine.errors import LensError
 from ...engine.frames import frame, read_frame
-from ...engine.plan.plan import SECOND, Export, Plan, Pushed, secrets
+from ...engine.plan.plan import SECOND, Export, OtlpExport, Plan, Pushed
+from ...engine.plan.written import secrets
 from ...engine.process import environ_without_keys
-from ...engine.runs.rundir import EXPORT_LOG, INTERVALS
+from ...engine.runs.rundir import EXPORT_LOG, INTERVALS, SPANS
 from ...engine.runs.runlog import note
 from ...exporters import destination_of
 from ...exporters.backoff import backoff_s
-from ...exporters.spool.tail import MAX_PENDING_BYTES, Pump, Tail, Unavailable, cursor_path, cursors
+from ...exporters.span_log import DECODE, SpanRow
+from ...exporters.spool.tail import MAX_PENDING_BYTES, LineTail, Pump, Tail, Unavailable, cursor_path, cursors
 from ...exporters.web.listen import Listener
 
+SPAN_KIND: Final = "otlp-spans"  # in the name of their cursor
 GIVE_UP_S: Final = 60.0
 LINGER_S: Final = 20.0
 PATIENCE_S: Final = 3.0  # after that the console says that the end waits for an export
@@ -168,7 +172,8 @@ class Exporter:
             end(process)
         for name, cursor in cursors(self._run_dir).items():
             if cursor.dropped or cursor.rejected or cursor.error:
-                kept = f"{cursor.delivered:,} ticks delivered, {cursor.dropped + cursor.rejected:,} lost"
+                what = "spans" if SPAN_KIND in name else "ticks"
+                kept = f"{cursor.delivered:,} {what} delivered, {cursor.dropped + cursor.rejected:,} lost"
                 print(
                     f"lens: {name.strip('.').removesuffix('.json')}: {kept}; last error: {cursor.error}; "
                     f"`lens report {self._run_dir} --to URL` sends all of them again",
@@ -198,15 +203,17 @@ def deliver(
 
     `parent` is the pid of the starter: once that one is gone, nobody will write the summary that this process waits for.
     """
-    pumps: list[Pump] = []
-    threads: list[threading.Thread] = []
-    results: dict[int, bool] = {}
+    pumps: list[Pump[Snapshot] | Pump[SpanRow]] = []
     for index, export in enumerate(plan.export):
         pumps.append(_pump(export, index, plan, run_dir, give_up_s))
+        if isinstance(export, OtlpExport) and export.spans:
+            pumps.append(_span_pump(export, index, plan, run_dir, give_up_s))
+    threads: list[threading.Thread] = []
+    results: dict[int, bool] = {}
     if live is not None:
         pumps.append(_live_pump(live, plan, run_dir, parent))
-    for index, pump in enumerate(pumps):
-        thread = threading.Thread(target=_run, args=(pump, index, results), name=f"export-{index}", daemon=True)
+    for number, pump in enumerate(pumps):
+        thread = threading.Thread(target=_run, args=(pump, number, results), name=pump.destination.name, daemon=True)
         threads.append(thread)
         thread.start()
     orphaned: float | None = None
@@ -224,7 +231,23 @@ def deliver(
     return all(results.get(index, False) for index in range(len(pumps)))
 
 
-def _pump(export: Export, index: int, plan: Plan, run_dir: Path, give_up_s: float) -> Pump:
+def _span_pump(export: OtlpExport, index: int, plan: Plan, run_dir: Path, give_up_s: float) -> Pump[SpanRow]:
+    """The same way for the requests that become spans: a log, a cursor, a destination."""
+    from ...exporters.otlp_spans import OtlpSpans
+
+    pending = export.spool_max_bytes or MAX_PENDING_BYTES
+    cursor = cursor_path(run_dir, index, SPAN_KIND)
+    return Pump(
+        LineTail(run_dir / SPANS, cursor, DECODE, max_pending_bytes=pending),
+        OtlpSpans(export, name=plan.name, models=models_of(plan)),
+        run_dir=run_dir,
+        give_up_s=give_up_s,
+        interval_s=export.interval_ns / SECOND,
+        log=lambda line: print(line, flush=True),
+    )
+
+
+def _pump(export: Export, index: int, plan: Plan, run_dir: Path, give_up_s: float) -> Pump[Snapshot]:
     pushed = export if isinstance(export, Pushed) else Pushed(url=export.url)
     destination = destination_of(export, name=plan.name, models=models_of(plan))
     cursor = cursor_path(run_dir, index, export.kind) if destination.keeps_cursor else None
@@ -239,7 +262,7 @@ def _pump(export: Export, index: int, plan: Plan, run_dir: Path, give_up_s: floa
     )
 
 
-def _live_pump(live: LiveOrder, plan: Plan, run_dir: Path, parent: int) -> Pump:
+def _live_pump(live: LiveOrder, plan: Plan, run_dir: Path, parent: int) -> Pump[Snapshot]:
     from ...exporters.web.live import LivePage
 
     def stop() -> None:
@@ -251,7 +274,7 @@ def _live_pump(live: LiveOrder, plan: Plan, run_dir: Path, parent: int) -> Pump:
     return Pump(Tail(run_dir / INTERVALS), page, run_dir=run_dir, log=lambda line: print(line, flush=True))
 
 
-def _run(pump: Pump, index: int, results: dict[int, bool]) -> None:
+def _run(pump: Pump[Snapshot] | Pump[SpanRow], index: int, results: dict[int, bool]) -> None:
     results[index] = pump.run()
 
 

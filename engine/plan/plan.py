@@ -10,12 +10,9 @@ msgpack (`ENCODER`, `DECODER`) with its secrets; people and files only ever see 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Annotated, Any, Final, Literal
 
 import msgspec
-
-from .walk import mapped
 
 MASK: Final = "***"
 SECOND: Final = 1_000_000_000
@@ -124,6 +121,9 @@ class Target(Frozen, frozen=True):
     metrics_urls: Annotated[
         tuple[str, ...], about("the server's own Prometheus pages (and its GPUs'), scraped beside the run")
     ] = ()
+    metrics_interval_ns: Annotated[
+        int, about("time between two scrapes of them; 0: only before and after each measured part", "duration", low=0)
+    ] = 5 * SECOND
     price: Annotated[
         dict[str, float] | None,
         about("USD per million tokens: input, output, cached_input, cache_write, reasoning"),
@@ -145,9 +145,10 @@ class Length(Frozen, frozen=True):
 class Workload(Frozen, frozen=True):
     """What is asked. `kind` names the one source that is used."""
 
-    kind: Literal["prompt", "file", "synthetic", "sharegpt", "trace", "sessions"] = "prompt"
+    kind: Literal["prompt", "file", "synthetic", "sharegpt", "trace", "sessions", "plugin"] = "prompt"
     prompt: str = "Write one paragraph about the speed of light."
-    path: str = ""  # file | sharegpt | trace | sessions
+    path: str = ""  # file | sharegpt | trace | sessions; plugin: its name
+    options: Annotated[dict[str, Any], about("passed to the workload of plugin")] = {}
     template: Annotated[str | None, about("text with {{column}}, for files of rows")] = None
     input_tokens: Length | None = None  # of synthetic prompts
     output_tokens: Annotated[Length | None, about("ask for at most this many output tokens")] = None
@@ -310,13 +311,26 @@ class OtlpExport(Pushed, frozen=True, tag="otlp"):
 
     url: Annotated[Secret, about("otlp://HOST[:PORT], or http(s)://HOST:PORT/v1/metrics", "secret")]
     headers: Annotated[dict[str, Secret], about("further request headers")] = {}
+    spans: Annotated[
+        float,
+        about(
+            "share of the requests that also become a span at /v1/traces; all then carry a traceparent", low=0, high=1
+        ),
+    ] = 0.0
 
 
-Export = InfluxExport | PrometheusExport | OtlpExport
-EXPORTS: Final[dict[str, type[InfluxExport] | type[PrometheusExport] | type[OtlpExport]]] = {
-    "influxdb": InfluxExport,
-    "prometheus": PrometheusExport,
-    "otlp": OtlpExport,
+class PluginExport(Pushed, frozen=True, kw_only=True, tag="plugin"):
+    """An exporter of an installed package."""
+
+    name: Annotated[str, about("the exporter's name, as its package registers it")]
+    url: Annotated[Secret, about("NAME://..., as the package wants it", "secret")] = Secret("")
+    token: Annotated[Secret | None, about("API token", "secret")] = None
+    options: Annotated[dict[str, Any], about("passed to the exporter")] = {}
+
+
+Export = InfluxExport | PrometheusExport | OtlpExport | PluginExport
+EXPORTS: Final[dict[str, type[Export]]] = {
+    str(each.__struct_config__.tag): each for each in (InfluxExport, PrometheusExport, OtlpExport, PluginExport)
 }
 
 
@@ -358,6 +372,13 @@ class Probe(Frozen, frozen=True):
     alerts: Annotated[tuple[Alert, ...], about("conditions that are reported")] = ()
 
 
+class Gpus(Frozen, frozen=True):
+    # What the server runs on, for throughput per GPU, the price of a token and its energy.
+    count: Annotated[int, about("GPUs behind the targets of the plan together", low=1, high=1_000_000)] = 1
+    usd_per_hour: Annotated[float | None, about("price of one GPU for an hour", above=0, high=1e6)] = None
+    watts: Annotated[float | None, about("power of one GPU; default: by its DCGM page", above=0, high=1e6)] = None
+
+
 class Plan(Frozen, frozen=True):
     """One run."""
 
@@ -383,13 +404,27 @@ class Plan(Frozen, frozen=True):
         Literal["auto", "segment", "read"],
         about("which kernel stamp of a token: its TCP segment's own, or the latest of the read", flag="--stamps KIND"),
     ] = "auto"
+    traceparent: Annotated[
+        bool, about("send a W3C traceparent header, so that a server's trace has the request", flag="--traceparent")
+    ] = False
     export: Annotated[tuple[Export, ...], about("where the time series goes")] = ()
     output: Annotated[Output, about("what is kept")] = Output()
     seed: Annotated[int, about("seed of everything that is drawn", low=0, high=WHOLE_MAX, flag="--seed N")] = 0
     price_table: Annotated[str | None, about("file of prices", "file")] = None
+    gpus: Annotated[Gpus | None, about("what the server runs on")] = None
     probe: Annotated[Probe, about("what `lens probe` does")] = Probe()
     # What stood in the file as ${NAME}: (value, text with ${NAME}). plan.json holds the text, never the value.
     references: tuple[tuple[Secret, str], ...] = ()
+
+    @property
+    def span_share(self) -> float:
+        """Share of the requests that become spans."""
+        return max((export.spans for export in self.export if isinstance(export, OtlpExport)), default=0.0)
+
+    @property
+    def trace_share(self) -> float | None:
+        """Share of the requests whose traceparent says "sampled"; None: none has the header."""
+        return self.span_share or (1.0 if self.traceparent else None)
 
     def series(self, phase: int, target: int) -> int:
         """The id under which gaps and drops of (phase, target) are counted."""
@@ -398,23 +433,3 @@ class Plan(Frozen, frozen=True):
 
 ENCODER: Final = msgspec.msgpack.Encoder()
 DECODER: Final = msgspec.msgpack.Decoder(Plan)
-
-
-def salted(plan: Plan, run_id: str) -> Plan:
-    """The plan as its workers get it: a salt of "run" is the run's id, the same in all of them and in no other run."""
-    if plan.workload.salt != "run":
-        return plan
-    return msgspec.structs.replace(plan, workload=msgspec.structs.replace(plan.workload, salt=run_id))
-
-
-def secrets(plan: Plan | Target) -> Iterator[str]:
-    """Every secret value of the plan or target, for those who must check that none leaks."""
-    found: list[str] = []
-
-    def note(part: Any) -> Any:
-        if isinstance(part, Secret):
-            found.append(part.value)
-        return part
-
-    mapped(plan, note, Secret)
-    yield from found

@@ -19,14 +19,16 @@ from typing import Final
 
 import psutil
 
+from ..clock import bracket
 from ..errors import LensError, PlanError
-from ..plan.plan import Plan, salted, secrets
+from ..plan.plan import Plan
+from ..plan.written import secrets
 from ..process import environ_without_keys
 from ..records.layout import Geometry
 from ..records.resume import mark_dead
 from ..wire.tap.filters import Server
 from .child import Child, WorkerChild, ended
-from .control import Order, Share
+from .control import Order, Share, salted
 from .interrupts import Interrupts
 from .manifest import FILE as MANIFEST
 from .manifest import Manifest
@@ -188,7 +190,9 @@ class Supervisor:
     def _begin(self) -> None:
         """Orders the first phase; nothing where a signal has ended the run before it began."""
         manifest = self.manifest
-        manifest.anchor_mono_ns, manifest.anchor_wall_ns = monotonic_ns(), time_ns()
+        # Of a bracket: two plain readings may have a preemption between them, and all wall times would be off by it.
+        manifest.anchor_mono_ns = monotonic_ns()
+        manifest.anchor_wall_ns = manifest.anchor_mono_ns + bracket(monotonic_ns, time_ns)[0]
         if self._stopped:
             for times in manifest.phases:
                 times.planned = 0

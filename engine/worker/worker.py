@@ -16,19 +16,20 @@ import asyncio
 import os
 import random
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from time import monotonic_ns, time_ns
 
 from ..clock import StampClock
 from ..dialects import OK, Prompt
-from ..dialects.table import DIALECTS
+from ..dialects.table import dialect_of
 from ..errors import LensError
 from ..load.feed import OUTPUT_ESTIMATE, Feed, Prepared
 from ..load.models import schedule_of
 from ..load.phase_run import NEVER, ClosedRun, OpenRun, PhaseRun, in_flight_cap
 from ..load.retry import CONNECT, retry_delay_ns
 from ..load.schedule import Closed
-from ..plan.plan import secrets
+from ..plan.written import secrets
 from ..records.layout import SLOT_MASK, TURN_SHIFT
 from ..records.record import ABORT_PLANNED, Outcome, Unsent
 from ..records.tap_status import TapWatch
@@ -38,6 +39,7 @@ from ..wire.endpoint import Address, Endpoint
 from ..wire.exchange import Exchange
 from ..wire.pool import Pool
 from ..wire.reactor import Reactor
+from ..wire.trace_header import TraceHeader
 from ..workload import Session, source_of
 from .allowance import Allowance
 from .deadlines import Deadlines
@@ -65,6 +67,7 @@ class Worker:
         self.pools: list[Pool] = []
         endpoints = [Endpoint(target, share.environ) for target in plan.targets]
         self.timers = Timers()
+        self.trace = TraceHeader(plan, share.run_id)
         self.deadlines = Deadlines(plan.limits, plan.seed, [endpoint.tls_context is not None for endpoint in endpoints])
         hidden = [tuple(secrets(target)) for target in plan.targets]
         self.ledger = Ledger(segment, plan, hidden, worker=share.worker, workers=share.workers)
@@ -75,7 +78,7 @@ class Worker:
                 Pool(
                     self.reactor,
                     target,
-                    DIALECTS[target.provider],
+                    dialect_of(target.provider),
                     endpoint,
                     sending=self.sending,
                     done=self.done,
@@ -185,6 +188,7 @@ class Worker:
             lambda target, prompt: self.pools[target].render(prompt),
             planned=schedule.planned,
             workers=share.workers,
+            finish=partial(self.trace.add, index) if self.trace.wanted else None,
         )
         run: OpenRun | ClosedRun
         if isinstance(schedule, Closed):
@@ -391,13 +395,14 @@ class Worker:
     def _next_turn(self, run: PhaseRun, session: Session, last: Exchange, prompt: Prompt, intended_ns: int) -> None:
         """The think time of a session is over."""
         self._leave(run, intended_ns)
+        request = last.request & SLOT_MASK | session.turn << TURN_SHIFT
         exchange = Exchange(
-            last.request & SLOT_MASK | session.turn << TURN_SHIFT,
+            request,
             intended_ns,
             run.index,
             last.target,
             self.plan.series(run.index, last.target),
-            self.pools[last.target].render(prompt),
+            self.trace.add(run.index, last.target, request, self.pools[last.target].render(prompt)),
         )
         exchange.session = session
         exchange.estimate_tokens = session.estimate_tokens

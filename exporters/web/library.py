@@ -20,8 +20,8 @@ from ...collectors.snapshot import Distribution, Requests, Throughput
 from ...engine.files import UNDECODABLE
 from ...engine.runs.rundir import INTERVALS, LIVE, LIVE_REPORT, PLAN, REPEAT, SUMMARY
 from ..history import HISTORY
+from ..sweep.files import SWEEP
 
-SWEEP: Final = "sweep.json"
 DEPTH_MAX: Final = 3  # of directories that are none of these themselves
 ENTRIES_MAX: Final = 20_000
 STATEFUL: Final = ("salt", "keep_replies", "calibration", "count_tokens")  # of a workload: nothing of what is sent

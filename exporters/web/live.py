@@ -188,7 +188,7 @@ def _sum(intervals: list[Interval], name: str) -> float:
     return sum(getattr(each.throughput, name) or 0 for each in intervals)
 
 
-class LivePage(Destination):
+class LivePage(Destination[Snapshot]):
     """Serves the page of one run from a thread. A Destination: `write` takes the run's ticks.
 
     `stop` ends the run as Ctrl-C does; without it the page has no button. `close` closes the listening socket's copy of

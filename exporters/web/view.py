@@ -22,6 +22,8 @@ from ..compare.run import compare_runs
 from ..history import runs_of
 from ..html.page import report_html
 from ..rundir import damage_named, finished
+from ..sweep.files import read_sweep
+from ..sweep.page import page_of as sweep_page
 from .curve import curve_page
 from .guard import guarded, html, prefix_of
 from .library import Entry, Library
@@ -110,7 +112,7 @@ def report_of(folder: Path, entry: Entry) -> str:
             if runs:
                 return report_html(runs)
             raise OutputError(f"{folder} has no complete run")
-    raise Problem(404, f"{folder} has no {HTML}; the points of the sweep are in the list.")
+        return sweep_page([(folder.name, read_sweep(folder))])
 
 
 def _kept(folder: Path, entry: Entry) -> str:
