@@ -275,10 +275,11 @@ def test_a_viewer_that_reads_nothing_holds_up_nobody_and_then_gets_the_latest(
 ) -> None:
     """What it missed is not kept for it: memory must not depend on how slow a browser is."""
     listener = listen("", "--live")
+    listener.socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 14)  # else the kernel takes megabytes
     with served(listener, tmp_path) as page, deaf_viewer(listener.url) as deaf:
         reader = messages(listener.url)
         assert next(reader)["version"] == 0
-        for number, tick in enumerate(ticks * 10):
+        for number, tick in enumerate(ticks * 3):
             tick.elapsed_s = number + 1.0
             page.write([tick])
             if number % 10 == 0:
@@ -289,7 +290,7 @@ def test_a_viewer_that_reads_nothing_holds_up_nobody_and_then_gets_the_latest(
         received = b""
         while piece := deaf.recv(1 << 20):
             received += piece
-    assert received.count(b"data: ") < len(ticks) * 5
+    assert received.count(b"data: ") < len(ticks)
     assert b'"ended":true' in received
 
 
