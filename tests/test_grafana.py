@@ -15,7 +15,7 @@ import pytest
 
 from llm_latency_lens.engine.plan.plan import InfluxExport, Secret
 from llm_latency_lens.exporters.influxdb import InfluxDB
-from llm_latency_lens.exporters.prometheus import Page
+from llm_latency_lens.exporters.prometheus_page import Page
 from tests.support_databases import Influx, VictoriaMetrics
 from tests.support_runs import START_NS, FakeRun
 

@@ -74,7 +74,7 @@ def test_a_real_collector_decodes_what_was_measured(tmp_path: Path) -> None:
     assert "Value: 0.0955" in summary
     assert "bound: Str(high)" not in summary
     d = report.targets[0].metrics["ttft_ms"]
-    reported = text.split("Name: gen_ai.server.time_to_first_token")
+    reported = text.split("Name: gen_ai.client.operation.time_to_first_chunk")
     assert len(reported) == 2  # all ticks of a push are points of one metric
     mine = reported[1].split("Name: ")[0]
     assert "gen_ai.request.model: Str(llama)" in mine
