@@ -31,7 +31,7 @@ Timestamps are the tick's `wall_time_ns`, so a tick that is sent twice overwrite
                    count:int  mean stddev min max p50 p90 p95 p99 p99_9 n_eff:float  (in the metric's unit)
                    mean_low mean_high p50_low p50_high ... p99_9_low p99_9_high:float  (95 % intervals)
     lens_verdict   + state (VALID, INVALID, INSUFFICIENT)    reasons notes:int            (at the end of the run)
-    lens_slo       + expression, state (PASS, FAIL, UNDECIDED)    value low high:float    (at the end of the run)
+    lens_slo       + expression, state (PASS, FAIL, UNDECIDED)    pass:int (1 or 0)  value low high:float    (at the end of the run)
     lens_annotation  + kind (run, phase, verdict, slo)    title text tags:string  time_end_ms:int  (at the end of the run)
                    what Grafana draws: a phase from its start to its end, the verdict, an SLO that did not hold
                    (of no use in VictoriaMetrics, where text becomes 0)
@@ -221,9 +221,9 @@ def _judgement_lines(report: Report) -> Iterator[str]:
     yield f"lens_verdict{_tags(**own, state=verdict.state)} {_fields(fields)} {at}"
     for slo in report.slo:
         low, high = slo.ci95 or (None, None)
-        values: list[tuple[str, Any, str]] = [("value", slo.value, ""), ("low", low, ""), ("high", high, "")]
-        if known := _fields(values):
-            yield f"lens_slo{_tags(**own, expression=slo.expression, state=slo.state)} {known} {at}"
+        values: list[tuple[str, Any, str]] = [("pass", int(slo.state == "PASS"), "i")]
+        values += [("value", slo.value, ""), ("low", low, ""), ("high", high, "")]
+        yield f"lens_slo{_tags(**own, expression=slo.expression, state=slo.state)} {_fields(values)} {at}"
 
 
 def _annotation_lines(report: Report) -> Iterator[str]:

@@ -92,6 +92,7 @@ class OtlpSpans(Destination[SpanRow]):
         known: dict[str, Any] = {
             **genai_of(row.target, self._models).attributes,
             "gen_ai.response.id": row.request_id or None,
+            "gen_ai.response.time_to_first_chunk": row.metrics["ttft_ms"] / 1e3 if "ttft_ms" in row.metrics else None,
             "gen_ai.response.finish_reasons": [row.finish] if row.finish else None,
             "gen_ai.usage.input_tokens": row.tokens.get("input_tokens"),
             "gen_ai.usage.output_tokens": row.tokens.get("output_tokens"),

@@ -93,7 +93,14 @@ class FakeRun:
 
     def _server(self, tick: int) -> Server:
         waiting = tick % 7
-        return Server(requests_running=8, requests_waiting=waiting, kv_cache_usage=0.1 * waiting, gpu_utilisation=0.9)
+        return Server(
+            requests_running=8,
+            requests_waiting=waiting,
+            kv_cache_usage=0.1 * waiting,
+            gpu_utilisation=0.9,
+            prompt_tokens_total=1000.0 * tick,
+            generation_tokens_total=500.0 * tick,
+        )
 
     def _interval(self, rng: np.random.Generator, k: int, tick: int) -> Interval:
         name, bad = self.names[k], int(rng.binomial(self.rate, 0.02))

@@ -11,10 +11,12 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from llm_latency_lens.collectors.snapshot import Ci95, Report
+from llm_latency_lens.engine.dialects.table import DIALECTS
 from llm_latency_lens.engine.errors import OutputError, PlanError
 from llm_latency_lens.engine.metrics import METRICS, Metric
 from llm_latency_lens.engine.plan.plan import ENCODER, PrometheusExport, Secret
 from llm_latency_lens.exporters.estimates import BaseUnit
+from llm_latency_lens.exporters.genai import genai_of
 from llm_latency_lens.exporters.prometheus import Prometheus, address_of
 from llm_latency_lens.exporters.prometheus_page import Page
 from llm_latency_lens.exporters.prometheus_protobuf import is_preferred
@@ -244,6 +246,16 @@ def test_a_real_prometheus_keeps_the_native_histograms_of_a_run(tmp_path: Path) 
     assert sum(float(r["value"][1]) for r in counters) == report.requests.ok
     assert len(odd) == 1
     assert [r["metric"]["state"] for r in verdict] == ["VALID"]
+
+
+@pytest.mark.parametrize("dialect", [name for name in DIALECTS if name != "http"])
+def test_every_dialect_has_its_well_known_names(dialect: str) -> None:
+    """A collector groups by these values: a name of our own would be a provider that nobody looks for. The list is that of
+    https://github.com/open-telemetry/semantic-conventions-genai/blob/main/docs/gen-ai/gen-ai-metrics.md"""
+    named = genai_of("t", {"t": (dialect, "m")})
+    assert named.operation in ("chat", "text_completion", "generate_content")
+    assert named.provider in ("openai", "azure.ai.openai", "anthropic", "gcp.gemini", "cohere")
+    assert named.attributes["gen_ai.request.model"] == "m"
 
 
 def test_a_port_that_is_taken_is_a_clear_error() -> None:
