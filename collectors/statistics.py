@@ -135,9 +135,10 @@ def native_buckets(series: Series) -> dict[str, dict[int, int]]:
         cells = np.flatnonzero(histogram.counts)
         factor = METRICS[name].base_factor / SCALES[name]
         middles = Histogram.middles(cells + histogram.first) * factor
-        numbers, of = np.unique(np.ceil(np.log2(middles) * 2**NATIVE_SCHEMA).astype(np.int64), return_inverse=True)
-        counts = np.bincount(of, histogram.counts[cells]).astype(np.int64)
-        found[name] = dict(zip(numbers.tolist(), counts.tolist(), strict=True))
+        numbers = np.ceil(np.log2(middles) * 2**NATIVE_SCHEMA).astype(np.int64)  # ascending, as the cells are
+        starts = np.flatnonzero(np.diff(numbers, prepend=numbers[0] - 1))
+        counts = np.add.reduceat(histogram.counts[cells], starts)
+        found[name] = dict(zip(numbers[starts].tolist(), counts.tolist(), strict=True))
     return found
 
 

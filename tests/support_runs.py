@@ -87,7 +87,7 @@ class FakeRun:
                 planned_total=self.ticks * self.rate * len(self.names),
                 cost_usd_total=ok * 0.0002,
                 intervals=intervals,
-                client=self._client(float(rng.uniform(8, 30)), limited_by={"steal": 1} if tick % 10 == 9 else {}),
+                client=self._client(float(rng.uniform(8, 30)), limited_by={"steal": 1} if tick % 20 == 19 else {}),
                 servers={name: self._server(tick) for name in self.names} if self.servers else {},
             )
 

@@ -70,12 +70,12 @@ def test_every_query_of_the_influxdb_dashboard_finds_what_the_exporter_writes(tm
 def test_every_query_of_the_prometheus_dashboard_finds_what_the_page_shows(tmp_path: Path, *, native: bool) -> None:
     """A renamed series would leave an empty panel that nobody connects with the rename, and a Prometheus that keeps
     native histograms has no `_bucket`."""
-    run = FakeRun(ticks=12, targets=2, servers=True)
+    run = FakeRun(ticks=24, targets=2, servers=True)
     page = Prometheus(PrometheusExport(url=Secret("prometheus://:0")), name="fake", models={}).start()
     try:
         with PrometheusServer(tmp_path, page.port, native=native) as server:
             ticks = list(run.snapshots())
-            for part in (ticks[:8], ticks[8:]):  # a rate needs two scrapes
+            for part in (ticks[:16], ticks[16:]):  # a rate needs two scrapes
                 page.write(part)
                 deadline = monotonic() + 20
                 while not server.query(f"lens_run_tick == {part[-1].tick}"):

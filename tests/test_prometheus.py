@@ -206,7 +206,7 @@ def test_the_verdict_the_slos_and_what_limited_the_client_are_series() -> None:
     assert values["ttft_ms.p99 <= 500", "low"] == 90
     assert ("ttft_ms.p99 <= 500", "high") not in values
     limited = {s.labels["reason"]: s.value for s in families["lens_client_limited_ticks"].samples}
-    assert limited["steal"] == 2
+    assert limited["steal"] == 1
     assert limited["starved"] == 0
     assert families["lens_run_phase"].samples[0].labels == {"phase": "steady"}
 
