@@ -17,6 +17,7 @@ from .calibration.result import Calibration
 from .calibration.stored import excess, quoted
 from .evidence import Evidence, Layout
 from .goodput import Key
+from .gpus import gpus_of
 from .judge import Judge
 from .replies import replies_of
 from .run_ladders import WINDOW_METRICS, Chosen, View
@@ -30,6 +31,7 @@ from .snapshot import (
     Interval,
     PhaseReport,
     Reason,
+    Replies,
     Report,
     Run,
     Snapshot,
@@ -191,6 +193,7 @@ class ReportBuilder:
             errors=self._errors(totals, errors),
             **{name: value for name, value in numbers.items() if name not in SHARES},
         )
+        report.gpus = gpus_of(self.plan.gpus, report.throughput)
         if finished:
             report.run.ended_by = ended_by(view.manifest, self.plan, by_phase)
             report.steady = self.judge.steady(view.totals, series, spans)
@@ -303,7 +306,7 @@ class ReportBuilder:
             problems=losses.problems,
             self_checks=losses.self_checks,
             prompt_length_ratio=prompt_length_ratio(series),
-            replies=report.replies,
+            replies=report.replies or Replies(),
             draws=draws(plan.phases, manifest.phases),
             died=manifest.stop_reason if manifest.stop_reason.startswith(DIED) else "",
             unsteady=report.steady.reason if report.steady and report.steady.state == "drifting" else "",
