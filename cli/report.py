@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final, TypeVar
 import click
 
 from ..engine.errors import OutputError, PlanError
-from ..engine.plan.plan import EXPORTS, SECOND, OtlpExport, Secret
+from ..engine.plan.plan import SECOND, OtlpExport
 from ..engine.plan.units import duration_ns
 from ..engine.runs.rundir import HTML, INTERVALS, REQUESTS, SPANS
 
@@ -190,6 +190,7 @@ FILES: Final[dict[str, Callable[[Path, Path], None]]] = {
 def _send(run_dir: Path, url: str) -> None:
     """Sends all ticks of the run to the URL, and to OTLP its spans; follows a run that goes on; a page is served until
     Ctrl-C."""
+    from ..engine.planfile.exports import export_of
     from ..exporters import destination_of, span_destination_of
     from ..exporters.rundir import read_report
     from ..exporters.span_log import DECODE
@@ -197,11 +198,7 @@ def _send(run_dir: Path, url: str) -> None:
 
     report = read_report(run_dir)
     models = {target.name: (target.provider, target.model) for target in report.targets}
-    scheme = url.partition(":")[0]
-    kind = {"influxdbs": "influxdb", "otlps": "otlp"}.get(scheme, scheme)
-    if kind not in EXPORTS:
-        raise PlanError(f"export {kind!r} does not exist; there are {', '.join(EXPORTS)}")
-    export = EXPORTS[kind](url=Secret(url))
+    export = export_of(url)
     destination = destination_of(export, name=report.run.name, models=models)
     if not _deliver(run_dir, report.run.id, Tail(run_dir / INTERVALS), destination, "ticks"):
         return
