@@ -26,6 +26,7 @@ from ..engine.records.layout import Geometry
 from ..engine.runs.interrupts import Interrupts
 from ..engine.runs.locality import LocalServer, local_servers
 from ..engine.runs.manifest import Manifest, PhaseTimes
+from ..engine.runs.phases import Starts
 from ..engine.runs.placement import geometry_of, worker_count
 from ..engine.runs.rundir import (
     SUMMARY,
@@ -89,7 +90,7 @@ class Launch:
         self._interrupts = interrupts
         self.stamps = stamps
 
-    def supervisor(self, on_tick: Callable[[], str | None], *, starts_wall_ns: int = 0) -> Supervisor:
+    def supervisor(self, on_tick: Callable[[], str | None], *, starts: Starts | None = None) -> Supervisor:
         """What carries the run out; see there."""
         collector = [sys.executable, "-m", "llm_latency_lens.cli.processes.collect"]
         return Supervisor(
@@ -101,7 +102,7 @@ class Launch:
             self._interrupts,
             prices=self._prices,
             on_tick=on_tick,
-            starts_wall_ns=starts_wall_ns,
+            starts=starts,
             tap=self.stamps.tap,
             realtime=self.stamps.realtime,
         )
