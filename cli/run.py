@@ -6,14 +6,14 @@ import contextlib
 import os
 import subprocess
 import sys
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 import msgspec
 
-from ..engine.errors import LensError
+from ..engine.errors import LensError, PlanError
 from ..engine.plan.plan import Plan
 from ..engine.runs.interrupts import Interrupts
 from ..engine.runs.locality import core_warnings
@@ -21,6 +21,11 @@ from ..engine.runs.manifest import SEGMENTS, Manifest
 from ..engine.runs.rundir import HTML, SUMMARY, leftovers, run_id_of
 from .launch import Stamps
 from .options import plan_from, run_options
+
+if TYPE_CHECKING:
+    from ..engine.hosts.driver import Driver
+    from ..engine.runs.supervisor import Supervisor
+    from .launch import Launch
 
 
 @click.command(short_help="Run a plan, or a load given by flags, and report.")
@@ -51,7 +56,8 @@ def carry_out(
     from .stops import StopRules
 
     prices = budget_prices(plan)
-    check_targets(plan, os.environ)
+    if not plan.hosts.count:  # each host looks for itself
+        check_targets(plan, os.environ)
     run_id = run_id_of(plan.name)
     known = [] if quiet or beside else cautions(plan)  # the simulator beside it limits itself
     for warning in [*known, *check_exports(plan, run_id)]:
@@ -69,10 +75,7 @@ def carry_out(
                     supervisor.publish()
                 return rules.reason()
 
-            supervisor = launch.supervisor(on_tick)
-            supervisor.keep_aside(beside)
-            if not quiet:
-                warn_of_stamps(launch.stamps, supervisor.worker_cores, beside)
+            supervisor = supervisor_of(launch, on_tick, beside, quiet=quiet)
             with live_console(launch.segment_dir, quiet=quiet or as_json):
                 manifest = supervisor.run()
         failed.pop_all()  # from here on there is a summary, and the exporter can come to its end
@@ -81,6 +84,26 @@ def carry_out(
         return print_result(launch.run_dir, manifest, as_json=as_json, quiet=quiet, strict=strict)
     finally:
         exporter.finish()
+
+
+def supervisor_of(
+    launch: Launch, on_tick: Callable[[], str | None], beside: Sequence[int], *, quiet: bool
+) -> Supervisor | Driver:
+    """What carries the run out: on this machine, or on the hosts of the plan."""
+    plan = launch.plan
+    if plan.hosts.count:
+        from ..engine.hosts.launcher import launcher_of
+
+        if beside and not (plan.hosts.cluster == "local" or plan.hosts.address == "local"):
+            raise PlanError(
+                "--simulate is on this machine only; use it with --cluster ray:local or local, or name a server"
+            )
+        return launch.driver(on_tick, launcher_of(plan, launch.segment_dir))
+    supervisor = launch.supervisor(on_tick)
+    supervisor.keep_aside(beside)
+    if not quiet:
+        warn_of_stamps(launch.stamps, supervisor.worker_cores, beside)
+    return supervisor
 
 
 def warn_of_stamps(stamps: Stamps, worker_cores: Collection[int], beside: Collection[int]) -> None:

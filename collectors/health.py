@@ -33,12 +33,14 @@ class Moment:
         lag: npt.NDArray[np.int64],
         sample: host.Sample,
         tap: TapStatus | None = None,
+        stamped: bool | None = None,
     ) -> None:
         self.now_ns = now_ns
         self.counters = counters
         self.lag = lag
         self.sample = sample
         self.tap = tap
+        self.stamped = stamped  # every segment kept its own stamp since the last moment; None: the tap says
 
     def sum(self, counter: Counter) -> int:
         return sum(counts[counter] for counts in self.counters.values())
@@ -72,6 +74,8 @@ def _note_span(spans: list[tuple[int, int]], start_ns: int, end_ns: int) -> None
 
 def segment_stamps(before: Moment | None, now: Moment) -> bool:
     """Whether every segment kept its own stamp between two moments: the tap was at work and dropped no clone."""
+    if now.stamped is not None:
+        return now.stamped
     if now.tap is None or not now.tap.protects(now.now_ns):
         return False
     return before is None or before.tap is None or now.tap.dropped == before.tap.dropped

@@ -31,6 +31,7 @@ from .snapshot import (
     Snapshot,
     TargetReport,
 )
+from .source import HostFacts
 from .statistics import buckets, cost, mean_interval_ns, slice_of, slice_of_tick, unknown, window_ns
 from .totals import Totals
 from .verdict import Facts, judge
@@ -52,6 +53,8 @@ class Losses(NamedTuple):
     read_spans: tuple[tuple[int, int], ...] = ()  # in which segments had no stamps of their own
     problems: tuple[str, ...] = ()  # of extras that failed: prices, the tokenizer
     self_checks: tuple[Reason, ...] = ()  # that failed, once the run is over
+    outages: tuple[tuple[int, int], ...] = ()  # when workers were dead
+    hosts: HostFacts = HostFacts()
 
 
 class RunView(NamedTuple):
@@ -274,11 +277,12 @@ class ReportBuilder:
             mean_interval_ms=None if interval is None else interval / SCALES["lateness_ms"],
             client_lateness_p99_ms=lateness,
             clock_bracket_ns=losses.clock_bracket_ns,
-            outages=tick_ranges(manifest.outages, manifest.phases[0].start_ns, plan.output.tick_ns),
+            outages=tick_ranges(losses.outages, manifest.phases[0].start_ns, plan.output.tick_ns),
             overspent_usd=losses.overspent_usd,
             read_ticks=tick_ranges(losses.read_spans, manifest.phases[0].start_ns, plan.output.tick_ns),
             problems=losses.problems,
             self_checks=losses.self_checks,
+            hosts=losses.hosts,
             cached_share=cached_share(plan, series),
             length_ratios=lengths(series),
             draws=draws(plan.phases, manifest.phases),

@@ -16,6 +16,8 @@ These make a run INVALID:
     worker_restarts         a worker died; its in-flight requests are `lost`, its share of the load paused
     censored                over 1 % of the sent requests were still running at the end: percentiles are lower bounds
     stopped                 the run was ended before its plan was done, by an error: its supervisor died
+    host_lost               a load host ended, or was silent, before the run was over
+    clock_bound             a load host's tick edges may be more than a hundredth of a tick from the driver's
 
 These are noted and do not invalidate: `collector_restarts` (nothing is counted twice or lost), `gaps_coalesced` (share
 over 50 %: the exact ITL histogram holds the minority), `loop_lag` (p99 over 5 ms), `starved` and
@@ -25,7 +27,8 @@ from the percentiles), `cached_prompts` (over 10 % of the prompt tokens, where t
 `prompt_length` and `output_length` (measured tokens differ from the asked by over 10 %), `burst_replies` (over 1 % of the
 ok replies: they have no pace), `drawn_rate` (chance drew over 5 % more or fewer arrivals than the plan's rate),
 `not_steady` (the latency changes by over 10 % over the run), `correlated` (the effective number of requests is under half
-of their count: each says less than an independent one), `littles_law` and `arrivals` (our own totals, or the sent times,
+of their count: each says less than an independent one), `hosts_disagree` (a load host measures another latency than the
+others), `littles_law` and `arrivals` (our own totals, or the sent times,
 do not fit together: collectors.self_checks).
 
 Fewer than 30 ok requests make a run that is not INVALID INSUFFICIENT.
@@ -55,6 +58,7 @@ from .bounds import (
 )
 from .histogram import RESOLUTION
 from .snapshot import Client, Reason, Verdict
+from .source import HostFacts
 
 
 class Facts(NamedTuple):
@@ -87,6 +91,7 @@ class Facts(NamedTuple):
     problems: tuple[str, ...] = ()  # of extras that failed: a price look-up, the tokenizer
     cached_share: float | None = None  # of the prompt tokens; None where the plan asks for shared prefixes
     length_ratios: tuple[float | None, float | None] = (None, None)  # measured over asked tokens: prompt, output
+    hosts: HostFacts = HostFacts()
     draws: str = ""  # where random arrivals differ from the plan's rate
 
     @property
@@ -131,6 +136,16 @@ AGAINST: Final = (
         "stopped",
         lambda f: bool(f.died),
         lambda f: f"the run was ended early ({f.died}): the numbers are of what was sent until then; run it again",
+    ),
+    Rule(
+        "host_lost",
+        lambda f: bool(f.hosts.lost),
+        lambda f: f"{f.hosts.lost}: its slots from then on were not sent, what it had in flight is lost",
+    ),
+    Rule(
+        "clock_bound",
+        lambda f: bool(f.hosts.unclear),
+        lambda f: f"{f.hosts.unclear}: what the ticks say happened at one moment may not have; take longer ticks",
     ),
     Rule(
         "clock_steps",
@@ -329,6 +344,7 @@ NOTES: Final = (
         lambda f: f.overspent_usd > 0,
         lambda f: f"the requests cost {f.overspent_usd:.6f} USD more than budget_usd",
     ),
+    Rule("hosts_disagree", lambda f: bool(f.hosts.disagree), lambda f: f.hosts.disagree),
     Rule("not_steady", lambda f: bool(f.unsteady), lambda f: f.unsteady),
     Rule("correlated", lambda f: bool(f.correlated), lambda f: f.correlated),
     Rule("extra_failed", lambda f: bool(f.problems), lambda f: "; ".join(f.problems)),

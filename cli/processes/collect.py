@@ -20,10 +20,14 @@ from typing import Final
 
 from ...collectors.collector import Collector, Sink
 from ...collectors.cost import prices_of
+from ...collectors.host import describe
+from ...collectors.hosts.tick import TickRelay
 from ...collectors.server import Servers
 from ...collectors.slos import judge_slos
 from ...collectors.snapshot import Report
 from ...engine.errors import LensError
+from ...engine.hosts.relay import FOLDER as TICKS
+from ...engine.hosts.relay import TickFolder
 from ...engine.process import die_with_parent
 from ...engine.runs.manifest import Manifest, read_manifest
 from ...engine.runs.rundir import LOCK
@@ -46,8 +50,9 @@ def collector_of(segment_dir: Path) -> Collector:
         sinks=sinks_of(manifest),
         prices=prices_of(manifest.plan),
         slos=judge_slos(manifest.plan.slo),
-        servers=Servers(manifest.plan),
+        servers=dict if manifest.workers_total else Servers(manifest.plan),  # of a host: the driver asks them once
         count_tokens=counter_of(workload.tokenizer) if workload.count_tokens and workload.tokenizer else None,
+        relay=TickRelay(TickFolder(segment_dir / TICKS), describe()) if manifest.workers_total else None,
     )
 
 
@@ -60,7 +65,7 @@ def counter_of(tokenizer: str) -> Callable[[str], int]:
 def sinks_of(manifest: Manifest) -> list[Sink]:
     run_dir, output = Path(manifest.run_dir), manifest.plan.output
     sinks: list[Sink] = [IntervalLog(run_dir), IntervalHistograms(run_dir)]
-    if output.records:
+    if output.records and not manifest.hosts:  # each host has the rows of its own requests
         timed = chooser(output.token_times, manifest.plan.seed)
         sinks.append(RequestLog(run_dir, max_bytes=output.records_max_bytes, timed=timed))
     return sinks

@@ -1,4 +1,4 @@
-"""How far a host's clock is from the driver's, from exchanges of four stamps (RFC 5905, section 8). No clock, no socket.
+r"""How far a host's clock is from the driver's, from exchanges of four stamps (RFC 5905, section 8). No clock, no socket.
 
     driver   t1 ----.              .---> t4          offset = ((t2 - t1) + (t3 - t4)) / 2
                      \            /                   delay  = (t4 - t1) - (t3 - t2)

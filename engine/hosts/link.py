@@ -72,7 +72,9 @@ class Link(Generic[T]):
     def wait(self, timeout_s: float) -> None:
         """Returns when something can be received, or sent if something waits, or after `timeout_s`."""
         if not self.lost:
-            select.select([self.socket], [self.socket] if self._waiting else [], [], timeout_s)
+            poll = select.poll()  # not select(): a process with many streams has descriptors above its 1024
+            poll.register(self.socket, select.POLLIN | (select.POLLOUT if self._waiting else 0))
+            poll.poll(timeout_s * 1000)
             self.flush()
 
     def close(self) -> None:

@@ -6,12 +6,14 @@ Ended -> FilePart ... -> Bye. Pings and Pongs at any time: they are the clock ex
 
 from __future__ import annotations
 
+from typing import Final
+
 import msgspec
 
 from ..plan.plan import Plan
 
-SILENCE_NS = 5_000_000_000  # without a word for so long the other side is lost
-PULSE_NS = 1_000_000_000  # between two pings
+SILENCE_NS: Final = 5_000_000_000  # once the run has begun: without a word for so long the other side is lost
+PATIENCE_NS: Final = 60_000_000_000  # before that: processes are started, workloads are read
 
 
 class Invitation(msgspec.Struct, kw_only=True):

@@ -271,6 +271,26 @@ class Workers(Frozen, frozen=True):
     ] = "auto"
 
 
+class Hosts(Frozen, frozen=True):
+    """The machines that make the load, where one does not suffice."""
+
+    count: Annotated[
+        int | None, about("load hosts; default: this machine alone", low=1, high=1000, flag="--hosts N")
+    ] = None
+    cluster: Annotated[
+        Literal["ray", "local"],
+        about(
+            "what starts them: ray, or processes on this machine to try a plan out",
+            flag="--cluster ray[:ADDRESS]|local",
+        ),
+    ] = "ray"
+    address: Annotated[
+        str, about("of the Ray cluster: auto (RAY_ADDRESS, or the one on this machine), HOST:PORT, or local")
+    ] = "auto"
+    cpus: Annotated[int | None, about("CPUs that are reserved on each Ray node; default: all", low=1, high=4096)] = None
+    labels: Annotated[dict[str, str], about("only Ray nodes that have these labels")] = {}
+
+
 class Exported(Frozen, frozen=True, tag_field="kind"):
     """One place the time series goes. `kind` is the exporter's name, as in the plan file."""
 
@@ -379,6 +399,7 @@ class Plan(Frozen, frozen=True):
     ] = ()
     steady: Annotated[bool, about("judge objectives over the stationary part only", flag="--steady")] = False
     workers: Annotated[Workers, about("worker processes")] = Workers()
+    hosts: Annotated[Hosts, about("load hosts, where one machine does not suffice")] = Hosts()
     stamps: Annotated[
         Literal["auto", "segment", "read"],
         about("which kernel stamp of a token: its TCP segment's own, or the latest of the read", flag="--stamps KIND"),

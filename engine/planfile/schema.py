@@ -18,6 +18,7 @@ from ..plan.plan import (
     TOKENS_MAX,
     Alert,
     Frozen,
+    Hosts,
     InfluxExport,
     Limits,
     OtlpExport,
@@ -223,7 +224,7 @@ _UNITS: Final[dict[str, dict[str, Any]]] = {
 }
 SECTIONS: Final = (
     PlanKeys, TargetKeys, WorkloadKeys, SyntheticKeys, LengthKeys, PhaseKeys, LoadKeys, CourseKeys, SpikeKeys,
-    LimitsKeys, CancelKeys, Retry, Workers, ExportKeys, InfluxExport, PrometheusExport, OtlpExport, ProbeKeys,
+    LimitsKeys, CancelKeys, Retry, Workers, Hosts, ExportKeys, InfluxExport, PrometheusExport, OtlpExport, ProbeKeys,
     TimetableKeys, Alert, Output,
 )  # fmt: skip
 

@@ -54,25 +54,29 @@ def core_plan(workers: int) -> CorePlan:
 
 
 def worker_count(plan: Plan) -> int:
-    """How many workers the plan gets: as asked, or one per physical core but one.
+    """How many workers the plan gets on this machine: as asked, or one per physical core but one."""
+    cores = len(physical_cores(sorted(psutil.Process().cpu_affinity() or [0])))
+    count = plan.workers.count or max(1, cores - 1)
+    most = workers_max(plan)
+    return count if most is None else min(count, most)
+
+
+def workers_max(plan: Plan) -> int | None:
+    """The most workers that the plan can be split among; None without a limit.
 
     Never more than requests may be in flight, or than complete requests fit in the burst of a requests-per-minute
     limit: each worker has an exact share of them.
     """
-    cores = len(physical_cores(sorted(psutil.Process().cpu_affinity() or [0])))
-    count = plan.workers.count or max(1, cores - 1)
+    limits = [most_workers(plan)]
     for phase in plan.phases:
         most = model_of(phase.load).in_flight_max(phase.load)
-        if most is not None:
-            count = min(count, max(1, most))
-        if phase.requests is not None:
-            count = min(count, phase.requests)
-    bursts = most_workers(plan)
-    return count if bursts is None else min(count, bursts)
+        limits += [None if most is None else max(1, most), phase.requests]
+    return min((limit for limit in limits if limit is not None), default=None)
 
 
-def geometry_of(plan: Plan, workers: int, tmpfs: Path = SEGMENTS.parent) -> Geometry:
-    """Ring sizes for at least RING_SECONDS of the expected peak, as far as the tmpfs allows.
+def geometry_of(plan: Plan, workers: int, workers_total: int = 0, tmpfs: Path = SEGMENTS.parent) -> Geometry:
+    """Ring sizes for at least RING_SECONDS of the expected peak, as far as the tmpfs allows, of `workers` on this machine
+    out of `workers_total` (0: there are no others).
 
     Raises PlanError when the file descriptors do not suffice, SegmentError when the tmpfs does not.
     """
@@ -80,7 +84,8 @@ def geometry_of(plan: Plan, workers: int, tmpfs: Path = SEGMENTS.parent) -> Geom
     available = (1 << 20 if hard == resource.RLIM_INFINITY else hard) - DESCRIPTORS_SPARE
     loads = [phase.load for phase in plan.phases]
     wanted = [model_of(load).in_flight_max(load) for load in loads]
-    most = max((-(-limit // workers) for limit in wanted if limit is not None), default=0)
+    sharing = workers_total or workers
+    most = max((-(-limit // sharing) for limit in wanted if limit is not None), default=0)
     if most > available:
         raise PlanError(
             f"{most} requests in flight per worker need {most + DESCRIPTORS_SPARE} file descriptors, the limit is {hard}; "
@@ -88,7 +93,7 @@ def geometry_of(plan: Plan, workers: int, tmpfs: Path = SEGMENTS.parent) -> Geom
             "use more workers or a lower concurrency"
         )
     in_flight = most if None not in wanted else max(most, min(available, 1 << 16))
-    peak = max(model_of(load).peak_per_s(load, workers) for load in loads)
+    peak = max(model_of(load).peak_per_s(load, sharing) for load in loads)
     requests = max(4096, 1 << (int(peak * RING_SECONDS) - 1).bit_length())
     gaps = 1 << 20
     try:

@@ -271,6 +271,10 @@ class Supervisor:
         self._drain(now)
         self._send_all(drain_order(reason))
 
+    def cancel(self) -> None:
+        """Ends what is in flight."""
+        self._send_all(Order(do="cancel", reason="cancelled"))
+
     def _receive(self, worker: WorkerChild) -> None:
         for word in worker.receive():
             if word.say == "ready":
@@ -351,7 +355,7 @@ class Supervisor:
             self.manifest.interrupted = True
             self.stop("interrupted")
         if seen < 2 <= self.interrupts_seen:
-            self._send_all(Order(do="cancel", reason="cancelled"))
+            self.cancel()
         if self.interrupts_seen > 2:
             raise LensError("interrupted three times: the report was not finished; see `lens recover`")
 

@@ -1,0 +1,134 @@
+"""One host of a run as the driver's collector sees it: which of its ticks are here, and what it did beside the others."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Final
+
+import msgspec
+import numpy as np
+
+from ...engine.hosts.relay import TickFolder
+from ...engine.metrics import SCALES
+from ...engine.runs.manifest import HostState, Manifest
+from ..checkpoint import HostProgress
+from ..goodput import Key
+from ..health import client_of_run
+from ..histogram import Histogram
+from ..ladder import Ladder
+from ..series import NOBODY, Series, Tally
+from ..snapshot import HostReport
+from ..statistics import distribution, requests
+from .merge import shift_ends
+from .tick import DECODER, HostTick
+
+METRIC: Final = "ttft_ms"  # by which hosts are held against each other
+_encode = msgspec.msgpack.Encoder().encode
+
+
+class Member:
+    """Its ticks come in order; `enter` counts one, `saved` is for the checkpoint."""
+
+    def __init__(self, state: HostState, folder: TickFolder, saved: HostProgress, manifest: Manifest) -> None:
+        self.state = state
+        self.folder = folder
+        self.newest = -1  # of the ticks that are here, or were
+        self.settled = saved.settled
+        self.latest = DECODER.decode(saved.latest) if saved.latest else HostTick()
+        self._start_ns = 0
+        self._targets = len(manifest.plan.targets)
+        self._series: dict[Key, Series] = {}
+        for phase, target, tally in saved.tallies:
+            self._series[phase, target] = series = Series()
+            series.tally = np.frombuffer(tally, np.int64).copy()
+        self._ladder = Ladder.unpacked(saved.ttft) if saved.ttft else Ladder()
+
+    def look(self, state: HostState, start_ns: int) -> None:
+        """Takes its state of the manifest; `start_ns` is the start of the run on the driver's clock."""
+        self.state = state
+        self._start_ns = start_ns
+        self.newest = max([self.newest, *self.folder.numbers()[-1:]])
+
+    @property
+    def over(self) -> bool:
+        """It will send no tick any more."""
+        return self.state.state in ("done", "lost")
+
+    @property
+    def problems(self) -> Sequence[str]:
+        return [f"{self.state.name}: {problem}" for problem in self.latest.problems]
+
+    @property
+    def shift_ns(self) -> int:
+        """What to add to a moment of its clock: both clocks at the start of the run."""
+        return self._start_ns - self.state.start_ns
+
+    def read(self, tick: int) -> HostTick | None:
+        """None for a tick that it does not have."""
+        try:
+            return DECODER.decode(self.folder.read(tick))
+        except FileNotFoundError:
+            return None
+
+    def enter(self, content: HostTick, tick: int) -> None:
+        """Counts a tick as this host's."""
+        measured = []
+        for key, (tally, metrics, _, _) in content.slab:
+            series = self._series.setdefault((key[0], key[1]), Series())
+            counted = Series()
+            counted.tally = np.frombuffer(tally, np.int64).copy()
+            shift_ends(counted, self.shift_ns)
+            series.add_counts(counted)
+            if METRIC in metrics:
+                measured.append(metrics[METRIC])
+        if measured:
+            self._ladder.add_histogram(tick, Histogram.summed(measured))
+        host = content.host or self.latest.host
+        self.latest = msgspec.structs.replace(content, slab=[], live=[], host=host)
+
+    def blocks(self) -> Ladder:
+        """Its times to the first token."""
+        return self._ladder
+
+    def left_behind(self, planned: Mapping[int, int]) -> Iterator[tuple[Key, int, int]]:
+        """Of each (phase, target): requests that it had sent and not ended, and slots nothing is known of; `planned` has
+        its slots by phase."""
+        left = dict(planned)
+        for key, series in sorted(self._series.items()):
+            lost = max(0, int(series.tally[Tally.LIVE_SENT]) - series.sent)
+            if key[0] in left:
+                left[key[0]] -= series.sent + series.unsent + lost
+            yield key, lost, 0
+        for phase, slots in left.items():
+            yield (phase, 0 if self._targets == 1 else NOBODY), 0, max(0, slots)
+
+    def report(self, measured: Sequence[bool], planned: Mapping[int, int]) -> HostReport:
+        """Its part of the run so far; of the phases that are `measured`."""
+        total = Series()
+        for key, series in self._series.items():
+            if measured[key[0]]:
+                total.add_counts(series)
+        counted = [slots for phase, slots in planned.items() if measured[phase]]
+        state, latest = self.state, self.latest
+        blocks = self._ladder.blocks().histogram()
+        return HostReport(
+            name=state.name,
+            workers=state.workers,
+            state=state.state,
+            clock_bound_us=None if state.clock_bound_ns is None else state.clock_bound_ns / 1e3,
+            start_skew_us=None if state.start_skew_ns is None else state.start_skew_ns / 1e3,
+            requests=requests(total, planned=sum(counted) if len(counted) == sum(measured) else None),
+            client=client_of_run(
+                latest.moment(0), total, latest.health, workers=state.workers, restarts=latest.restarts
+            ),
+            ttft_ms=distribution(blocks, scale=SCALES[METRIC], n_eff=blocks.count),
+            host=latest.host,
+        )
+
+    def saved(self) -> HostProgress:
+        return HostProgress(
+            tallies=[(*key, series.tally.tobytes()) for key, series in self._series.items()],
+            ttft=self._ladder.packed(),
+            latest=_encode(self.latest),
+            settled=self.settled,
+        )

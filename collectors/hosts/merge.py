@@ -1,0 +1,71 @@
+"""The sum of the ticks of several hosts. Pure; lossless: counts are added cell by cell, moments by their exact formulas.
+
+Works on the packed form: the cells of all hosts go into one array, so that a metric costs one pass and not one for each
+host (benches/merge_hosts.py).
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from ...engine.records.record import Outcome
+from ..goodput import Key
+from ..histogram import Histogram
+from ..series import Series, Slab, Tally
+from .tick import HostTick
+
+Packed = tuple[Sequence[Any], int]  # Series.packed(), and what to add to the host's clock for the driver's
+
+
+def merged(ticks: Sequence[tuple[HostTick, int]]) -> Slab:
+    """The tick of all hosts together; each with what has to be added to its clock. Requests in flight at the tick's end
+    are counted anew by the totals: a sum over hosts would count their ticks as well."""
+    by_key: dict[Key, list[Packed]] = defaultdict(list)
+    for tick, shift_ns in ticks:
+        for key, packed in tick.slab:
+            by_key[key[0], key[1]].append((packed, shift_ns))
+    slab = Slab()
+    for series_key, parts in by_key.items():
+        slab.series[series_key] = _series(parts)
+    return slab
+
+
+def merged_live(ticks: Sequence[tuple[HostTick, int]]) -> dict[Key, dict[str, Histogram]]:
+    """The distributions of what happened in the tick, by (phase, target)."""
+    found: dict[Key, dict[str, list[Any]]] = defaultdict(lambda: defaultdict(list))
+    for tick, _ in ticks:
+        for phase, target, metrics in tick.live:
+            for name, packed in metrics.items():
+                found[phase, target][name].append(packed)
+    return {key: {name: Histogram.summed(packs) for name, packs in each.items()} for key, each in found.items()}
+
+
+def _series(parts: Sequence[Packed]) -> Series:
+    made = Series()
+    metrics: dict[str, list[Any]] = defaultdict(list)
+    failures: dict[int, list[Any]] = defaultdict(list)
+    for (tally, each, failed, lines), shift_ns in parts:
+        counted = Series()
+        counted.tally = np.frombuffer(tally, np.int64).copy()
+        counted.lines = {line: (met, sent) for line, (met, sent) in lines.items()}
+        shift_ends(counted, shift_ns)
+        made.add_counts(counted)
+        for name, packed in each.items():
+            metrics[name].append(packed)
+        for outcome, packed in failed.items():
+            failures[outcome].append(packed)
+    made.tally[Tally.IN_FLIGHT_SUM] = made.tally[Tally.IN_FLIGHT_TICKS] = 0
+    made.metrics = {name: Histogram.summed(packs) for name, packs in metrics.items()}
+    made.failures = {Outcome(outcome): Histogram.summed(packs) for outcome, packs in failures.items()}
+    return made
+
+
+def shift_ends(series: Series, shift_ns: int) -> None:
+    """Brings the moments among the tallies onto another clock."""
+    for position in (Tally.FIRST_END, Tally.LAST_END):
+        if series.tally[position]:
+            series.tally[position] += shift_ns
