@@ -89,7 +89,7 @@ class Driver:
         self._selector = selectors.DefaultSelector()
         environ = environ_without_keys(os.environ, frozenset(secrets(self.plan)))
         self._collecting = Collecting(self._selector, manifest, segment_dir, collector, cores=[], environ=environ)
-        self._listener = socket.create_server((launcher.address, 0))
+        self._listener: socket.socket | None = None
         self._strangers: list[Link[FromAgent]] = []  # connected, and not yet introduced
         self._next_phase = 0
         self._cancel_sent = False
@@ -97,14 +97,14 @@ class Driver:
     def run(self) -> Manifest:
         """The complete run, until summary.json is written. Raises LensError when it cannot be carried out."""
         self._selector.register(self._interrupts.fd, selectors.EVENT_READ, self._on_signal)
-        self._selector.register(self._listener, selectors.EVENT_READ, self._accept)
         try:
             self._run()
         finally:
             self._dismiss()
             self._collecting.child.kill()
             self._collecting.child.reap()
-            self._listener.close()
+            if self._listener is not None:
+                self._listener.close()
             self._launcher.close()
             self._selector.close()
         failure = self.failure or self._collecting.failure
@@ -130,6 +130,11 @@ class Driver:
 
     def _gather(self) -> None:
         """Invites the hosts and waits until all of them are here, have their shares and are ready."""
+        self._until(lambda: bool(self._launcher.address), JOIN_TIMEOUT_S, "answer")
+        if self._stopped:
+            return
+        self._listener = socket.create_server((self._launcher.address, 0))
+        self._selector.register(self._listener, selectors.EVENT_READ, self._accept)
         address = self._listener.getsockname()[:2]
         work = msgspec.msgpack.encode(self._work)
         invitations = [
@@ -170,6 +175,7 @@ class Driver:
         note(self.run_dir, "joined", hosts={host.state.name: host.state.workers for host in self.hosts})
 
     def _accept(self) -> None:
+        assert self._listener is not None
         connection, _ = self._listener.accept()
         link: Link[FromAgent] = Link(connection, FromAgent)  # type: ignore[arg-type]  # a union is a type to msgspec
         self._strangers.append(link)
@@ -271,8 +277,8 @@ class Driver:
                 if host.link.lost or monotonic_ns() - host.link.heard_ns > PATIENCE_NS:
                     raise LensError(f"host {host.state.name} was lost before the start: {host.link.lost or 'silent'}")
             problem = self._launcher.problem()
-            if problem:
-                raise LensError(problem)
+            if problem is not None:
+                raise problem
             if monotonic_ns() > end:
                 missing = self._launcher.count - len(self.hosts)
                 who = f"{missing} of {self._launcher.count} hosts" if missing else "the hosts"
