@@ -17,7 +17,7 @@ from typing import NamedTuple
 from ..engine import __version__
 from ..engine.errors import LensError, PlanError
 from ..engine.hosts.driver import Driver
-from ..engine.hosts.files import digests, plan_files
+from ..engine.hosts.files import digests, own_run, plan_files
 from ..engine.hosts.launcher import Launcher
 from ..engine.hosts.messages import Assigned, Work
 from ..engine.hosts.shares import Span, slots_of
@@ -151,7 +151,7 @@ def launched(
     planned = [planned_slots(plan, index) for index in range(len(plan.phases))]
     previous = latest_of(Path(plan.output.dir))
     interrupts.defer()
-    run_dir = make_run_dir(plan, f"{run_id}.{share.name}" if share else run_id)
+    run_dir = make_run_dir(plan, own_run(run_id, share.name) if share else run_id)
     segment_dir: Path | None = None
     stamps = Stamps()
     manifest = manifest_of(plan, run_id, run_dir, workers, planned)

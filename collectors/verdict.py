@@ -140,7 +140,9 @@ AGAINST: Final = (
     Rule(
         "host_lost",
         lambda f: bool(f.hosts.lost),
-        lambda f: f"{f.hosts.lost}: its slots from then on were not sent, what it had in flight is lost",
+        lambda f: (
+            f"{f.hosts.lost}: slots of which nothing is known count as not sent (worker_down), what was in flight as lost"
+        ),
     ),
     Rule(
         "clock_bound",

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import shutil
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import msgspec
@@ -16,17 +17,12 @@ import msgspec
 from ...engine.errors import LensError
 from ...engine.frames import read_frame
 from ...engine.hosts.agent import Agent
-from ...engine.hosts.files import check_files
+from ...engine.hosts.files import check_files, own_runs
 from ...engine.hosts.messages import Assigned, Invitation, Work
+from ...engine.hosts.relay import FOLDER as TICKS
 from ...engine.plan.plan import Output, Plan, Workers
 from ...engine.runs.interrupts import Interrupts
 from ...engine.runs.placement import worker_count
-
-
-def own_runs() -> Path:
-    """Where this host keeps the files of its shares until the driver has them."""
-    state = os.environ.get("XDG_STATE_HOME") or str(Path.home() / ".local" / "state")
-    return Path(state) / "llm-latency-lens" / "hosts"
 
 
 def plan_of(work: Work, share: Assigned) -> Plan:
@@ -71,11 +67,19 @@ def _take_part(agent: Agent, invitation: Invitation, interrupts: Interrupts) -> 
             agent.fail(error)
         early = failure is not None or (bool(supervisor.manifest.stop_reason) and not agent.stopped)
         taken = agent.finish(launch.run_dir, early=early)
+        if not taken:  # `lens recover` on the driver may still want them
+            leave_ticks(launch.segment_dir, launch.run_dir)
     if taken:
         shutil.rmtree(launch.run_dir, ignore_errors=True)
     else:
         print(f"lens: the driver is gone; this host's part of the run is in {launch.run_dir}", file=sys.stderr)
     return 0 if failure is None else failure.exit_code
+
+
+def leave_ticks(segment_dir: Path, run_dir: Path) -> None:
+    """Moves the ticks that the driver did not take beside the files of the run: the segments are removed."""
+    with suppress(OSError):
+        shutil.copytree(segment_dir / TICKS, run_dir / TICKS)
 
 
 def main() -> int:

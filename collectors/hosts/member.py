@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Final
 
 import msgspec
@@ -10,13 +10,14 @@ import numpy as np
 
 from ...engine.hosts.relay import TickFolder
 from ...engine.metrics import SCALES
+from ...engine.records.record import Outcome, Unsent
 from ...engine.runs.manifest import HostState, Manifest
 from ..checkpoint import HostProgress
 from ..goodput import Key
 from ..health import client_of_run
 from ..histogram import Histogram
 from ..ladder import Ladder
-from ..series import NOBODY, Series, Tally
+from ..series import NOBODY, Series, Slab, Tally
 from ..snapshot import HostReport
 from ..statistics import distribution, requests
 from .merge import shift_ends
@@ -32,7 +33,7 @@ class Member:
     def __init__(self, state: HostState, folder: TickFolder, saved: HostProgress, manifest: Manifest) -> None:
         self.state = state
         self.folder = folder
-        self.newest = -1  # of the ticks that are here, or were
+        self.newest = saved.newest  # of the ticks that are here, or were
         self.settled = saved.settled
         self.latest = DECODER.decode(saved.latest) if saved.latest else HostTick()
         self._start_ns = 0
@@ -90,17 +91,29 @@ class Member:
         """Its times to the first token."""
         return self._ladder
 
-    def left_behind(self, planned: Mapping[int, int]) -> Iterator[tuple[Key, int, int]]:
-        """Of each (phase, target): requests that it had sent and not ended, and slots nothing is known of; `planned` has
-        its slots by phase."""
+    def settle(self, slab: Slab, planned: Mapping[int, int]) -> None:
+        """Enters what a lost host left behind, here and into `slab`: requests that it had sent and not ended are lost,
+        slots that nothing is known of were not sent. `planned` has its slots by phase."""
+        if self.settled:
+            return
         left = dict(planned)
         for key, series in sorted(self._series.items()):
             lost = max(0, int(series.tally[Tally.LIVE_SENT]) - series.sent)
             if key[0] in left:
                 left[key[0]] -= series.sent + series.unsent + lost
-            yield key, lost, 0
+            self._leave(slab, key, lost, 0)
         for phase, slots in left.items():
-            yield (phase, 0 if self._targets == 1 else NOBODY), 0, max(0, slots)
+            self._leave(slab, (phase, 0 if self._targets == 1 else NOBODY), 0, slots)
+        self.settled = True
+
+    def _leave(self, slab: Slab, key: Key, lost: int, unsent: int) -> None:
+        if lost > 0 or unsent > 0:
+            series = self._series.setdefault(key, Series())
+            for tally in (slab.at(key).tally, series.tally):
+                tally[Outcome.LOST] += max(0, lost)
+                tally[Tally.ATTEMPTS] += max(0, lost)
+                tally[Outcome.UNSENT] += max(0, unsent)
+                tally[Tally.UNSENT_REASON + Unsent.WORKER_DOWN] += max(0, unsent)
 
     def report(self, measured: Sequence[bool], planned: Mapping[int, int]) -> HostReport:
         """Its part of the run so far; of the phases that are `measured`."""
@@ -130,5 +143,6 @@ class Member:
             tallies=[(*key, series.tally.tobytes()) for key, series in self._series.items()],
             ttft=self._ladder.packed(),
             latest=_encode(self.latest),
+            newest=self.newest,
             settled=self.settled,
         )

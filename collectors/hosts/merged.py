@@ -16,13 +16,11 @@ import numpy as np
 from ...engine.hosts.relay import TickFolder, incoming
 from ...engine.hosts.shares import Span, slots_of
 from ...engine.records.lag import LAG_BUCKETS
-from ...engine.records.record import Outcome, Unsent
 from ...engine.runs.manifest import Manifest
 from .. import host
 from ..checkpoint import HostProgress, Progress
-from ..goodput import Key
 from ..health import Moment
-from ..series import Slab, Tally
+from ..series import Slab
 from ..snapshot import HostReport, Reason
 from ..source import HostFacts
 from ..totals import Totals
@@ -87,22 +85,16 @@ class Hosts:
                 member.enter(content, tick)
                 self._errors |= {(t, o): (message, status) for t, o, message, status in content.errors}
         slab = merged(ticks)
-        if issuing is None and tick >= self.newest(0):
-            self._settle(slab)
+        if issuing is None and tick >= self.newest(0):  # the last tick of the run
+            for member in self.members:
+                if member.state.state == "lost":
+                    member.settle(slab, self._planned(member))
         self.totals.take(slab, issuing)
         for key, live in merged_live(ticks).items():
             slab.at(key).live = live
         for series in slab.series.values():
             series.live = series.live or {}
         return slab
-
-    def _settle(self, slab: Slab) -> None:
-        """The last tick of the run has what lost hosts left behind."""
-        for member in self.members:
-            if member.state.state == "lost" and not member.settled:
-                for key, lost, unsent in member.left_behind(self._planned(member)):
-                    _leave(slab, key, lost, unsent)
-                member.settled = True
 
     def _planned(self, member: Member) -> dict[int, int]:
         """The host's slots by phase, of the phases that began and whose slots can be counted."""
@@ -170,7 +162,7 @@ class Hosts:
     def host_facts(self) -> HostFacts:
         tick_ns, next_tick = self.totals.tick_ns, self.totals.next_tick
         lost = [
-            f"{member.state.name} ({member.state.why or 'lost'}; {affected(member.state.last_tick, next_tick)})"
+            f"{member.state.name} ({member.state.why or 'lost'}; {affected(member.newest, next_tick)})"
             for member in self.members
             if member.state.state == "lost"
         ]
@@ -200,15 +192,6 @@ def affected(last_tick: int, next_tick: int) -> str:
     """The ticks without a host whose last one was `last_tick`."""
     first, last = last_tick + 1, next_tick - 1
     return f"tick {first}" if last <= first else f"ticks {first}-{last}"
-
-
-def _leave(slab: Slab, key: Key, lost: int, unsent: int) -> None:
-    if lost or unsent:
-        tally = slab.at(key).tally
-        tally[Outcome.LOST] += lost
-        tally[Tally.ATTEMPTS] += lost
-        tally[Outcome.UNSENT] += unsent
-        tally[Tally.UNSENT_REASON + Unsent.WORKER_DOWN] += unsent
 
 
 def _sum(values: Sequence[int | None]) -> int | None:

@@ -175,8 +175,7 @@ class Agent:
         if supervisor is None or self.stopped == HOST_LOST:
             return
         self.stopped = HOST_LOST
-        if self.link.socket in supervisor.selector.get_map():
-            supervisor.selector.unregister(self.link.socket)
+        supervisor.selector.unregister(self.link.socket)  # or it would be readable for ever
         if not supervisor.manifest.stop_reason:
             supervisor.stop(HOST_LOST)
         supervisor.cancel()
@@ -197,7 +196,7 @@ class Agent:
         """Passes on ticks, and notices that the driver has been silent for too long."""
         self.link.flush()
         if now - self.link.heard_ns > (SILENCE_NS if self._go else PATIENCE_NS):
-            self.link.close()
+            self.link.lose("the driver is silent")
         if self.link.lost:
             self._lost()
             return

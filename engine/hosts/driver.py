@@ -195,7 +195,7 @@ class Driver:
         else:
             if not link.lost:
                 return
-        self._selector.unregister(link.socket)
+        self._unwatch(link)
         self._strangers.remove(link)
         link.close()
 
@@ -204,9 +204,17 @@ class Driver:
         return {host.hello.index for host in self.hosts}
 
     def _receive(self, host: Host) -> None:
+        known = host.state.start_skew_ns
         host.receive(self.manifest.phases[0].start_ns)
-        if host.link.lost and host.link.socket in self._selector.get_map():
-            self._selector.unregister(host.link.socket)
+        if host.state.start_skew_ns != known:
+            self._collecting.publish()
+        if host.link.lost:
+            self._unwatch(host.link)
+
+    def _unwatch(self, link: Link[FromAgent]) -> None:
+        """A connection that was closed would be readable for ever."""
+        if link.socket.fileno() >= 0 and link.socket in self._selector.get_map():
+            self._selector.unregister(link.socket)
 
     # --- starting -------------------------------------------------------------------------------------------------
 
@@ -335,8 +343,7 @@ class Driver:
             self._part(host)
 
     def _part(self, host: Host) -> None:
-        if host.link.socket in self._selector.get_map():
-            self._selector.unregister(host.link.socket)
+        self._unwatch(host.link)
         host.close()
 
     def publish(self) -> None:

@@ -1,8 +1,9 @@
-"""The plan's own files: every host must have the same ones, at the same paths."""
+"""Files on hosts: the plan's own, which every host must have, and where a host keeps those of its part of a run."""
 
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
@@ -39,3 +40,14 @@ def check_files(expected: Mapping[str, str]) -> None:
             raise PlanError(f"{path} is not on this host; put the driver's file at the same path on every host")
         if digests([path])[path] != digest:
             raise PlanError(f"{path} is not the driver's file; put the same file at this path on every host")
+
+
+def own_runs() -> Path:
+    """Where a host keeps the files of its parts of runs until the driver has them."""
+    state = os.environ.get("XDG_STATE_HOME") or str(Path.home() / ".local" / "state")
+    return Path(state) / "llm-latency-lens" / "hosts"
+
+
+def own_run(run_id: str, name: str) -> str:
+    """The name of the run directory, and of the segment directory, of host `name`."""
+    return f"{run_id}.{name}"

@@ -46,7 +46,7 @@ class Link(Generic[T]):
         except BlockingIOError:
             return
         except OSError as error:
-            self._lose(f"the connection broke: {error.strerror}")
+            self.lose(f"the connection broke: {error.strerror}")
 
     def receive(self) -> list[T]:
         """The messages that are complete now."""
@@ -55,7 +55,7 @@ class Link(Generic[T]):
             while not self.lost:
                 piece = self.socket.recv(READ_BYTES)
                 if not piece:
-                    self._lose("the connection was closed")
+                    self.lose("the connection was closed")
                     break
                 self.heard_ns = monotonic_ns()
                 found += self._frames.feed(piece)
@@ -64,9 +64,9 @@ class Link(Generic[T]):
         except BlockingIOError:
             pass
         except OSError as error:
-            self._lose(f"the connection broke: {error.strerror}")
+            self.lose(f"the connection broke: {error.strerror}")
         except msgspec.ValidationError as error:
-            self._lose(f"what it says cannot be understood: {error}")
+            self.lose(f"what it says cannot be understood: {error}")
         return found
 
     def wait(self, timeout_s: float) -> None:
@@ -81,6 +81,7 @@ class Link(Generic[T]):
         self.lost = self.lost or "closed"
         self.socket.close()
 
-    def _lose(self, why: str) -> None:
+    def lose(self, why: str) -> None:
+        """From here on nothing is exchanged any more; the socket stays open until close()."""
         self.lost = self.lost or why
         self._waiting.clear()
