@@ -248,7 +248,7 @@ class Collector:
         )
         view = RunView(self.manifest, self.totals, moment.now_ns)
         report = self.builder.report(view, client=client, errors=self.source.errors, finished=finished, losses=losses)
-        report.run.hosts = self.source.hosts()
+        report.run.hosts = self.source.hosts(moment.now_ns, finished=finished)
         return report
 
     def _self_checks(self) -> tuple[Reason, ...]:

@@ -242,12 +242,14 @@ class Histogram:
         counts = np.frombuffer(b"".join(each[1] for each in packs), np.uint64).astype(np.int64)
         made._cover(int(cells.min()), int(cells.max()))
         np.add.at(made.counts, cells - made.first, counts)
-        ends = np.cumsum([len(each[1]) // 8 for each in packs]).tolist()
-        sums = np.add.reduceat(counts, [0, *ends[:-1]]).tolist()
-        for each, count in zip(packs, sums, strict=True):
-            made._join(count, int(each[2]), each[3], each[4], each[5])
-            made.clamped_low += each[6]
-            made.clamped_high += each[7]
+        ends = np.cumsum([len(each[1]) >> 3 for each in packs])
+        each_count = np.diff(np.cumsum(counts)[ends - 1], prepend=0)
+        sums = [int(each[2]) for each in packs]
+        made.count, made.sum = int(each_count.sum()), sum(sums)
+        deviations = np.array(sums, np.float64) / each_count - made.sum / made.count
+        made.m2 = float(sum(each[3] for each in packs) + np.dot(each_count, deviations * deviations))
+        made.min, made.max = min(each[4] for each in packs), max(each[5] for each in packs)
+        made.clamped_low, made.clamped_high = sum(each[6] for each in packs), sum(each[7] for each in packs)
         return made
 
     @classmethod

@@ -164,7 +164,7 @@ class Rings:
     def arrivals(self) -> list[Reason]:
         return self._arrivals.check() if self._arrivals is not None else []
 
-    def hosts(self) -> list[HostReport]:
+    def hosts(self, now: int, *, finished: bool) -> list[HostReport]:
         return []
 
     def host_facts(self) -> HostFacts:

@@ -66,7 +66,7 @@ class Source(Protocol):
     def arrivals(self) -> list[Reason]:
         """Phases that were not sent as the plan says, where that can be known."""
 
-    def hosts(self) -> list[HostReport]:
+    def hosts(self, now: int, *, finished: bool) -> list[HostReport]:
         """The load hosts, in their order; none for a run of this machine alone."""
 
     def host_facts(self) -> HostFacts:

@@ -15,12 +15,10 @@ from ...engine.runs.manifest import HostState, Manifest
 from ..checkpoint import HostProgress
 from ..goodput import Key
 from ..health import client_of_run
-from ..histogram import Histogram
 from ..ladder import Ladder
 from ..series import NOBODY, Series, Slab, Tally
 from ..snapshot import HostReport
 from ..statistics import distribution, requests
-from .merge import shift_ends
 from .tick import DECODER, HostTick
 
 METRIC: Final = "ttft_ms"  # by which hosts are held against each other
@@ -73,17 +71,17 @@ class Member:
 
     def enter(self, content: HostTick, tick: int) -> None:
         """Counts a tick as this host's."""
-        measured = []
+        cells, counts = [], []
         for key, (tally, metrics, _, _) in content.slab:
-            series = self._series.setdefault((key[0], key[1]), Series())
-            counted = Series()
-            counted.tally = np.frombuffer(tally, np.int64).copy()
-            shift_ends(counted, self.shift_ns)
-            series.add_counts(counted)
+            self._series.setdefault((key[0], key[1]), Series()).add_packed([tally], [self.shift_ns])
             if METRIC in metrics:
-                measured.append(metrics[METRIC])
-        if measured:
-            self._ladder.add_histogram(tick, Histogram.summed(measured))
+                cells.append(metrics[METRIC][0])
+                counts.append(metrics[METRIC][1])
+        if cells:
+            joined, where = np.unique(np.frombuffer(b"".join(cells), np.uint32), return_inverse=True)
+            summed = np.zeros(len(joined), np.int64)
+            np.add.at(summed, where, np.frombuffer(b"".join(counts), np.uint64).astype(np.int64))
+            self._ladder.add(tick, joined, summed)
         host = content.host or self.latest.host
         self.latest = msgspec.structs.replace(content, slab=[], live=[], host=host)
 
@@ -115,15 +113,15 @@ class Member:
                 tally[Outcome.UNSENT] += max(0, unsent)
                 tally[Tally.UNSENT_REASON + Unsent.WORKER_DOWN] += max(0, unsent)
 
-    def report(self, measured: Sequence[bool], planned: Mapping[int, int]) -> HostReport:
-        """Its part of the run so far; of the phases that are `measured`."""
+    def report(self, measured: Sequence[bool], planned: Mapping[int, int], *, finished: bool) -> HostReport:
+        """Its part of the run so far, of the phases that are `measured`; its latencies once the run is over."""
         total = Series()
         for key, series in self._series.items():
             if measured[key[0]]:
                 total.add_counts(series)
         counted = [slots for phase, slots in planned.items() if measured[phase]]
         state, latest = self.state, self.latest
-        blocks = self._ladder.blocks().histogram()
+        latencies = self._ladder.blocks().histogram() if finished else None
         return HostReport(
             name=state.name,
             workers=state.workers,
@@ -134,7 +132,7 @@ class Member:
             client=client_of_run(
                 latest.moment(0), total, latest.health, workers=state.workers, restarts=latest.restarts
             ),
-            ttft_ms=distribution(blocks, scale=SCALES[METRIC], n_eff=blocks.count),
+            ttft_ms=distribution(latencies, scale=SCALES[METRIC], n_eff=latencies.count if latencies else 0),
             host=latest.host,
         )
 

@@ -10,8 +10,6 @@ from collections import defaultdict
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
-
 from ...engine.records.record import Outcome
 from ..goodput import Key
 from ..histogram import Histogram
@@ -48,12 +46,10 @@ def _series(parts: Sequence[Packed]) -> Series:
     made = Series()
     metrics: dict[str, list[Any]] = defaultdict(list)
     failures: dict[int, list[Any]] = defaultdict(list)
-    for (tally, each, failed, lines), shift_ns in parts:
-        counted = Series()
-        counted.tally = np.frombuffer(tally, np.int64).copy()
-        counted.lines = {line: (met, sent) for line, (met, sent) in lines.items()}
-        shift_ends(counted, shift_ns)
-        made.add_counts(counted)
+    made.add_packed([packed[0] for packed, _ in parts], [shift_ns for _, shift_ns in parts])
+    for (_, each, failed, lines), _ in parts:
+        for line, (met, sent) in lines.items():
+            made.add_line(line, met, sent)
         for name, packed in each.items():
             metrics[name].append(packed)
         for outcome, packed in failed.items():
@@ -62,10 +58,3 @@ def _series(parts: Sequence[Packed]) -> Series:
     made.metrics = {name: Histogram.summed(packs) for name, packs in metrics.items()}
     made.failures = {Outcome(outcome): Histogram.summed(packs) for outcome, packs in failures.items()}
     return made
-
-
-def shift_ends(series: Series, shift_ns: int) -> None:
-    """Brings the moments among the tallies onto another clock."""
-    for position in (Tally.FIRST_END, Tally.LAST_END):
-        if series.tally[position]:
-            series.tally[position] += shift_ns

@@ -29,6 +29,7 @@ from .member import Member
 from .merge import merged, merged_live
 
 CLOSED_AT_ONCE_MAX: Final = 100
+REPORT_EVERY_NS: Final = 1_000_000_000
 
 
 class Hosts:
@@ -44,6 +45,8 @@ class Hosts:
         ]
         self._errors = {(t, o): (message, status) for t, o, message, status in state.errors}
         self._manifest = manifest
+        self._reports: list[HostReport] = []
+        self._reported_ns = -REPORT_EVERY_NS
         self.release()  # what a checkpoint holds and its collector could not remove any more
 
     # --- reading --------------------------------------------------------------------------------------------------
@@ -154,10 +157,19 @@ class Hosts:
     def arrivals(self) -> list[Reason]:
         return [Reason("arrivals", problem) for member in self.members for problem in member.problems]
 
-    def hosts(self) -> list[HostReport]:
+    def hosts(self, now: int, *, finished: bool) -> list[HostReport]:
+        """While the run goes on made anew once a second: each takes 0.3 ms, and ticks may be short."""
+        if finished or now - self._reported_ns >= REPORT_EVERY_NS:
+            self._reports, self._reported_ns = self._hosts(finished=finished), now
+        return self._reports
+
+    def _hosts(self, *, finished: bool) -> list[HostReport]:
         measured = [phase.measure for phase in self._manifest.plan.phases]
         planned = [self._planned(member) for member in self.members]
-        return [member.report(measured, slots) for member, slots in zip(self.members, planned, strict=True)]
+        return [
+            member.report(measured, slots, finished=finished)
+            for member, slots in zip(self.members, planned, strict=True)
+        ]
 
     def host_facts(self) -> HostFacts:
         tick_ns, next_tick = self.totals.tick_ns, self.totals.next_tick
