@@ -19,6 +19,7 @@ from ..ladder import Ladder
 from ..series import NOBODY, Series, Slab, Tally
 from ..snapshot import HostReport
 from ..statistics import distribution, requests
+from .merge import add_tallies
 from .tick import DECODER, HostTick
 
 METRIC: Final = "ttft_ms"  # by which hosts are held against each other
@@ -73,7 +74,7 @@ class Member:
         """Counts a tick as this host's."""
         cells, counts = [], []
         for key, (tally, metrics, _, _) in content.slab:
-            self._series.setdefault((key[0], key[1]), Series()).add_packed([tally], [self.shift_ns])
+            add_tallies(self._series.setdefault((key[0], key[1]), Series()), [tally], [self.shift_ns])
             if METRIC in metrics:
                 cells.append(metrics[METRIC][0])
                 counts.append(metrics[METRIC][1])
