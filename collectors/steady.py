@@ -51,7 +51,7 @@ class Steady(NamedTuple):
     from_s: float
     to_s: float
     reason: str
-    drift_per_h: float | None  # of the mean, in the unit of the values per hour
+    drift_per_h: float | None  # of the mean, in the unit of the values per hour; None from too few blocks with values
     drift_ci95: tuple[float, float] | None
 
 
@@ -69,7 +69,7 @@ def steady(blocks: Blocks, tick_s: float) -> Steady:
     levels = _filled(sums, counts)
     end = len(counts) - _cuts(levels[::-1], counts[::-1])
     start = _cuts(levels[:end], counts[:end])
-    if end - start < max(BLOCKS_MIN // 2, KEPT_MIN * len(counts)):
+    if end - start < KEPT_MIN * len(counts) or np.count_nonzero(counts[start:end]) < BLOCKS_MIN // 2:
         start, end = 0, len(counts)
     trend = trend_of(levels[start:end], counts[start:end])
     per_h = 3600 / block_s
@@ -88,8 +88,8 @@ def steady(blocks: Blocks, tick_s: float) -> Steady:
         (first + start) * block_s,
         (first + end) * block_s,
         reason,
-        trend.slope * per_h,
-        (trend.low * per_h, trend.high * per_h),
+        trend.slope * per_h if math.isfinite(trend.high) else None,
+        (trend.low * per_h, trend.high * per_h) if math.isfinite(trend.high) else None,
     )
 
 
@@ -158,6 +158,8 @@ def _cut(values: Floats, weights: Floats) -> int:
     spans = mass[proposed + length :] - mass[proposed:-length]
     windows = (reached[proposed + length :] - reached[proposed:-length]) / np.maximum(spans, 1e-9)
     spans, windows = spans[: max(1, len(spans) - short)], windows[: max(1, len(windows) - short)]
+    if not spans.any():  # all that has values is at the ends: nothing shows how far apart windows of the rest are
+        return 0
     far = FAR if proposed <= short else FAR_LONG
     return proposed if abs(head - rest) > far * float(np.abs(windows[spans > 0] - rest).max()) else 0
 

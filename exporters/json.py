@@ -6,47 +6,28 @@ are in compressed parts (exporters.spool.parts). The one exception is a collecto
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import msgspec
 
-from ..collectors.series import Batch, Slab
+from ..collectors.series import Slab
 from ..collectors.snapshot import ENCODER, Report, Snapshot
 from ..engine.errors import OutputError
 from ..engine.files import replace
 from ..engine.runs.manifest import Manifest
 from ..engine.runs.rundir import INTERVALS, SUMMARY
-from .spool.parts import PartFile
+from .spool.ticks import TickFile
 
 
-class IntervalLog:
-    """intervals.jsonl as a sink of the collector. While the disk is full, up to 64 MB of lines wait in memory."""
+class IntervalLog(TickFile):
+    """intervals.jsonl as a sink of the collector."""
 
     def __init__(self, run_dir: Path) -> None:
-        self._file = PartFile(run_dir / INTERVALS)
+        super().__init__(run_dir / INTERVALS)
 
-    @property
-    def failures(self) -> int:
-        return self._file.failures
-
-    dropped = 0  # counts request rows, and this file has none
-
-    def rows(self, batch: Batch, manifest: Manifest) -> None:
-        """Nothing: requests are in requests.msgpack."""
-
-    def tick(self, snapshot: Snapshot, report: Report, slab: Slab, manifest: Manifest) -> None:
-        self._file.turn(snapshot.elapsed_s)
-        self._file.write(ENCODER.encode(snapshot) + b"\n")
-        self._file.flush()
-
-    def position(self) -> list[int]:
-        return self._file.position()
-
-    def rewind(self, position: list[int]) -> None:
-        self._file.rewind(position)
-
-    def close(self, report: Report) -> None:
-        self._file.close()
+    def blocks(self, snapshot: Snapshot, slab: Slab, manifest: Manifest) -> Iterator[bytes]:
+        yield ENCODER.encode(snapshot) + b"\n"
 
 
 def summary(report: Report) -> bytes:

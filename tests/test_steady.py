@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 
@@ -62,6 +64,28 @@ def test_a_short_run_says_so() -> None:
     assert window.state == "too_short"
     assert "20 are needed" in window.reason
     assert steady(Ladder().blocks(), 1.0).state == "too_short"
+
+
+def test_any_shape_of_arrivals_has_a_window_and_finite_numbers() -> None:
+    """Gaps, clumps and single values: an error here ends the collector, an infinite drift is no JSON number."""
+    rng = np.random.default_rng(1)
+    for case in range(400):
+        starts = rng.uniform(0, 60, rng.integers(1, 6))
+        lengths = rng.uniform(0.1, 30, len(starts))
+        clumps = [rng.uniform(a, a + length, rng.integers(1, 200)) for a, length in zip(starts, lengths, strict=True)]
+        end = np.sort(np.concatenate([*clumps, np.repeat(np.arange(21) + 0.5, case % 3)]))
+        latency = np.exp(rng.normal(0, 2, len(end))) if case % 2 else np.where(end < 21, 0.01, 0.1)
+        window = steady(ladder(latency, end).blocks(), 1.0)
+        assert 0 <= window.start < window.end
+        assert (window.drift_per_h is None) == (window.drift_ci95 is None)
+        assert all(math.isfinite(each) for each in (*(window.drift_ci95 or ()), window.drift_per_h or 0.0))
+
+
+def test_too_few_values_have_no_drift() -> None:
+    """Twenty values in two clumps, years apart: a trend's interval would be infinite."""
+    end = np.concatenate([np.arange(10) + 0.5, np.arange(10) + 990.5])
+    window = steady(ladder(np.full(20, 0.1), end).blocks(), 1.0)
+    assert (window.drift_per_h, window.drift_ci95) == (None, None)
 
 
 def test_a_drift_is_measured_per_hour() -> None:

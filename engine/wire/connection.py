@@ -62,6 +62,7 @@ class Connection:
 
     __slots__ = (
         "body",
+        "buffers",
         "context",
         "exchange",
         "fd",
@@ -82,6 +83,7 @@ class Connection:
     def __init__(self, context: Context, sock: socket.socket, tls: TlsPipe | None, opened_ns: int) -> None:
         self.context = context
         self.reactor = context.reactor
+        self.buffers = context.reactor.buffers  # for the next read
         self.socket = sock
         self.fd = sock.fileno()
         self.receive = sock.recvmsg_into
@@ -173,7 +175,7 @@ class Connection:
     def _read(self, _mask: int) -> None:
         reactor = self.reactor
         try:
-            size, ancillary, _, _ = self.receive(reactor.buffers, ANCILLARY_BYTES)
+            size, ancillary, _, _ = self.receive(self.buffers, ANCILLARY_BYTES)
         except BlockingIOError:
             return
         except OSError:
@@ -405,8 +407,7 @@ class Connection:
                 self.fail(exchange, Outcome.STREAM_MALFORMED, str(error))
                 return
         if not exchange.headers_ns:
-            message = "the server closed the connection inside the reply's head"
-            self.fail(exchange, Outcome.STREAM_TRUNCATED, message)
+            self.fail(exchange, Outcome.STREAM_TRUNCATED, "the server closed the connection inside the head")
         elif self.framing is not None:
             bits = self._last_event(exchange, self.framing, now, False)
             if parser.complete or bits & STREAM_OVER:

@@ -8,7 +8,8 @@ one segment, or were merged before the tap saw them; they go on together, as one
 that died or dropped clones costs exactness and never truth. A unit with an older stamp than the one before it overtook
 a lost segment: it could not be read before the retransmission came, so it goes on with that, too.
 FIONREAD is left out for a stream that has brought some events, never two in one read, while the worker is on time: what
-waits came after the last turn began, too short a while ago for a second event (benches/stamps.py).
+waits came after the last turn began, or after what was the first to wait in this one, too short a while ago for a
+second event. Should there be one, it counts as coalesced and nobody else in this turn is believed (benches/exact_reads.py).
 A stream that was late has at most UNITS_MAX units read per turn; a turn that has become late for a send ends early
 (`Reactor.due_ns`). What was not read makes the socket ready again.
 """
@@ -55,33 +56,47 @@ class ExactConnection(Connection):
         self.missing = 0
         super().send(exchange)
 
+    def _settled(self, mask: int) -> None:
+        """The reads of a stream that has brought some events, never two in one read, and no part of a unit is missing."""
+        reactor = self.reactor
+        if monotonic_ns() - reactor.since_ns >= ON_TIME_NS:
+            self._read(mask)
+            return
+        read_at_once(self, mask)
+        exchange = self.exchange
+        if exchange is not None and exchange.coalesced:  # two in one read: this turn is late after all
+            reactor.since_ns = 0
+            reactor.owners[self.fd] = self._read
+
     def _read(self, mask: int) -> None:
         exchange = self.exchange
-        if (
-            exchange is not None
-            and exchange.events > SETTLED_EVENTS
-            and not exchange.coalesced
-            and monotonic_ns() - self.reactor.since_ns < ON_TIME_NS
-            and not self.missing
-        ):
-            read_at_once(self, mask)
-            return
+        reactor = self.reactor
         waiting = self.waiting
         ioctl(self.fd, termios.FIONREAD, waiting, True)
-        if waiting[0] > self._usual or self.missing:
+        size = waiting[0]
+        if size > self._usual or self.missing:
+            reactor.first_read = False
             self._read_units(mask)
             return
         # No more than was seen waiting: a worker stopped between the two calls would read the events of the stop at once.
-        reactor = self.reactor
-        everything = reactor.buffers
-        if waiting[0]:  # 0 at the end of the stream: a read of no bytes would look like it for ever
-            reactor.buffers = [reactor.view[: waiting[0]]]
+        # (Without a limit at the end of the stream: a read of no bytes would look like it for ever.)
+        self.buffers = reactor.limited.get(size) or reactor.limit(size) if size else reactor.buffers
         read_at_once(self, mask)
-        reactor.buffers = everything
+        self.buffers = reactor.buffers
+        if exchange is None or self.exchange is None:
+            return
+        if reactor.first_read:
+            reactor.first_read = False
+            # The kernel lists ready sockets in the order in which they became ready: the others' bytes came after this.
+            if exchange.read_ns > reactor.since_ns:
+                reactor.since_ns = exchange.read_ns
+        if exchange.events > SETTLED_EVENTS and not exchange.coalesced:
+            reactor.owners[self.fd] = self._settled
 
     def _read_units(self, mask: int) -> None:
         """Reads what waits unit by unit, and passes on together what has one stamp."""
         exchange = self.exchange
+        self.reactor.owners[self.fd] = self._read
         view = self.reactor.view
         try:
             size = self.peek(view, PEEK_BYTES, socket.MSG_PEEK)

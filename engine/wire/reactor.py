@@ -22,9 +22,11 @@ from ..clock import StampClock, Timer
 BUFFER_BYTES: Final = 1 << 18
 READ: Final = select.EPOLLIN | select.EPOLLRDHUP
 WRITE: Final = select.EPOLLOUT
+LIMITED_MAX: Final = 4096  # a cache: sizes of events are few
 READY_MAX: Final = 1024  # per wake-up; the rest is ready again at the next
 
 Owner = Callable[[int], None]
+Buffers = list[bytearray | memoryview]
 
 
 class Reactor:
@@ -35,7 +37,9 @@ class Reactor:
         "clock",
         "due_ns",
         "epoll",
+        "first_read",
         "lag",
+        "limited",
         "owners",
         "protected",
         "since_ns",
@@ -53,10 +57,12 @@ class Reactor:
         self.timer = Timer()
         buffer = bytearray(BUFFER_BYTES)
         self.view = memoryview(buffer)
-        self.buffers: list[bytearray | memoryview] = [buffer]
+        self.buffers: Buffers = [buffer]
+        self.limited: dict[int, Buffers] = {}  # by the number of bytes that a read may take
         self.due_ns = 1 << 62  # when the worker wants to send or time out next; set by the worker
         self.protected = False  # a tap was seen at work a moment ago
         self.turn_ns = 0  # when this turn began
+        self.first_read = False  # the next read of this turn is its first, and nobody has waited longer
         self.since_ns = 0  # what waits in a socket now came after this: the turn that began then left nothing unread
         self.yielding = False  # an owner found that this moment has passed: the turn ends early
 
@@ -76,9 +82,16 @@ class Reactor:
         if self.owners.pop(fd, None) is not None:
             self.epoll.unregister(fd)
 
+    def limit(self, size: int) -> Buffers:
+        """Buffers for a read of at most `size` bytes, the next time from `limited`."""
+        if len(self.limited) >= LIMITED_MAX:
+            self.limited.clear()
+        return self.limited.setdefault(size, [self.view[:size]])
+
     def turn(self) -> None:
         """Serves everything that is ready now, once, unless an owner sets `yielding`: the rest stays ready."""
         self.yielding = False
+        self.first_read = self.turn_ns > 0  # a turn that ended early leaves sockets that have waited longer
         self.since_ns = self.turn_ns
         self.turn_ns = monotonic_ns()
         owners = self.owners

@@ -18,12 +18,12 @@ from pathlib import Path
 from typing import Final
 
 from ...collectors.goodput import Key
-from ...collectors.series import NOBODY, Batch, Slab
-from ...collectors.snapshot import Report, Snapshot
+from ...collectors.series import NOBODY, Slab
+from ...collectors.snapshot import Snapshot
 from ...engine.files import replace
 from ...engine.metrics import SCALES
 from ...engine.runs.manifest import Manifest
-from ..spool.parts import PartFile
+from ..spool.ticks import TickFile
 
 INTERVALS: Final = "intervals.hlog"
 TOTALS: Final = "totals.hlog"
@@ -31,37 +31,17 @@ _LEGEND: Final = '"StartTimestamp","Interval_Length","Interval_Max","Interval_Co
 _UNFIT: Final = re.compile(r"[,\s]")  # what would end a tag
 
 
-class IntervalHistograms:
+class IntervalHistograms(TickFile):
     """intervals.hlog as a sink of the collector."""
 
     def __init__(self, run_dir: Path) -> None:
-        self._file = PartFile(run_dir / INTERVALS)
+        super().__init__(run_dir / INTERVALS)
 
-    @property
-    def failures(self) -> int:
-        return self._file.failures
-
-    dropped = 0  # counts request rows, and this file has none
-
-    def rows(self, batch: Batch, manifest: Manifest) -> None:
-        """Nothing: this is a log of ticks."""
-
-    def tick(self, snapshot: Snapshot, report: Report, slab: Slab, manifest: Manifest) -> None:
-        self._file.turn(snapshot.elapsed_s)
-        if self._file.fresh:  # every part is a log of its own
-            self._file.write(header(manifest).encode())
+    def blocks(self, snapshot: Snapshot, slab: Slab, manifest: Manifest) -> Iterator[bytes]:
+        if self.file.fresh:  # every part is a log of its own
+            yield header(manifest).encode()
         for line in lines(slab, manifest, snapshot.elapsed_s - snapshot.seconds, snapshot.seconds):
-            self._file.write(line.encode())
-        self._file.flush()
-
-    def position(self) -> list[int]:
-        return self._file.position()
-
-    def rewind(self, position: list[int]) -> None:
-        self._file.rewind(position)
-
-    def close(self, report: Report) -> None:
-        self._file.close()
+            yield line.encode()
 
 
 def _counts(manifest: Manifest, key: Key, target: int) -> bool:
