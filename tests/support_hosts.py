@@ -56,7 +56,7 @@ def counts_by_tag(log: Path) -> dict[str, Counter[int]]:
 def agents_of(pid: int) -> list[psutil.Process]:
     """The agents of the hosts that process `pid` has started, in the order of their start."""
     children = psutil.Process(pid).children(recursive=True)
-    return [child for child in children if child.cmdline()[-1:] == ["llm_latency_lens.cli.processes.host"]]
+    return [child for child in children if child.cmdline()[-1:] == ["llm_latency_lens.cli.processes.part"]]
 
 
 def descendants(processes: Sequence[psutil.Process]) -> list[psutil.Process]:
