@@ -19,7 +19,7 @@ from typing import Final
 from .. import __version__
 from ..clock import Timer
 from ..errors import LensError, PlanError
-from ..process import raise_priority
+from ..process import raise_priority, run_as_usual, run_in_real_time
 from ..runs.phases import HOST_LOST
 from ..runs.supervisor import Supervisor
 from .link import Link
@@ -153,7 +153,8 @@ class Agent:
                 if not phase:
                     # Until it has seen the start: what else runs on the host would count as its skew.
                     self._niceness = os.getpriority(os.PRIO_PROCESS, 0)
-                    raise_priority(NICENESS)
+                    if not run_in_real_time():
+                        raise_priority(NICENESS)
                     self._due_ns = at_ns
                     self._timer.arm(at_ns)
                     self.link.send(Armed())
@@ -194,7 +195,7 @@ class Agent:
         if self._due_ns and now >= self._due_ns:
             self._due_ns = 0
             self.link.send(Started(woke_ns=now))
-            os.setpriority(os.PRIO_PROCESS, 0, self._niceness)
+            run_as_usual(self._niceness)
         pulse_ns = now + int(WORK_S * 1e9)
         self._timer.arm(min(pulse_ns, self._due_ns) if self._due_ns else pulse_ns)
         self.work(now)
