@@ -77,7 +77,7 @@ TOPS: list[tuple[str, str, Any]] = [
     ("hosts: {count: 3, address: local}", "hosts.address", "local"),
     ("hosts: {count: 3, cpus: 8}", "hosts.cpus", 8),
     ("hosts: {count: 3, cpus: all}", "hosts.cpus", None),
-    ("hosts: {count: 3, labels: {pool: load}}", "hosts.labels.pool", "load"),
+    ("hosts: {count: 3, labels: {pool: load}}", "hosts.labels", {"pool": "load"}),
     ("workload: {salt: none}", "workload.salt", "none"),
     ("stamps: segment", "stamps", "segment"),
     ("steady: true", "steady", True),

@@ -21,7 +21,7 @@ from typing import Final
 import msgspec
 
 from ...collectors.snapshot import REPORT_DECODER
-from ...engine.errors import LensError
+from ...engine.errors import LensError, PlanError
 from ...engine.files import UNDECODABLE
 from ...engine.load.timetable import is_quiet
 from ...engine.plan.plan import SECOND, Plan
