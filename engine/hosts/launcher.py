@@ -46,13 +46,23 @@ class Launcher(Protocol):
 
 
 class LocalHosts:
-    """Hosts that are processes on this machine (`cluster: local`): to try a plan out, and for tests."""
+    """Hosts that are processes on this machine (`cluster: local`), to try a plan out. `command` starts an agent, which
+    reaches this process at `address`."""
 
     hint = "see the machine's load"
-    address = "127.0.0.1"
 
-    def __init__(self, count: int, log_dir: Path, secrets: frozenset[str]) -> None:
+    def __init__(
+        self,
+        count: int,
+        log_dir: Path,
+        secrets: frozenset[str],
+        *,
+        address: str = "127.0.0.1",
+        command: Sequence[str] = (sys.executable, *AGENT),
+    ) -> None:
         self.count = count
+        self.address = address
+        self._command = list(command)
         self._log_dir = log_dir
         self._environ = environ_without_keys(os.environ, secrets)
         self.agents: list[subprocess.Popen[bytes]] = []
@@ -61,7 +71,7 @@ class LocalHosts:
         for invitation in invitations:
             with self._log(invitation.index).open("ab") as log:
                 agent = subprocess.Popen(
-                    [sys.executable, *AGENT],
+                    self._command,
                     stdin=subprocess.PIPE,
                     stdout=log,
                     stderr=log,
