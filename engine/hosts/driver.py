@@ -110,6 +110,8 @@ class Driver:
         failure = self.failure or self._collecting.failure
         if failure is not None:
             raise failure
+        if self.manifest.state == "starting":  # a signal came while the hosts gathered: there is no run
+            raise KeyboardInterrupt
         return self.manifest
 
     def _run(self) -> None:
@@ -119,6 +121,9 @@ class Driver:
             return
         self._collecting.start()
         self._start()
+        if self._next_phase == 0:
+            for times in self.manifest.phases:
+                times.planned = 0
         while self._failing is None and any(host.alive for host in self.hosts):
             self._turn()
             self._steer()
