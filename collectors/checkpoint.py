@@ -60,7 +60,6 @@ class HostProgress(msgspec.Struct, kw_only=True):
     """What the driver's collector knows of one host, beside its part of the totals."""
 
     tallies: list[tuple[int, int, bytes]] = []  # phase, target, Series.tally
-    ttft: list[Any] = []  # Ladder.packed()
     latest: bytes = b""  # the newest tick without its numbers: msgpack of hosts.tick.HostTick
     newest: int = -1  # its newest tick
     settled: bool = False  # what it left behind is counted

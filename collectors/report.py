@@ -7,7 +7,7 @@ from functools import partial
 from typing import Any, Final, NamedTuple
 
 from ..engine.load.models import model_of
-from ..engine.metrics import SCALES, SHARES
+from ..engine.metrics import METRICS, SCALES, SHARES
 from ..engine.plan.plan import SECOND, InfluxExport, Phase, Plan
 from ..engine.records.record import Outcome
 from ..engine.runs.manifest import Manifest
@@ -148,7 +148,9 @@ class ReportBuilder:
             counts=series.counts(),
             moments=series.moments(),
             buckets=buckets(series),
-            hdr={name: h.hdr().encode().decode() for name, h in series.shown().items()} if self.hdr else {},
+            hdr={name: h.hdr().encode().decode() for name, h in series.shown().items() if name in METRICS}
+            if self.hdr
+            else {},
             **slice_of_tick(series, tick_ns / SECOND, conditions=bool(self.lines), date=self.price_date),
         )
 

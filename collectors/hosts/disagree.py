@@ -9,21 +9,22 @@ from ...engine.metrics import SCALES
 from ..compare import Observed, Question, compare
 from ..confidence import confidence
 from ..ladder import Blocks, joined
+from ..run_ladders import RunLadders
 from .member import METRIC, Member
 
 MARGIN: Final = 0.1  # a difference that does not matter
 STATISTIC: Final = "p50"  # of what a host's own way to the server changes, the most certain
 
 
-def disagreement(members: Sequence[Member]) -> str:
+def disagreement(members: Sequence[Member], ladders: RunLadders, measured: Sequence[bool]) -> str:
     """Which hosts' median time to first token differs from that of the others, in words; empty where none does.
 
     A difference counts where it is significant over all hosts (Holm) and not surely within MARGIN.
     """
-    blocks = [member.blocks().blocks() for member in members]
+    blocks = [ladders.blocks(lambda key: measured[key[0]], member.times) for member in members]
     questions = []
     for i, member in enumerate(members):
-        rest = joined([each for k, each in enumerate(blocks) if k != i and each.size])
+        rest = joined([each for k, each in enumerate(blocks) if k != i and each is not None])
         mine, others = _observed(blocks[i]), _observed(rest)
         if mine is not None and others is not None:
             questions.append(Question(member.state.name, METRIC, STATISTIC, [others], [mine], MARGIN))

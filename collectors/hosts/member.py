@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from typing import Final
+from typing import Any, Final
 
 import msgspec
 import numpy as np
@@ -15,10 +16,11 @@ from ...engine.runs.manifest import HostState, Manifest
 from ..checkpoint import HostProgress
 from ..goodput import Key
 from ..health import client_of_run
-from ..ladder import Ladder
+from ..histogram import Histogram
 from ..series import NOBODY, Series, Slab, Tally
 from ..snapshot import HostReport
 from ..statistics import distribution, requests
+from ..totals import Totals
 from .merge import add_tallies
 from .tick import DECODER, HostTick
 
@@ -29,8 +31,11 @@ _encode = msgspec.msgpack.Encoder().encode
 class Member:
     """Its ticks come in order; `enter` counts one, `saved` is for the checkpoint."""
 
-    def __init__(self, state: HostState, folder: TickFolder, saved: HostProgress, manifest: Manifest) -> None:
+    def __init__(
+        self, index: int, state: HostState, folder: TickFolder, saved: HostProgress, manifest: Manifest
+    ) -> None:
         self.state = state
+        self.times = f"{METRIC}@{index}"  # the name of its own distribution among those of the totals
         self.folder = folder
         self.newest = saved.newest  # of the ticks that are here, or were
         self.settled = saved.settled
@@ -41,7 +46,6 @@ class Member:
         for phase, target, tally in saved.tallies:
             self._series[phase, target] = series = Series()
             series.tally = np.frombuffer(tally, np.int64).copy()
-        self._ladder = Ladder.unpacked(saved.ttft) if saved.ttft else Ladder()
 
     def look(self, state: HostState, start_ns: int) -> None:
         """Takes its state of the manifest; `start_ns` is the start of the run on the driver's clock."""
@@ -70,25 +74,18 @@ class Member:
         except FileNotFoundError:
             return None
 
-    def enter(self, content: HostTick, tick: int) -> None:
-        """Counts a tick as this host's."""
-        cells, counts = [], []
+    def enter(self, content: HostTick, slab: Slab) -> None:
+        """Counts a tick as this host's, and puts its times to the first token into the merged `slab` under a name of their
+        own, of each phase with the first target: so they are in the totals, the ladders and the checkpoint."""
+        times: dict[int, list[Any]] = defaultdict(list)
         for key, (tally, metrics, _, _) in content.slab:
             add_tallies(self._series.setdefault((key[0], key[1]), Series()), [tally], [self.shift_ns])
             if METRIC in metrics:
-                cells.append(metrics[METRIC][0])
-                counts.append(metrics[METRIC][1])
-        if cells:
-            joined, where = np.unique(np.frombuffer(b"".join(cells), np.uint32), return_inverse=True)
-            summed = np.zeros(len(joined), np.int64)
-            np.add.at(summed, where, np.frombuffer(b"".join(counts), np.uint64).astype(np.int64))
-            self._ladder.add(tick, joined, summed)
+                times[key[0]].append(metrics[METRIC])
+        for phase, packs in times.items():
+            slab.at((phase, 0)).metrics[self.times] = Histogram.summed(packs)
         host = content.host or self.latest.host
         self.latest = msgspec.structs.replace(content, slab=[], live=[], host=host)
-
-    def blocks(self) -> Ladder:
-        """Its times to the first token."""
-        return self._ladder
 
     def settle(self, slab: Slab, planned: Mapping[int, int]) -> None:
         """Enters what a lost host left behind, here and into `slab`: requests that it had sent and not ended are lost,
@@ -114,15 +111,18 @@ class Member:
                 tally[Outcome.UNSENT] += max(0, unsent)
                 tally[Tally.UNSENT_REASON + Unsent.WORKER_DOWN] += max(0, unsent)
 
-    def report(self, measured: Sequence[bool], planned: Mapping[int, int], *, finished: bool) -> HostReport:
-        """Its part of the run so far, of the phases that are `measured`; its latencies once the run is over."""
+    def report(self, measured: Sequence[bool], planned: Mapping[int, int], totals: Totals) -> HostReport:
+        """Its part of the run so far, of the phases that are `measured`."""
         total = Series()
         for key, series in self._series.items():
             if measured[key[0]]:
                 total.add_counts(series)
         counted = [slots for phase, slots in planned.items() if measured[phase]]
         state, latest = self.state, self.latest
-        latencies = self._ladder.blocks().histogram() if finished else None
+        times = Histogram()
+        for key, series in totals.run.series.items():
+            if measured[key[0]] and self.times in series.metrics:
+                times.add(series.metrics[self.times])
         return HostReport(
             name=state.name,
             workers=state.workers,
@@ -133,14 +133,13 @@ class Member:
             client=client_of_run(
                 latest.moment(0), total, latest.health, workers=state.workers, restarts=latest.restarts
             ),
-            ttft_ms=distribution(latencies, scale=SCALES[METRIC], n_eff=latencies.count if latencies else 0),
+            ttft_ms=distribution(times, scale=SCALES[METRIC], n_eff=times.count),
             host=latest.host,
         )
 
     def saved(self) -> HostProgress:
         return HostProgress(
             tallies=[(*key, series.tally.tobytes()) for key, series in self._series.items()],
-            ttft=self._ladder.packed(),
             latest=_encode(self.latest),
             newest=self.newest,
             settled=self.settled,

@@ -40,7 +40,7 @@ class Hosts:
         self.problems: list[str] = []
         known = state.hosts or [HostProgress() for _ in manifest.hosts]
         self.members = [
-            Member(each, TickFolder(incoming(directory, index)), saved, manifest)
+            Member(index, each, TickFolder(incoming(directory, index)), saved, manifest)
             for index, (each, saved) in enumerate(zip(manifest.hosts, known, strict=True))
         ]
         self._errors = {(t, o): (message, status) for t, o, message, status in state.errors}
@@ -80,14 +80,16 @@ class Hosts:
     # --- ticks ----------------------------------------------------------------------------------------------------
 
     def close(self, tick: int, issuing: Sequence[int] | None) -> Slab:
-        ticks = []
+        ticks, senders = [], []
         for member in self.members:
             content = member.read(tick)
             if content is not None:
                 ticks.append((content, member.shift_ns))
-                member.enter(content, tick)
+                senders.append(member)
                 self._errors |= {(t, o): (message, status) for t, o, message, status in content.errors}
         slab = merged(ticks)
+        for member, (content, _) in zip(senders, ticks, strict=True):
+            member.enter(content, slab)
         if issuing is None and tick >= self.newest(0):  # the last tick of the run
             for member in self.members:
                 if member.state.state == "lost":
@@ -160,15 +162,18 @@ class Hosts:
     def hosts(self, now: int, *, finished: bool) -> list[HostReport]:
         """While the run goes on made anew once a second: each takes 0.3 ms, and ticks may be short."""
         if finished or now - self._reported_ns >= REPORT_EVERY_NS:
-            self._reports, self._reported_ns = self._hosts(finished=finished), now
+            self._reports, self._reported_ns = self._hosts(), now
         return self._reports
 
-    def _hosts(self, *, finished: bool) -> list[HostReport]:
-        measured = [phase.measure for phase in self._manifest.plan.phases]
+    @property
+    def _measured(self) -> list[bool]:
+        return [phase.measure for phase in self._manifest.plan.phases]
+
+    def _hosts(self) -> list[HostReport]:
+        measured = self._measured
         planned = [self._planned(member) for member in self.members]
         return [
-            member.report(measured, slots, finished=finished)
-            for member, slots in zip(self.members, planned, strict=True)
+            member.report(measured, slots, self.totals) for member, slots in zip(self.members, planned, strict=True)
         ]
 
     def host_facts(self) -> HostFacts:
@@ -186,7 +191,7 @@ class Hosts:
         return HostFacts(
             lost=f"lost {', '.join(lost)}" if lost else "",
             unclear=f"tick edges are off: {', '.join(unclear)}, > a hundredth of a tick" if unclear else "",
-            disagree=disagreement(self.members),
+            disagree=disagreement(self.members, self.totals.ladders, self._measured),
         )
 
     # --- the checkpoint -------------------------------------------------------------------------------------------
