@@ -64,7 +64,7 @@ def driven(
     driver = manifest(str(run_dir), run_plan, hosts=states, workers=HOSTS, phases=phases)
     driver.write(segments)
     collector = collector_of(segments)
-    last = max(folder.numbers()[-1] for folder in folders)
+    tick_ns, last = run_plan.output.tick_ns, max(folder.numbers()[-1] for folder in folders)
     for tick in range(last + 1):
         for i, folder in enumerate(folders):
             if tick in folder.numbers() and tick < (lost or {}).get(i, 1 << 30):
@@ -73,7 +73,7 @@ def driven(
             if tick >= end and states[i].state == "running":
                 states[i].state, states[i].why, states[i].last_tick = "lost", "pulled", end - 1
                 driver.write(segments)
-        collector.clock = lambda tick=tick: START + (tick + 1) * SECOND + 60 * MS  # type: ignore[misc]
+        collector.clock = lambda tick=tick: START + (tick + 1) * tick_ns + 60 * MS  # type: ignore[misc]
         assert collector.turn() is None
         if tick in killed_after:
             del collector  # as the kernel does for a killed process: descriptors are closed, nothing is written
@@ -83,7 +83,7 @@ def driven(
         state.state = "done" if state.state == "running" else state.state
     driver.state = "finished"
     driver.write(segments)
-    collector.clock = lambda: START + (last + 2) * SECOND
+    collector.clock = lambda: START + (last + 2) * tick_ns
     report = collector.turn()
     assert report is not None
     lines = (run_dir / "intervals.jsonl").read_bytes().splitlines()
@@ -165,6 +165,24 @@ def test_no_tick_is_closed_while_a_living_host_has_not_sent_it(hosts: Hosts, tmp
     TickFolder(incoming(segments, 1)).put(0, folders[1].read(0))
     assert collector.turn() is None
     assert collector.totals.next_tick == 1
+
+
+@pytest.mark.parametrize("slower", [1.0, 1.5], ids=["alike", "one slower"])
+def test_a_host_that_measures_something_else_is_named(tmp_path: Path, slower: float) -> None:
+    """A host with a longer way, or a tired core, must not hide in the sum; hosts that are alike must not be accused."""
+    run_plan = plan(rate=200.0, duration_ns=6 * SECOND, tick_ns=SECOND // 10)
+    random = np.random.default_rng(11)
+    ttft = random.lognormal(-3, 0.3, 1200)
+    ttft[2::HOSTS] *= slower
+    rows = rows_of(np.sort(random.uniform(0, 5.5, 1200)), ttft)
+    report, _, _ = driven(tmp_path / "driver", run_plan, ticks_of_hosts(tmp_path, run_plan, rows))
+    named = [reason.detail for reason in report.verdict.reasons if reason.code == "hosts_disagree"]
+    if slower == 1.0:
+        assert named == []
+        return
+    [detail] = named
+    assert "h2 " in detail
+    assert report.run.hosts[2].ttft_ms.p50 == pytest.approx(1.5 * (report.run.hosts[0].ttft_ms.p50 or 0), rel=0.1)
 
 
 def test_moments_of_a_hosts_clock_are_brought_onto_the_drivers() -> None:

@@ -302,6 +302,8 @@ class Driver:
         """Begins phases that waited for the slowest host, notices lost hosts, looks at the stop rules."""
         now = monotonic_ns()
         for host in [each for each in self.hosts if each.alive]:
+            if now - host.link.heard_ns > SILENCE_NS and not host.link.lost:
+                self._receive(host)  # perhaps it was this process that did not run
             if host.failure is not None and self.failure is None:
                 self.failure = host.failure
             if host.ended:
