@@ -28,6 +28,7 @@ class Link(Generic[T]):
         self.heard_ns = monotonic_ns()
         self._frames = Frames(kind)
         self._waiting = bytearray()
+        self._speechless = False  # a write failed
 
     @property
     def waiting_bytes(self) -> int:
@@ -35,8 +36,9 @@ class Link(Generic[T]):
         return len(self._waiting)
 
     def send(self, message: object) -> None:
-        self._waiting += frame(message)
-        self.flush()
+        if not self._speechless and not self.lost:
+            self._waiting += frame(message)
+            self.flush()
 
     def flush(self) -> None:
         """Passes on what waits, as far as the socket takes it."""
@@ -45,8 +47,9 @@ class Link(Generic[T]):
                 del self._waiting[: self.socket.send(memoryview(self._waiting)[:READ_BYTES].tobytes())]
         except BlockingIOError:
             return
-        except OSError as error:
-            self.lose(f"the connection broke: {error.strerror}")
+        except OSError:  # what the other side said before it left can still be read: receive() finds the end
+            self._waiting.clear()
+            self._speechless = True
 
     def receive(self) -> list[T]:
         """The messages that are complete now."""
