@@ -1,6 +1,6 @@
 """How often `lens compare` raises a false alarm, and what it finds: simulated runs with known differences.
 
-    python -m benches.compare_power [--pairs 200] [--only alarms,runs,single]
+    python -m benches.compare_power [--pairs 200] [--only alarms,runs,single,paired]
 
 Every run is simulated request by request; its statistics are those of its histogram, its blocks go through the real
 ladder. Runs of one system differ by a factor of 2 % (standard deviation) beside what their requests do.
@@ -9,6 +9,7 @@ ladder. Runs of one system differ by a factor of 2 % (standard deviation) beside
     runs    power for +5 % at p50 (margin 5 %) and +15 % at p99 (margin 15 %) at the number of runs that a pilot of 5
             recommends, the mean over the pilots
     single  power for +10 % at p50 with a single pair of runs of 60 s
+    paired  the same, and false alarms, for two runs of one seed, by how much else of a request's time they have in common
 """
 
 from __future__ import annotations
@@ -28,7 +29,8 @@ from llm_latency_lens.collectors.compare import (
     runs_needed,
 )
 from llm_latency_lens.collectors.confidence import confidence
-from tests.support_samples import SECOND, Floats, ladder, sample
+from llm_latency_lens.collectors.paired import paired_bounds
+from tests.support_samples import SECOND, Floats, alike, ladder, sample
 
 PROCESSES: Final = ("iid", "ar 0.9", "mm1 0.5", "mm1 0.8", "bimodal")
 REQUESTS: Final = 3_000
@@ -36,6 +38,8 @@ SECONDS: Final = 60
 BETWEEN: Final = 0.02  # standard deviation of the factor by which runs of one system differ
 STATISTICS: Final = ("p50", "p99")
 RUNS: Final = 5
+MARGINS: Final = dict.fromkeys(STATISTICS, 0.05)
+COMMON: Final = (0.0, 0.5, 0.9, 1.0)
 
 Sides = dict[str, list[Observed]]
 
@@ -81,7 +85,7 @@ def asked(base: Sides, candidate: Sides, margins: dict[str, float]) -> Compared:
 
 
 def alarmed(base: Sides, candidate: Sides) -> bool:
-    compared = asked(base, candidate, dict.fromkeys(STATISTICS, 0.05))
+    compared = asked(base, candidate, MARGINS)
     return any(each.verdict in ("worse", "better") for each in compared.comparisons)
 
 
@@ -129,7 +133,7 @@ def single(process: str, pairs: int) -> str:
     bases, candidates = runs_of(process, 1, seed=3), runs_of(process, 1, seed=4, factor=1.1)
     found, width = 0, []
     for _ in range(pairs):
-        compared = asked(next(bases), next(candidates), dict.fromkeys(STATISTICS, 0.05))
+        compared = asked(next(bases), next(candidates), MARGINS)
         p50 = compared.comparisons[0]
         found += p50.verdict == "worse"
         low, high = p50.ci95
@@ -139,10 +143,40 @@ def single(process: str, pairs: int) -> str:
     )
 
 
+def paired(process: str, common: float, pairs: int) -> str:
+    """False alarms at p50 and p99, and the power for +10 % at p50, with and without pairing."""
+    alarms, found, unpaired, width = 0, 0, 0, []
+    for k in range(pairs):
+        for factor in (1.0, 1.1):
+            runs = alike(process, REQUESTS, REQUESTS / SECONDS, common=common, seed=k, factor=factor)
+            blocks = [ladder(*run).blocks() for run in runs]
+            sides = [observed(*run) for run in runs]
+            questions = [
+                Question("t", "ttft_ms", name, [sides[0][name]], [sides[1][name]], 0.05, paired=bounds)
+                for name in STATISTICS
+                for bounds in (paired_bounds(blocks[0], blocks[1], name),)
+            ]
+            compared = compare(questions, base=["a"], candidate=["b"], margin=0.05)
+            p50 = compared.comparisons[0]
+            if factor == 1.0:
+                alarms += any(each.verdict in ("worse", "better") for each in compared.comparisons)
+                continue
+            found += p50.verdict == "worse"
+            unpaired += (
+                asked(*({n: [v] for n, v in side.items()} for side in sides), MARGINS).comparisons[0].verdict == "worse"
+            )
+            low, high = p50.ci95
+            width.append(np.inf if low is None or high is None else (high - low) / 2)
+    return (
+        f"{process:8} one seed, {common:4.0%} in common: false alarms {alarms / pairs:5.1%}   +10 % p50 found "
+        f"{found / pairs:5.1%} (by its blocks alone {unpaired / pairs:5.1%}), half width {np.median(width):.1%}"
+    )
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--pairs", type=int, default=200)
-    parser.add_argument("--only", default="alarms,runs,single")
+    parser.add_argument("--only", default="alarms,runs,single,paired")
     parser.add_argument("--processes", default=",".join(PROCESSES))
     given = parser.parse_args()
     for process in given.processes.split(","):
@@ -152,6 +186,8 @@ def main() -> None:
             print(*recommended(process, given.pairs), sep="\n", flush=True)
         if "single" in given.only:
             print(single(process, given.pairs), flush=True)
+        if "paired" in given.only and process != "bimodal":
+            print(*(paired(process, common, given.pairs) for common in COMMON), sep="\n", flush=True)
 
 
 if __name__ == "__main__":

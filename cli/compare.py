@@ -12,6 +12,7 @@ from ..engine.errors import OutputError, PlanError
 
 if TYPE_CHECKING:
     from ..collectors.compare import Compared
+    from ..exporters.compare.repeated import SidesOf
     from ..exporters.compare.run import Runs
 
 WORSE: Final = 3  # the exit code of a gate that failed
@@ -28,11 +29,11 @@ class TwoLists(click.Command):
         return super().parse_args(ctx, args)
 
     def collect_usage_pieces(self, ctx: click.Context) -> list[str]:
-        return ["BASE... -- CANDIDATE... [OPTIONS]"]
+        return ["BASE... -- CANDIDATE... [OPTIONS]  |  DIR [OPTIONS]"]
 
 
-def _share(ctx: click.Context, parameter: click.Parameter, text: str) -> float:
-    """`5%` or `0.05`."""
+def share(text: str) -> float:
+    """`5%` or `0.05`. Raises PlanError."""
     try:
         value = float(text.removesuffix("%")) / (100 if text.endswith("%") else 1)
     except ValueError:
@@ -48,7 +49,7 @@ def _share(ctx: click.Context, parameter: click.Parameter, text: str) -> float:
     "--margin",
     default="5%",
     show_default=True,
-    callback=_share,
+    callback=lambda _ctx, _parameter, text: share(text),
     metavar="SHARE",
     help="Difference that does not matter.",
 )
@@ -76,7 +77,7 @@ def compare(
     junit: Path | None,
     html: Path | None,
 ) -> int:
-    """Compare the runs before `--` with those after it.
+    """Compare the runs before `--` with those after it, or the two sides of DIR that `lens run --against` made.
 
     Several runs on each side are compared run by run, single ones by the blocks within them. Each statistic is better,
     worse, the same (its 95 % interval lies within the margin) or undecided. The exit code is 3 if anything is worse.
@@ -85,9 +86,23 @@ def compare(
 
     if as_json and as_markdown:
         raise PlanError("--json and --markdown both print on stdout; give one of them")
-    base, candidate = _sides(run_dirs)
-    compared, runs = compare_runs(base, candidate, margin=margin, metrics=metrics, steady=steady, across=across)
-    _written(junit, html, compared, runs)
+    sides = _sides(run_dirs)
+    compared, runs = compare_runs(
+        sides.base,
+        sides.candidate,
+        margin=margin,
+        metrics=metrics,
+        steady=steady,
+        across=across,
+        first_notes=sides.notes,
+    )
+    write_files(junit, html, compared, runs)
+    print_compared(compared, as_json=as_json, as_markdown=as_markdown)
+    return WORSE if compared.state == "FAIL" else 0
+
+
+def print_compared(compared: Compared, *, as_json: bool, as_markdown: bool) -> None:
+    """The answer on stdout in the form that was asked for."""
     if as_json:
         from ..collectors.snapshot import ENCODER
 
@@ -101,11 +116,14 @@ def compare(
         from ..exporters.console.comparison import print_comparison
 
         print_comparison(compared)
-    return WORSE if compared.state == "FAIL" else 0
 
 
-def _sides(run_dirs: tuple[str, ...]) -> tuple[list[Path], list[Path]]:
-    """The paths before and after the `--`; without one, two paths are one each."""
+def _sides(run_dirs: tuple[str, ...]) -> SidesOf:
+    """The paths before and after the `--`; without one, two paths are one each, and one is a directory with both."""
+    from ..exporters.compare.repeated import named_sides, own_sides
+
+    if len(run_dirs) == 1 and _DIVIDER not in run_dirs:
+        return own_sides(Path(run_dirs[0]))
     if _DIVIDER in run_dirs:
         at = run_dirs.index(_DIVIDER)
         sides = run_dirs[:at], run_dirs[at + 1 :]
@@ -116,10 +134,10 @@ def _sides(run_dirs: tuple[str, ...]) -> tuple[list[Path], list[Path]]:
     if not all(sides):
         raise PlanError("nothing to compare with: lens compare BASE... -- CANDIDATE...")
     base, candidate = ([Path(each) for each in side] for side in sides)
-    return base, candidate
+    return named_sides(base, candidate)
 
 
-def _written(junit: Path | None, html: Path | None, compared: Compared, runs: Runs) -> None:
+def write_files(junit: Path | None, html: Path | None, compared: Compared, runs: Runs) -> None:
     """Writes the files that were asked for. Raises OutputError."""
     from ..engine.files import replace
     from ..exporters.compare import formats, page

@@ -9,11 +9,12 @@ from __future__ import annotations
 import datetime
 import os
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
+from ..collectors.host import describe
 from ..engine import __version__
 from ..engine.errors import LensError, PlanError
 from ..engine.hosts.driver import Driver
@@ -29,7 +30,7 @@ from ..engine.planfile.build import plan_sha256
 from ..engine.process import environ_without_keys
 from ..engine.records.layout import Geometry
 from ..engine.runs.interrupts import Interrupts
-from ..engine.runs.locality import LocalServer, local_servers
+from ..engine.runs.locality import LocalServer, local_servers, wants_real_time
 from ..engine.runs.manifest import Manifest, PhaseTimes
 from ..engine.runs.phases import Starts
 from ..engine.runs.placement import geometry_of, worker_count
@@ -43,6 +44,9 @@ from ..engine.runs.rundir import (
 )
 from ..engine.runs.supervisor import Supervisor
 from ..engine.runs.tap import TapProcess, servers_of, start_tap
+from ..engine.wire.proxy import proxied
+from ..engine.wire.tap.filters import Server
+from ..engine.wire.tap.process import refusal
 
 PROC = Path("/proc/self/stat")
 
@@ -56,11 +60,20 @@ class Stamps(NamedTuple):
     realtime: bool = False
 
 
-def stamps_of(plan: Plan, segment_dir: Path) -> Stamps:
+def host_problems(plan: Plan, servers: Collection[Server]) -> list[str]:
+    """The names of `lens doctor`'s checks that are not ok here, of those that only read: some ms, nothing is measured."""
+    from ..collectors.doctor.needs import needs_of
+    from ..collectors.doctor.reading import read_facts
+    from ..collectors.doctor.table import examine_passively
+
+    needs = needs_of(plan, [(server.address, server.port) for server in servers])
+    return examine_passively(read_facts(needs, tap_refusal=refusal())).not_ok
+
+
+def stamps_of(plan: Plan, segment_dir: Path, servers: Collection[Server]) -> Stamps:
     """Starts the tap where the plan wants one. Raises PlanError if it insists on one and there can be none."""
-    servers = servers_of(plan, os.environ)
     local = tuple(local_servers(servers))
-    realtime = plan.workers.realtime == "on" or (plan.workers.realtime == "auto" and not local)
+    realtime = wants_real_time(plan, local)
     if plan.stamps == "read":
         return Stamps(local=local, realtime=realtime)
     tap = start_tap(segment_dir, servers, environ_without_keys(os.environ, frozenset(secrets(plan))))
@@ -149,12 +162,15 @@ def launched(
     workers = 0 if drives else share.workers if share else worker_count(plan)
     geometry = None if drives else geometry_of(plan, workers, share.workers_total if share else 0)
     planned = [planned_slots(plan, index) for index in range(len(plan.phases))]
+    servers = servers_of(plan, os.environ)
+    problems = host_problems(plan, servers)  # before the rings take their room
     previous = latest_of(Path(plan.output.dir))
     interrupts.defer()
     run_dir = make_run_dir(plan, own_run(run_id, share.name) if share else run_id)
     segment_dir: Path | None = None
     stamps = Stamps()
     manifest = manifest_of(plan, run_id, run_dir, workers, planned)
+    manifest.host["doctor"] = problems
     if share is not None:
         span = Span(share.first_worker, workers)
         manifest.first_worker, manifest.workers_total = share.first_worker, share.workers_total
@@ -164,7 +180,7 @@ def launched(
         segment_dir = make_segment_dir(run_dir)
         manifest.write(segment_dir)
         if not drives:
-            stamps = stamps_of(plan, segment_dir)
+            stamps = stamps_of(plan, segment_dir, servers)
         if stamps.tap is not None:
             manifest.pids["tap"] = stamps.tap.pid
         yield Launch(
@@ -200,7 +216,10 @@ def manifest_of(plan: Plan, run_id: str, run_dir: Path, workers: int, planned: S
         workers=workers,
         started_at=datetime.datetime.now(datetime.UTC).isoformat(timespec="milliseconds"),
         phases=[PhaseTimes(planned=slots) for slots in planned],
+        proxied=[target.name for target in plan.targets if proxied(target, os.environ)],
         pids={"supervisor": os.getpid()},
+        # Here, not in the collector: that one is pinned, and would count only its own cores as usable.
+        host=describe(),
     )
 
 

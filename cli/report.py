@@ -7,7 +7,7 @@ from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
 from time import time_ns
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import click
 
@@ -16,6 +16,10 @@ from ..engine.plan.plan import EXPORTS, SECOND, Secret
 from ..engine.plan.units import duration_ns
 from ..engine.runs.rundir import HTML, INTERVALS, REQUESTS
 
+if TYPE_CHECKING:
+    from ..collectors.snapshot import Report
+
+PRINTED: Final = ("console", "json")
 FOREVER: Final = 1 << 63  # the last tick of a run ends a moment after it
 
 
@@ -62,12 +66,15 @@ def _report(
     across_models: bool,
     out: Path | None,
 ) -> int:
-    from ..exporters.history import HISTORY, runs_of
+    from ..exporters.history import HISTORY, report_between, runs_of
+    from ..exporters.rundir import read_report
 
     histories = [folder for folder in run_dirs if (folder / HISTORY).is_dir()]
-    if (since or until or histories) and target in ("console", "json"):
+    if target in PRINTED:
+        partly = bool(since or until or histories)
+        between = (_moment(since, 0), _moment(until, FOREVER)) if partly else (0, FOREVER)
         for folder in run_dirs:
-            _report_between(folder, target, _moment(since, 0), _moment(until, FOREVER))
+            _print(report_between(folder, *between) if partly else read_report(folder), target)
         return 0
     if since or until:
         raise PlanError("--since and --until are for --to console and --to json")
@@ -76,19 +83,18 @@ def _report(
         for run_dir in run_dirs:
             _send(run_dir, target)
         return 0
-    if target not in FORMATS:
-        raise PlanError(
-            f"--to {target!r} does not exist; there are {', '.join(FORMATS)} and influxdb://, prometheus://, otlp://"
-        )
     if target == "html":
         if not across_models:
             _of_one_model(run_dirs)
         _html(run_dirs, out)
         return 0
+    if target not in FILES:
+        known = ", ".join((*PRINTED, "html", *FILES))
+        raise PlanError(f"--to {target!r} does not exist; there are {known} and influxdb://, prometheus://, otlp://")
     for run_dir in run_dirs:
         if out:
             out.mkdir(parents=True, exist_ok=True)
-        FORMATS[target](run_dir, out or run_dir)
+        FILES[target](run_dir, out or run_dir)
     return 0
 
 
@@ -120,32 +126,17 @@ def _moment(text: str | None, default_ns: int) -> int:
         ) from None
 
 
-def _report_between(folder: Path, target: str, since_ns: int, until_ns: int) -> None:
-    from ..collectors.snapshot import ENCODER
-    from ..exporters.console.final import print_final
-    from ..exporters.history import report_between
+def _print(report: Report, target: str) -> None:
+    """One report on stdout, as `console` or `json`."""
+    if target == "json":
+        from ..collectors.snapshot import ENCODER
 
-    between = report_between(folder, since_ns, until_ns)
-    if target == "console":
-        print_final(between)
-    else:
-        sys.stdout.buffer.write(ENCODER.encode(between) + b"\n")
+        sys.stdout.buffer.write(ENCODER.encode(report) + b"\n")
         sys.stdout.buffer.flush()
+    else:
+        from ..exporters.console.final import print_final
 
-
-def _console(run_dir: Path, _: Path) -> None:
-    from ..exporters.console.final import print_final
-    from ..exporters.rundir import read_report
-
-    print_final(read_report(run_dir))
-
-
-def _json(run_dir: Path, _: Path) -> None:
-    from ..collectors.snapshot import ENCODER
-    from ..exporters.rundir import read_report
-
-    sys.stdout.buffer.write(ENCODER.encode(read_report(run_dir)) + b"\n")
-    sys.stdout.buffer.flush()
+        print_final(report)
 
 
 def _csv(run_dir: Path, folder: Path) -> None:
@@ -187,10 +178,7 @@ def _wrote(path: Path, rows: int) -> None:
     click.echo(f"{path}: {rows:,} rows", err=True)
 
 
-FORMATS: Final[dict[str, Callable[[Path, Path], None]]] = {
-    "console": _console,
-    "json": _json,
-    "html": lambda run_dir, folder: _html((run_dir,), folder),
+FILES: Final[dict[str, Callable[[Path, Path], None]]] = {
     "csv": _csv,
     "parquet": _parquet,
     "hdr": _hdr,

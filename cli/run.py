@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import os
-import subprocess
 import sys
 from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
-import msgspec
 
+from ..engine import __version__
 from ..engine.errors import LensError, PlanError
 from ..engine.plan.plan import Plan
 from ..engine.runs.interrupts import Interrupts
@@ -21,6 +20,8 @@ from ..engine.runs.manifest import SEGMENTS, Manifest
 from ..engine.runs.rundir import HTML, SUMMARY, leftovers, run_id_of
 from .launch import Stamps
 from .options import plan_from, run_options
+from .repeat.options import repeat_of, repeat_options
+from .simulated import simulator
 
 if TYPE_CHECKING:
     from ..engine.hosts.driver import Driver
@@ -30,25 +31,44 @@ if TYPE_CHECKING:
 
 @click.command(short_help="Run a plan, or a load given by flags, and report.")
 @run_options
+@repeat_options
 def run(plan_path: str | None, *, as_json: bool, quiet: bool, strict: bool, **flags: Any) -> int:
     """Measure one or many LLM endpoints, as PLAN says or as the flags say.
 
-    The zero-configuration run is `lens run --simulate`.
+    The zero-configuration run is `lens run --simulate`. With --repeat N --against BASE the plan's target and the base
+    are measured N times each in turns; the exit code is 3 if the plan's target is worse.
     """
+    repeat = repeat_of(flags, as_json=as_json, quiet=quiet, strict=strict)
     with contextlib.ExitStack() as stack:
         interrupts = stack.enter_context(Interrupts())  # first: a signal must never find nobody
         beside: list[int] = []
         if flags["simulate"]:
-            flags["base_url"], pid = stack.enter_context(simulator())
-            beside.append(pid)
+            simulated = stack.enter_context(simulator())
+            flags["base_url"] = f"{simulated.base_url}/v1"
+            beside.append(simulated.pid)
         plan = plan_from(plan_path, flags)
+        if repeat is not None:
+            from .repeat.command import carry_out_repeated
+
+            return carry_out_repeated(plan, repeat, interrupts, beside)
         return carry_out(plan, interrupts, as_json=as_json, quiet=quiet, strict=strict, beside=beside)
 
 
 def carry_out(
-    plan: Plan, interrupts: Interrupts, *, as_json: bool, quiet: bool, strict: bool, beside: Sequence[int] = ()
+    plan: Plan,
+    interrupts: Interrupts,
+    *,
+    as_json: bool,
+    quiet: bool,
+    strict: bool,
+    beside: Sequence[int] = (),
+    run_id: str = "",
+    warn: bool = True,
 ) -> int:
-    """Runs a plan and prints the result; returns the exit code. Processes `beside` it are kept off its cores."""
+    """Runs a plan and prints the result; returns the exit code. Processes `beside` it are kept off its cores.
+
+    `run_id` is a new one if it is empty; `warn`: say on stderr what the plan and the machine have against the run.
+    """
     from ..engine.wire.preflight import check_targets
     from ..engine.workload import cautions
     from .launch import budget_prices, launched
@@ -57,14 +77,15 @@ def carry_out(
 
     prices = budget_prices(plan)
     if not plan.hosts.count:  # each host looks for itself
+        warn_of_ceiling(plan, quiet=quiet)
         check_targets(plan, os.environ)
-    run_id = run_id_of(plan.name)
-    known = [] if quiet or beside else cautions(plan)  # the simulator beside it limits itself
+    run_id = run_id or run_id_of(plan.name)
+    known = [] if quiet or beside or not warn else cautions(plan)  # the simulator beside it limits itself
     for warning in [*known, *check_exports(plan, run_id)]:
         click.echo(f"lens: {warning}", err=True)
     with contextlib.ExitStack() as failed:
         with launched(plan, run_id, interrupts, prices=prices) as launch:
-            warn_of_leftovers(quiet=quiet)
+            warn_of_leftovers(quiet=quiet or not warn)
             exporter = Exporter(plan, launch.run_dir)
             failed.callback(exporter.abandon)
             rules = StopRules(plan, launch.segment_dir)
@@ -75,7 +96,7 @@ def carry_out(
                     supervisor.publish()
                 return rules.reason()
 
-            supervisor = supervisor_of(launch, on_tick, beside, quiet=quiet)
+            supervisor = supervisor_of(launch, on_tick, beside, quiet=quiet or not warn)
             with live_console(launch.segment_dir, quiet=quiet or as_json):
                 manifest = supervisor.run()
         failed.pop_all()  # from here on there is a summary, and the exporter can come to its end
@@ -111,6 +132,20 @@ def warn_of_stamps(stamps: Stamps, worker_cores: Collection[int], beside: Collec
     own processes `beside` it were moved to other cores."""
     lines = [f"one stamp per read: {stamps.refusal}"] if stamps.refusal else []
     for line in [*lines, *core_warnings([each for each in stamps.local if each.pid not in beside], worker_cores)]:
+        click.echo(f"lens: {line}", err=True)
+
+
+def warn_of_ceiling(plan: Plan, *, quiet: bool) -> None:
+    """A line on stderr if the plan asks for more than this host's calibration found possible, or if that is unusable."""
+    from ..collectors.calibration.stored import excess, load
+    from ..collectors.host import describe
+    from ..engine.runs.placement import worker_count
+
+    loaded = load(describe()["host_hash"], __version__, os.environ)
+    lines = [loaded.ignored] if loaded.ignored and not quiet else []
+    if loaded.calibration is not None:
+        lines.append(excess(plan, worker_count(plan), loaded.calibration))
+    for line in filter(None, lines):
         click.echo(f"lens: {line}", err=True)
 
 
@@ -178,23 +213,3 @@ def live_console(segment_dir: Path, *, quiet: bool) -> Iterator[None]:
 
     with LiveConsole(segment_dir):
         yield
-
-
-@contextlib.contextmanager
-def simulator() -> Iterator[tuple[str, int]]:
-    """The built-in provider on a free loopback port, for as long as the run lasts: its base URL and its pid."""
-    process = subprocess.Popen(
-        [sys.executable, "-m", "llm_latency_lens.engine.simulator", "--port", "0", "--die-with-parent"],
-        stdout=subprocess.PIPE,
-        start_new_session=True,
-    )
-    try:
-        line = process.stdout.readline() if process.stdout else b""
-        if not line:
-            raise LensError(f"the simulator ended with exit code {process.wait()} before it listened")
-        yield f"http://127.0.0.1:{msgspec.json.decode(line)['port']}/v1", process.pid
-    finally:
-        process.terminate()
-        process.wait()
-        if process.stdout:
-            process.stdout.close()

@@ -27,6 +27,7 @@ import msgspec
 from ..engine.files import write_at
 from .run_ladders import RunLadders
 from .series import Slab
+from .server_window import PageWindow
 
 FILE: Final = "checkpoint"
 REBASE_BYTES: Final = 4 << 20  # deltas up to this size are kept beside the smallest base
@@ -52,6 +53,13 @@ class Health(msgspec.Struct, kw_only=True):
     segment_ticks: int = 0  # in which every segment kept its own stamp
     read_ticks: int = 0
     read_spans: list[tuple[int, int]] = []  # CLOCK_MONOTONIC ns, adjoining ones as one, the first SPANS_KEPT
+    watched_ns: int = 0  # what the sums of `host` are over
+    host: dict[str, int] = {}  # by the names of health.HOST_SUMS
+    ticks: int = 0  # measured ones whose health is known
+    limited_ticks: int = 0
+    harmed_ticks: int = 0
+    limited_by: dict[str, int] = {}
+    limited_spans: list[tuple[int, int]] = []  # as read_spans
     export_failures: int = 0
     records_dropped: int = 0
 
@@ -79,6 +87,7 @@ class Progress(msgspec.Struct, kw_only=True):
     pending: list[
         tuple[int, int, int, bytes]
     ] = []  # tick, phase, target, counts that were read before their tick closed
+    servers: dict[str, PageWindow] = {}  # by URL
     health: Health = msgspec.field(default_factory=Health)
     hosts: list[HostProgress] = []
 

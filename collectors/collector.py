@@ -15,6 +15,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Final, Protocol
 
@@ -23,22 +24,28 @@ from ..engine.records.layout import Counter
 from ..engine.runs.manifest import FILE as MANIFEST
 from ..engine.runs.manifest import Manifest, read_manifest
 from . import host
+from .batches import Reader
+from .blocked import Blocked
+from .calibration.result import Calibration
 from .checkpoint import FILE as CHECKPOINT
 from .checkpoint import Checkpoint, Progress
 from .cost import Prices
-from .health import Moment, client_of_run, client_of_tick, observe
+from .health import Moment, client_of_run, client_of_tick, count_ticks, limited_ticks, observe
 from .hosts.merged import Hosts
-from .report import Losses, ReportBuilder, RunView
+from .report import Losses, ReportBuilder, RunView, phase_at
 from .rings import Rings
 from .rollup import PICO_PER_USD
 from .self_checks import failed_checks
-from .series import Batch, Reader, Series, Slab, Tally
+from .series import Batch, Series, Slab, Tally
+from .server import Servers
 from .slos import Slos, lines_of
-from .snapshot import ENCODER, Client, Reason, Report, Server, Snapshot
+from .snapshot import ENCODER, Client, Reason, Report, Snapshot
 from .source import HostFacts, Source
+from .time_parts import time_parts
 from .totals import Totals
 
 TURN_S: Final = 0.05
+LATE_NS: Final = 10_000_000_000  # so long after the drain a server's counters are not those of the run's end any more
 UNSAVED_MAX: Final = 100  # ticks kept for the checkpoint while tmpfs is full; after more it is written anew
 
 
@@ -88,28 +95,30 @@ class Collector:
         sinks: Sequence[Sink] = (),
         prices: Prices | None = None,
         slos: Slos | None = None,
-        servers: Callable[[], dict[str, Server]] = dict,
         count_tokens: Callable[[str], int] | None = None,
         relay: Relay | None = None,
+        calibration: Calibration | None = None,
         clock: Callable[[], int] = time.monotonic_ns,
     ) -> None:
         self.directory = segment_dir
         self.manifest = read_manifest(segment_dir)
         self.manifest.host = host.describe() | self.manifest.host
         self.sinks = list(sinks)
-        self.servers = servers
         self.relay = relay
         self.problems = list(prices.problems) if prices else []
         self.clock = clock
         self.checkpoint = Checkpoint(segment_dir / CHECKPOINT)
         saved = self.checkpoint.load()
         self.state = saved.state if saved else Progress()
+        self.servers = Servers(self.manifest.plan, self.state.servers)
         self.reader = Reader(len(self.manifest.plan.targets), prices=prices, lines=lines_of(self.manifest.plan))
         self.totals = Totals(self.reader, start_ns=0, tick_ns=self.manifest.plan.output.tick_ns)
         self.totals.next_tick = self.state.next_tick
         if saved is not None:
             self.totals.run, self.totals.ladders, self.totals.open = saved.totals, saved.ladders, saved.open
-        self.builder = ReportBuilder(self.manifest.plan, price_date=prices.date if prices else None, slos=slos)
+        self.builder = ReportBuilder(
+            self.manifest.plan, price_date=prices.date if prices else None, slos=slos, calibration=calibration
+        )
         self.source: Source = (
             Hosts(segment_dir, self.manifest, self.state, self.totals)
             if self.manifest.hosts
@@ -124,6 +133,7 @@ class Collector:
             )
         )
         self._restore_sinks()
+        self.writes = Blocked()
         self._before: Moment | None = None
         self._stamp = (0, 0)
 
@@ -138,8 +148,9 @@ class Collector:
             self.relay.release(self.totals.next_tick)
 
     def _take_rows(self, batch: Batch) -> None:
-        for sink in self.sinks:
-            sink.rows(batch, self.manifest)
+        with self.writes:
+            for sink in self.sinks:
+                sink.rows(batch, self.manifest)
 
     # --- the loop -------------------------------------------------------------------------------------------------
 
@@ -159,6 +170,7 @@ class Collector:
         finished = self.manifest.state == "finished"
         if not self.totals.start_ns and not finished:
             return None
+        self.servers.follow(self.manifest.phases, now)
         self.source.read(self.manifest, now)
         if finished and self.source.done:
             return self._finish(now)
@@ -183,7 +195,7 @@ class Collector:
 
     def _close_ticks(self, ticks: int, now: int, *, last: bool = False) -> Report:
         """Closes so many ticks and makes them safe. After a stall that is several; they share the moment's report."""
-        moment = self.source.moment(now)
+        moment = self.source.moment(now, self.writes.blocked_ns)
         observe(self.state.health, self._before, moment)
         self.source.look(self.totals.next_tick + ticks)
         closed = []
@@ -192,6 +204,8 @@ class Collector:
             closed.append((tick, self.source.close(tick, issuing), self.totals.in_flight()))
         everything = self.totals.run.sums()
         client = self._client_of_tick(moment, everything)
+        if self._before is not None and not last and self._measures_at(self.totals.next_tick):
+            count_ticks(self.state.health, client, self._before.now_ns, moment.now_ns, ticks)
         report = self._report(moment, finished=last)
         snapshot: Snapshot | None = None
         servers = self.servers()
@@ -207,14 +221,19 @@ class Collector:
                 until=until,
             )
             snapshot.servers = servers
-            for sink in self.sinks:
-                sink.tick(snapshot, report, slab, self.manifest)
+            with self.writes:
+                for sink in self.sinks:
+                    sink.tick(snapshot, report, slab, self.manifest)
         if self.relay is not None:
             self.relay.ticks([(tick, slab) for tick, slab, _ in closed], moment, self.source, self.state)
         self._save()
         self._before = moment
         self._show(report, snapshot)
         return report
+
+    def _measures_at(self, tick: int) -> bool:
+        phase = phase_at(self.manifest, self.totals.end_of(tick) - 1)
+        return self.manifest.plan.phases[phase].measure
 
     def _client_of_tick(self, moment: Moment, everything: Series) -> Client:
         return client_of_tick(
@@ -228,27 +247,34 @@ class Collector:
 
     def _report(self, moment: Moment, *, finished: bool) -> Report:
         self._count_failures()
-        client = client_of_run(
-            moment,
-            self.totals.run.only(self.builder.measured),
-            self.state.health,
-            workers=self.manifest.workers,
-            restarts=self.source.restarts,
-        )
         losses = Losses(
             gap_drops=moment.sum(Counter.GAP_DROPS),
             detail_drops=moment.sum(Counter.DETAIL_DROPS),
             clock_bracket_ns=max((c[Counter.CLOCK_BRACKET_NS] for c in moment.counters.values()), default=0) or None,
             overspent_usd=self._overspent_usd(),
             read_spans=tuple(self.state.health.read_spans),
+            limited_spans=tuple(self.state.health.limited_spans),
+            limited=limited_ticks(self.state.health),
             problems=(*self.problems, *self.source.problems),
             self_checks=self._self_checks() if finished else (),
             outages=tuple(self.source.outages),
             hosts=self.source.host_facts() if finished else HostFacts(),
         )
         view = RunView(self.manifest, self.totals, moment.now_ns)
-        report = self.builder.report(view, client=client, errors=self.source.errors, finished=finished, losses=losses)
+        client = partial(
+            client_of_run,
+            moment,
+            health=self.state.health,
+            workers=self.manifest.workers,
+            restarts=self.source.restarts,
+        )
+        report = self.builder.report(
+            view, client_of=client, errors=self.source.errors, finished=finished, losses=losses
+        )
         report.run.hosts = self.source.hosts(moment.now_ns, finished=finished)
+        for target in report.targets:
+            target.server = self.servers.window(target.name) if finished else None
+            target.time = time_parts(target, proxied=target.name in self.manifest.proxied)
         return report
 
     def _self_checks(self) -> tuple[Reason, ...]:
@@ -277,6 +303,7 @@ class Collector:
         # In the same checkpoint as the totals: files and sums go back to one moment, or a tick would be in one of them twice.
         state.sinks = [sink.position() for sink in self.sinks]
         self.source.save(state)
+        state.servers = self.servers.windows
         try:
             totals = self.totals
             self.checkpoint.save(
@@ -305,6 +332,8 @@ class Collector:
 
     def _finish(self, now: int) -> Report:
         """Closes every tick up to now, also the one that runs, and writes the last report."""
+        ended_ns = max((times.end_ns for times in self.manifest.phases), default=0)
+        self.servers.finish(late=now - ended_ns > self.manifest.plan.limits.drain_ns + LATE_NS)
         ticks = 0
         if self.totals.start_ns and not self.state.done:
             newest = max(self.source.newest(now), min(self.totals.tick_at(now), self._last_tick()))

@@ -20,6 +20,7 @@ from ..engine.records.tap_status import read_tap_status
 from ..engine.runs.manifest import Manifest
 from . import host
 from .checkpoint import Progress
+from .conduct import ReplyComparison
 from .health import Moment
 from .intake import Drained, Intake
 from .live import LiveTicks
@@ -59,6 +60,7 @@ class Rings:
         self._count_tokens = count_tokens
         self._intake = Intake(directory, state, sessions=plan.workload.kind == "sessions")
         self._live = LiveTicks(len(plan.targets), state)
+        self._comparison = ReplyComparison(plan.phases)
         self._arrivals = Arrivals(plan) if fresh else None
         self._details: dict[tuple[int, int, int], Detail] = {}
         for worker, blob in state.details:
@@ -87,6 +89,8 @@ class Rings:
             except Exception as error:  # the tokenizer's: its replies stay uncounted, the measurement goes on
                 self._count_tokens = None
                 self.problems.append(f"tokens are no longer counted: {type(error).__name__}: {error}")
+        if details:
+            self._comparison.mark(drained.records, details)
         reader = self.totals.reader
         batch = reader.batch(drained.records, worker=drained.worker, details=details)
         self.totals.enter(drained, batch, now_ns=now)
@@ -143,13 +147,15 @@ class Rings:
     def fold(self, last: int) -> None:
         self._live.fold(last)
 
-    def moment(self, now: int) -> Moment:
+    def moment(self, now: int, write_wait_ns: int) -> Moment:
         return Moment(
             now_ns=now,
             counters=self._intake.counters_by_worker(),
             lag=self._intake.lag(),
             sample=host.sample(self._manifest.pids),
             tap=read_tap_status(self.directory),
+            write_wait_ns=write_wait_ns,
+            restarts=self._manifest.restarts,
         )
 
     @property

@@ -23,19 +23,17 @@ from ..engine.records.record import (
     GAP_MAX,
     LOCAL_TOKENS,
     OUTCOMES,
+    RETRANSMITS_UNKNOWN,
     REUSED,
-    SERIES_MAX,
-    SERIES_SHIFT,
     TTFT_COALESCED,
     UNKNOWN,
     USER_CLOCK,
     Outcome,
     Unsent,
 )
-from .cost import PICO_PER_UNIT, Prices
 from .goodput import Key, Line, meets
 from .histogram import Histogram
-from .measures import Column, Records, Values, groups, in_bursts, measures, output_tokens
+from .measures import Column, Flags, Records, Values, conduct, in_bursts, output_tokens
 from .rollup import UNRECORDED
 from .snapshot import Moments
 
@@ -87,19 +85,33 @@ class Tally(IntEnum):
     ASKED_OUTPUT = ATTEMPTS + 32
     MEASURED_OUTPUT = ATTEMPTS + 33
     TOKEN_EVENTS = ATTEMPTS + 34  # of ok requests
-    LIVE_SENT = ATTEMPTS + 35  # what happened in the tick, whenever its requests end (collectors.live)
-    LIVE_EVENTS = ATTEMPTS + 36
-    LIVE_TOKEN_EVENTS = ATTEMPTS + 37
-    LIVE_COALESCED = ATTEMPTS + 38
-    LIVE_TOKENS = ATTEMPTS + 39
-    IN_FLIGHT_SUM = ATTEMPTS + 40  # requests in flight at the ends of ticks, added up
-    IN_FLIGHT_TICKS = ATTEMPTS + 41  # at how many; counted in the first target of a phase
-    FIRST_END = ATTEMPTS + 42  # extremes, CLOCK_MONOTONIC ns; 0 where there is none
-    LAST_END = ATTEMPTS + 43
+    FINISH_STOP = ATTEMPTS + 35  # ok replies by what measures.conduct says of them
+    FINISH_LENGTH = ATTEMPTS + 36
+    FINISH_OTHER = ATTEMPTS + 37
+    LENGTH_ASKED = ATTEMPTS + 38
+    SHORTER = ATTEMPTS + 39
+    LONGER = ATTEMPTS + 40
+    CUT_SHORT = ATTEMPTS + 41
+    USAGE_UNDER_EVENTS = ATTEMPTS + 42
+    REPLY_COMPARED = ATTEMPTS + 43
+    IDENTICAL_REPLY = ATTEMPTS + 44
+    REPEATED_PROMPT = ATTEMPTS + 45
+    LIVE_SENT = ATTEMPTS + 46  # what happened in the tick, whenever its requests end (collectors.live)
+    LIVE_EVENTS = ATTEMPTS + 47
+    LIVE_TOKEN_EVENTS = ATTEMPTS + 48
+    LIVE_COALESCED = ATTEMPTS + 49
+    LIVE_TOKENS = ATTEMPTS + 50
+    IN_FLIGHT_SUM = ATTEMPTS + 51  # requests in flight at the ends of ticks, added up
+    IN_FLIGHT_TICKS = ATTEMPTS + 52  # at how many; counted in the first target of a phase
+    RETRANSMITS = ATTEMPTS + 53  # segments sent again, of sent requests of which the kernel said, and their number
+    RETRANSMITS_KNOWN = ATTEMPTS + 54
+    FIRST_END = ATTEMPTS + 55  # extremes, CLOCK_MONOTONIC ns; 0 where there is none
+    LAST_END = ATTEMPTS + 56
 
 
 TALLIES: Final = Tally.LAST_END + 1
 _SUMMED: Final = Tally.FIRST_END
+_SUMS: Final = ((Tally.ATTEMPTS, "attempts"), (Tally.EVENTS, "events"), (Tally.EMPTY_EVENTS, "empty_events"))
 _LINE_NAMES: Final = ("line_met", "line_sent")
 # The names of the sums in Interval.counts, by their position in `Series.tally`.
 _NAMES: Final = (
@@ -259,16 +271,11 @@ class Series:
             if failure in FAILURES and (mine := (outcome == failure) & has & believed).any():
                 self.failures.setdefault(Outcome(failure), Histogram()).record(value[mine])
 
-    def _counts(
-        self,
-        records: Records,
-        sent: npt.NDArray[np.bool_],
-        ok: npt.NDArray[np.bool_],
-        stepped: npt.NDArray[np.bool_],
-    ) -> None:
+    def _counts(self, records: Records, sent: Flags, ok: Flags, stepped: Flags) -> None:
         flags, tally = records["flags"], self.tally
         arrived = sent & (records["headers_ns"] > 0)
         streams = ok & (records["first_token_ns"] > 0)
+        known = sent & (records["tcp_retransmits"] != RETRANSMITS_UNKNOWN)
         for position, chosen in (
             (Tally.STEPPED, sent & stepped),
             (Tally.USER_STAMPED, arrived & ((flags & USER_CLOCK) != 0)),
@@ -277,12 +284,13 @@ class Series:
             (Tally.OPENED, ok & ((flags & REUSED) == 0)),
             (Tally.STREAMS, streams),
             (Tally.STREAMS_COALESCED, streams & ((flags & TTFT_COALESCED) != 0)),
+            (Tally.RETRANSMITS_KNOWN, known),
             (Tally.BURSTS, ok & in_bursts(records)),
         ):
             tally[position] += int(np.count_nonzero(chosen))
-        tally[Tally.ATTEMPTS] += int(records["attempts"][sent].sum(dtype=np.int64))
-        tally[Tally.EVENTS] += int(records["events"][sent].sum(dtype=np.int64))
-        tally[Tally.EMPTY_EVENTS] += int(records["empty_events"][sent].sum(dtype=np.int64))
+        tally[Tally.RETRANSMITS] += int(records["tcp_retransmits"][known].sum(dtype=np.int64))
+        for position, name in _SUMS:
+            tally[position] += int(records[name][sent].sum(dtype=np.int64))
 
     def _tokens(self, ok: Records) -> None:
         tally = self.tally
@@ -298,6 +306,8 @@ class Series:
             both = (ok[f"asked_{name}"] > 0) & (ok[name] != UNKNOWN)
             tally[asked] += int(ok[f"asked_{name}"][both].sum(dtype=np.int64))
             tally[measured] += int(ok[name][both].sum(dtype=np.int64))
+        for name, chosen in conduct(ok).items():
+            tally[Tally[name]] += int(np.count_nonzero(chosen))
         tally[Tally.TOKEN_EVENTS] += int(ok["token_events"].sum(dtype=np.int64))
         said = ok["output_tokens"] != UNKNOWN
         local = said & ((ok["flags"] & LOCAL_TOKENS) != 0)
@@ -406,43 +416,3 @@ class Batch(NamedTuple):
         columns = {name: (has[chosen], value[chosen]) for name, (has, value) in self.columns.items()}
         money = None if self.pico_usd is None else (self.pico_usd[0][chosen], self.pico_usd[1][chosen])
         return Batch(self.records[chosen], columns, money, self.details, self.worker)
-
-
-class Reader:
-    """Turns records, gaps and drops into slabs. Knows the plan's shape, prices and `request` lines; holds no numbers."""
-
-    def __init__(self, targets: int, *, prices: Prices | None = None, lines: Sequence[Line] = ()) -> None:
-        self.targets = targets
-        self.prices = prices
-        self.lines = lines
-
-    def batch(self, records: Records, *, worker: int, details: dict[tuple[int, int], Detail]) -> Batch:
-        columns = measures(records)
-        money = None
-        if self.prices is not None:
-            money = self.prices.cost(records)
-            columns["cost_usd"] = (money[0], money[1] // PICO_PER_UNIT)
-        return Batch(records, columns, money, details, worker)
-
-    def records(self, slab: Slab, batch: Batch) -> None:
-        phase = batch.records["phase"].astype(np.int64)
-        target = batch.records["target"].astype(np.int64)
-        target = np.where(target < self.targets, target, 0 if self.targets == 1 else NOBODY)
-        for label, mine in groups(phase * (self.targets + 1) + target + 1):
-            key = (label // (self.targets + 1), label % (self.targets + 1) - 1)
-            series = slab.at(key)
-            part = batch if isinstance(mine, slice) else batch.take(mine)
-            lines = {number: line for number, line in enumerate(self.lines) if line.judges(key)}
-            series.records(part.records, part.columns, lines if self.lines else None)
-            if part.pico_usd is not None:
-                series.costs(part.records["outcome"] == Outcome.OK, *part.pico_usd)
-
-    def gaps(self, slab: Slab, words: npt.NDArray[np.uint64]) -> None:
-        series = ((words >> np.uint64(SERIES_SHIFT)) & np.uint64(SERIES_MAX - 1)).astype(np.int64)
-        for label, mine in groups(series):
-            slab.at((label // self.targets, label % self.targets)).gaps(words[mine])
-
-    def drops(self, slab: Slab, table: npt.NDArray[np.int64]) -> None:
-        """`table[phase * targets + target][outcome]`: new drops since the last time."""
-        for label in np.flatnonzero(table.any(axis=1)):
-            slab.at((int(label) // self.targets, int(label) % self.targets)).drops(table[label])

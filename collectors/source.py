@@ -52,8 +52,8 @@ class Source(Protocol):
     def fold(self, last: int) -> None:
         """There will be no tick after `last`."""
 
-    def moment(self, now: int) -> Moment:
-        """The cumulated readings of the measuring side."""
+    def moment(self, now: int, write_wait_ns: int) -> Moment:
+        """The cumulated readings of the measuring side. `write_wait_ns` is how long the collector has waited for disks."""
 
     @property
     def restarts(self) -> tuple[int, int, int]:

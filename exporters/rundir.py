@@ -14,7 +14,7 @@ import msgpack
 from ..collectors.snapshot import REPORT_DECODER, SNAPSHOT_DECODER, Report, Snapshot
 from ..engine.errors import OutputError
 from ..engine.files import UNDECODABLE
-from ..engine.runs.rundir import INTERVALS, LIVE, LIVE_REPORT, REQUESTS, SUMMARY
+from ..engine.runs.rundir import INTERVALS, LIVE, LIVE_REPORT, REPEAT, REQUESTS, SUMMARY
 from .spool.parts import lines_of
 
 READ_BYTES: Final = 1 << 20
@@ -47,6 +47,8 @@ def read_report(run_dir: Path) -> Report:
             raise OutputError(f"{path} cannot be read: {error.strerror}") from None
     if not run_dir.is_dir():
         raise OutputError(f"{run_dir} is not a directory; give a run's directory, such as runs/latest")
+    if (run_dir / REPEAT).exists():
+        raise OutputError(f"{run_dir} holds repeated runs: name one of them, or lens compare {run_dir}")
     raise OutputError(f"{run_dir} has no summary.json; if its run was killed: lens recover {run_dir}")
 
 

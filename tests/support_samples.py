@@ -53,16 +53,49 @@ def sample(process: str, runs: int, requests: int, per_s: float, *, seed: int) -
 
 
 def _queue(random: np.random.Generator, gaps: Floats, arrival: Floats, per_s: float, load: float) -> Sample:
-    """Waits by Lindley's recursion, as the distance of a random walk from its lowest point so far."""
     served_per_s = per_s / load
     service = random.exponential(1 / served_per_s, gaps.shape)
+    first = random.exponential(1 / (served_per_s - per_s), len(gaps)) * (random.random(len(gaps)) < load)
+    latency = waits(gaps, service, first) + service
+    return Sample(latency, arrival + latency, lambda q: -math.log(1 - q) / (served_per_s - per_s))
+
+
+def waits(gaps: Floats, service: Floats, first: Floats) -> Floats:
+    """Of one server, by Lindley's recursion, as the distance of a random walk from its lowest point so far. `first` is
+    the wait of each run's first request."""
     steps = np.zeros_like(gaps)
     steps[:, 1:] = service[:, :-1] - gaps[:, 1:]
     walk = np.cumsum(steps, axis=1)
-    first = random.exponential(1 / (served_per_s - per_s), len(gaps)) * (random.random(len(gaps)) < load)
-    wait = np.maximum(walk - np.minimum(np.minimum.accumulate(walk, axis=1), 0), first[:, None] + walk)
-    latency = wait + service
-    return Sample(latency, arrival + latency, lambda q: -math.log(1 - q) / (served_per_s - per_s))
+    waited: Floats = np.maximum(walk - np.minimum(np.minimum.accumulate(walk, axis=1), 0), first[:, None] + walk)
+    return waited
+
+
+def alike(
+    process: str, requests: int, per_s: float, *, common: float, seed: int, factor: float = 1.0
+) -> tuple[tuple[Floats, Floats], tuple[Floats, Floats]]:
+    """(latency, end) of a base and of a candidate that is `factor` times as slow, sent the same requests at the same times.
+
+    `common` is the correlation of what else makes a request slow: `ar R`, the lognormal's own; `mm1 LOAD`, the work of a
+    request (Gaussian copula), 1 for a server whose time follows from lengths alone.
+    """
+    random = np.random.default_rng(seed)
+    gaps = np.tile(random.exponential(1 / per_s, (1, requests)), (2, 1))
+    arrival = np.cumsum(gaps, axis=1)
+    shared, own = random.standard_normal((1, requests)), random.standard_normal((2, requests))
+    normal = math.sqrt(common) * shared + math.sqrt(1 - common) * own
+    kind, _, parameter = process.partition(" ")
+    factors = np.array([[1.0], [factor]])
+    if kind == "mm1":
+        beyond = 0.5 * np.vectorize(math.erfc)(normal / math.sqrt(2))
+        service = -np.log(beyond) * float(parameter) / per_s * factors
+        latency = waits(gaps, service, np.zeros(2)) + service
+    else:
+        memory = float(parameter) if kind == "ar" else 0.0
+        for i in range(1, requests):
+            normal[:, i] = memory * normal[:, i - 1] + math.sqrt(1 - memory * memory) * normal[:, i]
+        latency = 0.05 * np.exp(0.5 * normal) * factors
+    end = arrival + latency
+    return (latency[0], end[0]), (latency[1], end[1])
 
 
 def _bimodal(q: float) -> float:

@@ -6,54 +6,64 @@ import json
 import os
 import shutil
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
 import pytest
+import yaml
 
 from llm_latency_lens.collectors.compare import Compared, Observed, Question, compare
 from llm_latency_lens.exporters.compare.formats import junit, markdown
 from tests.support_lens import LENS, Ended, environment, lens
 from tests.support_simulator import simulator
 
-GATE = Path(__file__).parent.parent / "examples" / "ci-gate.sh"
+EXAMPLES = Path(__file__).parent.parent / "examples"
+GATE = EXAMPLES / "ci-gate.sh"
 RUNS = 3
 
 
-def gate(folder: Path, base_ms: float, candidate_ms: float) -> Ended:
-    """examples/ci-gate.sh between two simulators."""
+@contextmanager
+def gate_variables(base_ms: float, candidate_ms: float) -> Iterator[dict[str, str]]:
+    """What the examples are told about two simulators."""
     with (
         simulator(ttft_ms=base_ms, itl_ms=2, tokens=5) as base,
         simulator(ttft_ms=candidate_ms, itl_ms=2, tokens=5) as candidate,
     ):
-        variables = {
+        yield {
             "BASE_URL": f"{base.base_url}/v1",
             "CANDIDATE_URL": f"{candidate.base_url}/v1",
             "MODEL": "m",
             "RUNS": str(RUNS),
             "LOAD": "--concurrency 2 --duration 1s --workers 1",
-            "OUT": str(folder),
-            "LENS": " ".join(LENS),
         }
-        done = subprocess.run(
-            [str(GATE)], cwd=folder, env=environment(variables), capture_output=True, text=True, timeout=300
-        )
-    return Ended(done.returncode, done.stdout, done.stderr)
 
 
 @pytest.fixture(scope="module")
 def gated(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Ended]:
     """A folder with the runs of a base and of a candidate that is three times as slow, and how the gate ended."""
     folder = tmp_path_factory.mktemp("gate")
-    return folder, gate(folder, 20, 60)
+    with gate_variables(20, 60) as variables:
+        given = variables | {"OUT": str(folder), "LENS": " ".join(LENS)}
+        done = subprocess.run(
+            [str(GATE)], cwd=folder, env=environment(given), capture_output=True, text=True, timeout=300
+        )
+    return folder, Ended(done.returncode, done.stdout, done.stderr)
 
 
 @pytest.fixture(scope="module")
-def sides(gated: tuple[Path, Ended]) -> tuple[list[str], list[str]]:
-    folder, _ = gated
-    base, candidate = ([str(path) for path in sorted((folder / side).iterdir())] for side in ("base", "candidate"))
+def series(gated: tuple[Path, Ended]) -> Path:
+    """The directory with the runs of the gate."""
+    return (gated[0] / "latest").resolve()
+
+
+@pytest.fixture(scope="module")
+def sides(series: Path) -> tuple[list[str], list[str]]:
+    base, candidate = (
+        [str(path) for path in sorted(series.glob(f"*-gate-{side}-*"))] for side in ("base", "candidate")
+    )
     return base, candidate
 
 
@@ -68,6 +78,74 @@ def test_the_example_of_a_gate_fails_on_a_slower_candidate(gated: tuple[Path, En
     cases = {case.get("name"): case for case in suite.iter("testcase")}
     assert cases["ttft_ms.p50"].find("failure") is not None
     assert int(suite.get("failures", "0")) == len(suite.findall("testcase/failure"))
+
+
+@pytest.mark.slow
+def test_the_workflow_fails_its_job_and_still_shows_the_table(tmp_path: Path) -> None:
+    """Its commands run as they stand; a step after the one that failed runs only `if: always()`."""
+    job = yaml.safe_load((EXAMPLES / "github-actions.yml").read_text())["jobs"]["gate"]
+    (tmp_path / "lens").write_text(f'#!/bin/sh\nexec {" ".join(LENS)} "$@"\n')
+    (tmp_path / "lens").chmod(0o755)
+    codes = {}
+    with gate_variables(20, 60) as variables:
+        assert variables.keys() == job["env"].keys()
+        given = variables | {
+            "PATH": f"{tmp_path}:{os.environ['PATH']}",
+            "GITHUB_STEP_SUMMARY": "summary.md",
+        }
+        for step in job["steps"]:
+            if (
+                "run" in step
+                and step["name"] != "Install"
+                and (not any(codes.values()) or step.get("if") == "always()")
+            ):
+                command = ["bash", "-e", "-o", "pipefail", "-c", step["run"]]
+                codes[step["name"]] = subprocess.run(
+                    command, cwd=tmp_path, env=environment(given), timeout=120
+                ).returncode
+    assert codes == {"Compare": 3, "Show": 0}
+    assert (tmp_path / "summary.md").read_text().startswith("**FAIL: ")
+    kept = job["steps"][-1]["with"]["path"].split()
+    assert all((tmp_path / name).exists() for name in kept)
+
+
+@pytest.mark.slow
+def test_both_sides_are_named_wherever_the_answer_is_shown(gated: tuple[Path, Ended], series: Path) -> None:
+    """Which of two URLs got worse must not have to be guessed."""
+    index = json.loads((series / "repeat.json").read_text())
+    note = f"base: {index['base']}; candidate: {index['candidate']}"
+    assert index["base"] != index["candidate"]
+    first = json.loads((series / "comparison.json").read_text())["notes"][0]
+    assert (first["code"], first["detail"]) == ("sides", note)
+    assert index["base"] in gated[1].stdout
+    for path in (gated[0] / "compare.xml", series / "report.html"):
+        assert note in path.read_text()
+
+
+@pytest.mark.slow
+def test_a_directory_of_repeated_runs_is_compared_again(series: Path, tmp_path: Path) -> None:
+    """With another margin, or against the runs of another day, without measuring anything."""
+    again = lens("compare", str(series), "--json", cwd=tmp_path)
+    assert again.code == 3, again.stderr
+    assert json.loads(again.stdout) == json.loads((series / "comparison.json").read_text())
+    assert lens("compare", str(series), "--margin", "100%", "--metric", "itl_ms.p50", cwd=tmp_path).code == 0
+    mixed = lens("compare", str(series), "--", str(series), cwd=tmp_path)
+    assert mixed.code == 2
+    assert "holds runs of a base and of a candidate" in mixed.stderr
+    shown = lens("report", str(series), cwd=tmp_path)
+    assert (shown.code, "holds repeated runs" in shown.stderr) == (1, True)
+
+
+@pytest.mark.slow
+def test_every_pair_has_a_seed_of_its_own_and_every_run_prompts_of_its_own(series: Path) -> None:
+    """Equal arrivals make a pair alike; equal prompts would measure a prefix cache."""
+    index = json.loads((series / "repeat.json").read_text())
+    seeds = [run["seed"] for run in index["runs"]]
+    assert seeds[::2] == seeds[1::2]
+    assert len(set(seeds)) == RUNS
+    for run in index["runs"]:
+        plan = json.loads((series / run["run"] / "plan.json").read_text())
+        assert (plan["seed"], plan["workload"]["salt"]) == (run["seed"], "run")
 
 
 @pytest.mark.slow
@@ -205,6 +283,11 @@ def test_unlike_and_damaged_runs_are_compared_where_they_can_be(
     single = lens("compare", base[0], "--", str(copy), "--across", "--steady", "--json", cwd=tmp_path)
     assert single.code == 0, single.stderr
     assert "too_short" in single.stdout
+    # The window is the one that the run itself found and judged by: none of this copy's values lie in this one.
+    for end in ("from_s", "to_s"):
+        edited("summary.json", "steady", end, value=0.0)(copy)
+    nothing = lens("compare", base[0], "--", str(copy), "--across", "--steady", "--json", cwd=tmp_path)
+    assert "ttft_ms p50" in {note["code"]: note["detail"] for note in json.loads(nothing.stdout)["notes"]}["too_few"]
 
 
 @pytest.mark.parametrize(

@@ -21,7 +21,8 @@ from llm_latency_lens.collectors.compare import (
     t_quantile,
 )
 from llm_latency_lens.collectors.confidence import confidence
-from tests.support_samples import SECOND, ladder, sample
+from llm_latency_lens.collectors.paired import paired_bounds
+from tests.support_samples import SECOND, alike, ladder, sample
 
 STATISTICS = {"p50": 0.5, "p99": 0.99}
 
@@ -207,3 +208,50 @@ def test_swapping_the_sides_inverts_the_answer(base: list[float], candidate: lis
     assert there.ratio is not None
     assert back.ratio is not None
     assert math.log(there.ratio) == pytest.approx(-math.log(back.ratio), abs=1e-9)
+
+
+def pair(common: float, seed: int, factor: float = 1.0) -> Compared:
+    """The median of two runs of one seed, of a queue at load 0.5 for 60 s; `common` of a request's work is the same."""
+    runs = alike("mm1 0.5", 3_000, 50, common=common, seed=seed, factor=factor)
+    blocks = [ladder(*run).blocks() for run in runs]
+    intervals = [confidence(each).intervals["p50"] for each in blocks]
+    base, candidate = ([Observed(each.value, each.low, each.high)] for each in intervals)
+    bounds = paired_bounds(blocks[0], blocks[1], "p50")
+    question = Question("t", "ttft_ms", "p50", base, candidate, 0.05, paired=bounds)
+    return compare([question], base=["a"], candidate=["b"], margin=0.05)
+
+
+def test_runs_of_one_seed_find_what_their_common_noise_would_hide() -> None:
+    """A queue varies more in a minute than a tenth; two runs with the same arrivals and lengths vary together."""
+    found = [pair(0.9, seed, factor=1.1).comparisons[0].verdict for seed in range(12)]
+    assert found.count("worse") == 12
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("common", [0.0, 0.9])
+def test_pairing_raises_no_more_alarms_whatever_the_runs_have_in_common(common: float) -> None:
+    """Where nothing is common the blocks' differences say so themselves; where nearly all is, little noise is left."""
+    assert sum(alarmed(pair(common, seed)) for seed in range(80)) <= 8  # of 80 at 5 %, what 1 in 50 repetitions exceeds
+
+
+@pytest.mark.parametrize("statistic", ["mean", "p50", "p99"])
+def test_a_run_is_no_different_from_itself(statistic: str) -> None:
+    """All noise is common then; a run twice as slow is twice as slow."""
+    (latency, end), _ = alike("mm1 0.5", 3_000, 50, common=1.0, seed=1)
+    blocks = ladder(latency, end).blocks()
+    assert paired_bounds(blocks, blocks, statistic) == (0.0, 0.0)
+    double = paired_bounds(blocks, ladder(2 * latency, end).blocks(), statistic)
+    assert double is not None
+    assert double[0] <= math.log(2) + 0.01
+    assert double[1] >= math.log(2) - 0.01
+
+
+def test_blocks_that_do_not_lie_side_by_side_are_not_paired() -> None:
+    """Other seconds have other arrivals; too few blocks have no variance."""
+    (latency, end), _ = alike("ar 0", 500, 50, common=1.0, seed=1)
+    short = ladder(latency, end).blocks()
+    assert paired_bounds(short, short, "p50") is None
+    (latency, end), _ = alike("ar 0", 3_000, 50, common=1.0, seed=1)
+    long, later = ladder(latency, end).blocks(), ladder(latency, end + 50).blocks()
+    assert paired_bounds(long, later, "p50") is None
+    assert paired_bounds(long, long, "p50") is not None

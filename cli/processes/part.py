@@ -26,11 +26,13 @@ from ...engine.runs.placement import worker_count
 
 
 def plan_of(work: Work, share: Assigned) -> Plan:
-    """The run's plan as this host carries it out: its own workers and files, no exports."""
+    """The run's plan as this host carries it out: its own workers and files, no exports; the driver reads the servers' own
+    pages, once for all hosts."""
     plan = work.plan
+    targets = tuple(msgspec.structs.replace(target, metrics_urls=()) for target in plan.targets)
     output: Output = msgspec.structs.replace(plan.output, dir=str(own_runs()))
     workers: Workers = msgspec.structs.replace(plan.workers, count=share.workers, pin=share.pin)
-    return msgspec.structs.replace(plan, output=output, workers=workers, export=(), until=())
+    return msgspec.structs.replace(plan, targets=targets, output=output, workers=workers, export=(), until=())
 
 
 def take_part(invitation: Invitation, interrupts: Interrupts) -> int:

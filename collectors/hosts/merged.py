@@ -113,7 +113,7 @@ class Hosts:
 
     # --- the measuring side ---------------------------------------------------------------------------------------
 
-    def moment(self, now: int) -> Moment:
+    def moment(self, now: int, write_wait_ns: int) -> Moment:
         """All hosts as one: counters by worker, whose numbers run over all hosts, sums of the rest."""
         latest = [member.latest for member in self.members]
         lag = np.zeros(LAG_BUCKETS, np.int64)
@@ -136,6 +136,8 @@ class Hosts:
                 _sum([each.retransmits for each in latest]),
             ),
             stamped=all(each.stamped for each in latest if each.counters),
+            write_wait_ns=write_wait_ns,
+            restarts=self.restarts[0],
         )
 
     @property

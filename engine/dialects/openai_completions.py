@@ -25,6 +25,7 @@ from .openai import (
     failed_by,
     limited,
     not_an_object,
+    note_timings,
     note_usage,
     parameters_of,
     streaming,
@@ -66,14 +67,15 @@ class CompletionReply(Reply):
         for choice in chunk.choices or ():
             if choice.text:
                 bits = TOKEN_VISIBLE
-                if self.keep_text:
-                    self.text.append(choice.text)
+                self.said(choice.text)
             if choice.finish_reason is not None:
                 self.finish = choice.finish_reason
                 if self.finish == "content_filter":
                     self.outcome = Outcome.CONTENT_FILTERED
         if self.request_id is None:
             self.request_id = chunk.id
+        if self.finish is not None:
+            note_timings(self, data)
         if chunk.usage is not None:
             note_usage(self, chunk.usage)
         if chunk.error:

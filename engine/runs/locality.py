@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 import psutil
 
+from ..plan.plan import Plan
 from ..wire.tap.filters import Server
 
 
@@ -45,6 +46,12 @@ def _described(server: Server, pid: int) -> LocalServer:
             process = psutil.Process(pid)
             return LocalServer(server, pid, process.name(), frozenset(process.cpu_affinity() or ()))
     return LocalServer(server, 0, "", frozenset())
+
+
+def wants_real_time(plan: Plan, local: Collection[LocalServer]) -> bool:
+    """Should the workers run before everything else on their cores? Not by default beside a server on this machine:
+    it would not get them."""
+    return plan.workers.realtime == "on" or (plan.workers.realtime == "auto" and not local)
 
 
 def core_warnings(servers: Iterable[LocalServer], worker_cores: Collection[int]) -> list[str]:

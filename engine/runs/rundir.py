@@ -33,6 +33,7 @@ PLAN: Final = "plan.json"
 SUMMARY: Final = "summary.json"  # the final report; a run without one is going on, or was killed
 INTERVALS: Final = "intervals.jsonl"  # a tick a line
 REQUESTS: Final = "requests.msgpack"
+SPANS: Final = "spans.jsonl"  # the requests that become spans, where an export of the plan has some
 HTML: Final = "report.html"
 EXPORT_LOG: Final = "export.log"
 LIVE: Final = ".live"  # a link to the segment directory while the run goes on
@@ -41,6 +42,7 @@ LOCK: Final = "collector.lock"  # held by the collector
 COLLECTOR_LOG: Final = "collector.log"
 SNAPSHOT: Final = "snapshot.json"  # the latest tick
 LIVE_REPORT: Final = "report.json"  # the report so far
+REPEAT: Final = "repeat.json"  # in a directory that holds the run directories of `lens run --repeat`
 LATEST: Final = "latest"  # beside the run directories, a link to the newest
 SETTLING_S: Final = 60.0  # a segment directory gets its run.json within this time, or its run died before
 

@@ -18,6 +18,7 @@ from typing import Final
 
 import psutil
 
+from ..clock import bracket
 from ..errors import LensError, PlanError
 from ..plan.plan import Plan, salted, secrets
 from ..process import environ_without_keys
@@ -177,7 +178,9 @@ class Supervisor:
         manifest = self.manifest
         while not self._stopped and self.failure is None and (at_ns := self.starts.at_ns(0)) is None:
             self._turn()
-        manifest.anchor_mono_ns, manifest.anchor_wall_ns = monotonic_ns(), time_ns()
+        # Of a bracket: two plain readings may have a preemption between them, and all wall times would be off by it.
+        manifest.anchor_mono_ns = monotonic_ns()
+        manifest.anchor_wall_ns = manifest.anchor_mono_ns + bracket(monotonic_ns, time_ns)[0]
         if self._stopped:
             for times in manifest.phases:
                 times.planned = 0

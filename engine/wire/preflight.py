@@ -28,36 +28,39 @@ def check_targets(plan: Plan, environ: Mapping[str, str]) -> None:
 
 
 def _check(target: Target, endpoint: Endpoint, timeout_s: float) -> None:
-    which = f"target {target.name!r}: "
-    via = f" (proxy of {endpoint.where})" if endpoint.proxy else ""
-    where = f"{endpoint.next_host}:{endpoint.next_port}{via}"
     try:
         with socket.create_connection((endpoint.next_host, endpoint.next_port), timeout_s) as sock:
             if endpoint.connect_request:
-                _tunnel(sock, endpoint)
+                open_tunnel(sock, endpoint)
             if endpoint.tls_context is not None:
                 endpoint.tls_context.wrap_socket(sock, server_hostname=endpoint.server_name).close()
-    except socket.gaierror as error:
-        raise TargetError(
-            f"{which}cannot resolve {endpoint.next_host}: {error.strerror}; check the host name in base_url ({target.base_url})"
-        ) from error
-    except ConnectionRefusedError as error:
-        raise TargetError(f"{which}{where} refused the connection; is the server up and the port right?") from error
-    except ssl.SSLError as error:
-        raise TargetError(which + describe_tls_error(error, where)) from error
-    except TimeoutError as error:
-        raise TargetError(
-            f"{which}no connection to {where} within {timeout_s:g} s; check address, firewall and proxy"
-        ) from error
-    except ProtocolError as error:
-        raise TargetError(f"{which}{error}") from error
-    except OSError as error:
-        raise TargetError(
-            f"{which}cannot connect to {where}: {error.strerror or error}; check address and network"
-        ) from error
+    except (OSError, ProtocolError) as error:
+        raise explained(target, endpoint, error, timeout_s) from error
 
 
-def _tunnel(sock: socket.socket, endpoint: Endpoint) -> None:
+def explained(target: Target, endpoint: Endpoint, error: OSError | ProtocolError, timeout_s: float) -> TargetError:
+    """Why there is no connection to a target, and the way out, from what the attempt raised."""
+    which = f"target {target.name!r}: "
+    via = f" (proxy of {endpoint.where})" if endpoint.proxy else ""
+    where = f"{endpoint.next_host}:{endpoint.next_port}{via}"
+    match error:
+        case socket.gaierror():
+            text = f"cannot resolve {endpoint.next_host}: {error.strerror}; check the host name in base_url ({target.base_url})"
+        case ConnectionRefusedError():
+            text = f"{where} refused the connection; is the server up and the port right?"
+        case ssl.SSLError():
+            text = describe_tls_error(error, where)
+        case TimeoutError():
+            text = f"no connection to {where} within {timeout_s:g} s; check address, firewall and proxy"
+        case ProtocolError():
+            text = str(error)
+        case _:
+            text = f"cannot connect to {where}: {error.strerror or error}; check address and network"
+    return TargetError(which + text)
+
+
+def open_tunnel(sock: socket.socket, endpoint: Endpoint) -> None:
+    """Has the proxy connect to the server. Blocks. Raises OSError, ProtocolError."""
     sock.sendall(endpoint.connect_request)
     tunnel = endpoint.tunnel()
     while not tunnel.feed(sock.recv(1 << 16)):

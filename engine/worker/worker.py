@@ -16,9 +16,9 @@ import asyncio
 import os
 import random
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from time import monotonic_ns, time_ns
-from typing import Final
 
 from ..clock import StampClock
 from ..dialects import OK, Prompt
@@ -39,14 +39,13 @@ from ..wire.endpoint import Address, Endpoint
 from ..wire.exchange import Exchange
 from ..wire.pool import Pool
 from ..wire.reactor import Reactor
+from ..wire.trace_header import TraceHeader
 from ..workload import Session, source_of
 from .allowance import Allowance
 from .deadlines import Deadlines
-from .health import Health
+from .health import PULSE_NS, Health
 from .ledger import Ledger
 from .timers import Timers
-
-HEARTBEAT_NS: Final = 100_000_000
 
 
 class Worker:
@@ -68,6 +67,7 @@ class Worker:
         self.pools: list[Pool] = []
         endpoints = [Endpoint(target, share.environ) for target in plan.targets]
         self.timers = Timers()
+        self.trace = TraceHeader(plan, share.run_id)
         self.deadlines = Deadlines(plan.limits, plan.seed, [endpoint.tls_context is not None for endpoint in endpoints])
         hidden = [tuple(secrets(target)) for target in plan.targets]
         self.ledger = Ledger(segment, plan, hidden, worker=share.worker, workers=share.workers)
@@ -96,8 +96,8 @@ class Worker:
         self.working = False
         self.reserved = 0  # pico-USD, by affordable() for the dispatch that follows it
         self.stopping: Unsent | None = None
-        first_beat_ns = monotonic_ns() + HEARTBEAT_NS
-        self.timers.at(first_beat_ns, self._heartbeat, first_beat_ns)
+        first_ns = monotonic_ns() + PULSE_NS
+        self.timers.at(first_ns, self._pulse, first_ns)
 
     # --- the loop -------------------------------------------------------------------------------------------------
 
@@ -166,10 +166,10 @@ class Worker:
         if self.filling:
             asyncio.get_running_loop().call_soon(self._fill)
 
-    def _heartbeat(self, due_ns: int) -> None:
+    def _pulse(self, due_ns: int) -> None:
         now = monotonic_ns()
-        self.health.beat(now, due_ns)
-        self.timers.at(now + HEARTBEAT_NS, self._heartbeat, now + HEARTBEAT_NS)
+        self.health.pulse(now, due_ns)
+        self.timers.at(now + PULSE_NS, self._pulse, now + PULSE_NS)
         if not self.in_flight:
             self.health.collect_if_idle(now, lambda: min((run.next_due_ns(self) for run in self.runs), default=NEVER))
 
@@ -188,6 +188,7 @@ class Worker:
             lambda target, prompt: self.pools[target].render(prompt),
             planned=schedule.planned,
             workers=share.workers,
+            finish=partial(self.trace.add, index) if self.trace.wanted else None,
         )
         run: OpenRun | ClosedRun
         if isinstance(schedule, Closed):
@@ -394,13 +395,14 @@ class Worker:
     def _next_turn(self, run: PhaseRun, session: Session, last: Exchange, prompt: Prompt, intended_ns: int) -> None:
         """The think time of a session is over."""
         self._leave(run, intended_ns)
+        request = last.request & SLOT_MASK | session.turn << TURN_SHIFT
         exchange = Exchange(
-            last.request & SLOT_MASK | session.turn << TURN_SHIFT,
+            request,
             intended_ns,
             run.index,
             last.target,
             self.plan.series(run.index, last.target),
-            self.pools[last.target].render(prompt),
+            self.trace.add(run.index, last.target, request, self.pools[last.target].render(prompt)),
         )
         exchange.session = session
         exchange.estimate_tokens = session.estimate_tokens

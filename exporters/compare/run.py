@@ -28,9 +28,10 @@ def compare_runs(
     metrics: Sequence[str] = (),
     steady: bool = False,
     across: bool = False,
+    first_notes: Sequence[Reason] = (),
 ) -> tuple[Compared, Runs]:
-    """Raises PlanError for arguments and unlike runs, OutputError for directories that cannot be used."""
-    wanted = list(dict.fromkeys(map(Named.parse, metrics)))
+    """`first_notes` come before all others: what the sides are. Raises PlanError for arguments and unlike runs, OutputError for directories that cannot be used."""
+    wanted = named(metrics)
     runs = Runs([read_run(path) for path in base], [read_run(path) for path in candidate])
     everything = [*runs.base, *runs.candidate]
     twice = _twice([run.report.run.id for run in everything])
@@ -47,9 +48,15 @@ def compare_runs(
         notes.append(Reason("across", f"the runs are not alike: {'; '.join(unlike)}"))
     ids = ([run.report.run.id for run in side] for side in runs)
     compared = compare(questions, base=next(ids), candidate=next(ids), margin=margin, notes=notes)
+    compared.notes[:0] = first_notes
     if disturbed and compared.state == "PASS":
         compared.state = "UNDECIDED"
     return compared, runs
+
+
+def named(metrics: Sequence[str]) -> list[Named]:
+    """The statistics of `--metric`, each once. Raises PlanError."""
+    return list(dict.fromkeys(map(Named.parse, metrics)))
 
 
 def _twice(ids: Sequence[str]) -> str:

@@ -51,10 +51,14 @@ def described(comparison: Comparison) -> str:
 
 
 def label(comparison: Comparison) -> str:
+    return statistic_label(comparison.metric, comparison.statistic)
+
+
+def statistic_label(metric: str, statistic: str) -> str:
     """`TTFT ms p99`, `requests/s`."""
-    if comparison.metric in METRICS:
-        return f"{figures.label(comparison.metric)} {comparison.statistic.replace('_', '.')}"
-    return _RATE_LABELS[comparison.metric]
+    if metric in METRICS:
+        return f"{figures.label(metric)} {statistic.replace('_', '.')}"
+    return _RATE_LABELS[metric]
 
 
 def change(ratio: float | None) -> str:
@@ -68,18 +72,19 @@ def cells(comparison: Comparison) -> Sequence[str]:
     return (
         comparison.target,
         label(comparison),
-        _value(comparison, comparison.base),
-        _value(comparison, comparison.candidate),
+        statistic_value(comparison.metric, comparison.base),
+        statistic_value(comparison.metric, comparison.candidate),
         change(comparison.ratio),
         figures.MISSING if none else f"{change(low)} .. {change(high)}",
         comparison.verdict,
     )
 
 
-def _value(comparison: Comparison, number: float | None) -> str:
-    if comparison.metric == SUCCESS:
+def statistic_value(metric: str, number: float | None) -> str:
+    """The number as people read it."""
+    if metric == SUCCESS:
         return figures.share(number)
-    return figures.value(number, comparison.metric) if comparison.metric in METRICS else figures.rate(number)
+    return figures.value(number, metric) if metric in METRICS else figures.rate(number)
 
 
 def sides(compared: Compared) -> str:

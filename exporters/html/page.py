@@ -20,7 +20,9 @@ from ...engine.errors import OutputError
 from ...engine.metrics import METRICS
 from .. import figures
 from ..account import account_lines
+from ..time_rows import TimeRow, server_line, time_rows
 from .charts import charts_of
+from .health import health_strip
 from .markup import NOTHING, Markup, card, element, escaped, joined, row, table, text_cell
 from .run import Run, read_run
 from .timeline import POINTS
@@ -55,6 +57,7 @@ def page_of(runs: Sequence[Run]) -> str:
         "title": escaped(f"{first.run.name}: {first.verdict.state} - LLM Latency Lens"),
         "body": joined(_head(run.report) for run in runs),
         "tail": joined(part for run in runs for part in _tail(run, alone=len(runs) == 1)),
+        "health": joined(health_strip(run, alone=len(runs) == 1) for run in runs),
         "downsampled": escaped(_downsampled(runs)),
         "distribution_source": escaped(_distribution_source(runs)),
         "data": data.replace("<", "\\u003c"),  # no "</script>" from a server's or a plan's text
@@ -95,6 +98,7 @@ def _head(r: Report) -> Markup:
         card(_metrics(r.metrics)),
         _targets(r.targets) if len(r.targets) > 1 else NOTHING,
         _hosts(r.run.hosts) if r.run.hosts else NOTHING,
+        *(_time(target, alone=len(r.targets) == 1) for target in r.targets),
         classes="run",
     )
 
@@ -211,6 +215,38 @@ def _hosts(hosts: Sequence[HostReport]) -> Markup:
         classes="small soft",
     )
     return joined((element("h2", "Load hosts"), card(table(["host", *figures.HOST_COLUMNS], rows), note)))
+
+
+def _time(target: TargetReport, *, alone: bool) -> Markup:
+    """A waterfall of where the time of a target's mean request went; what nobody measured says so."""
+    rows = time_rows(target)
+    if not rows:
+        return NOTHING
+    end_ms = max(row.start_ms + (row.ms or 0.0) for row in rows) or 1.0
+    bars = [
+        element(
+            "div",
+            element("span", row.name, " ", element("span", row.note, classes="soft small")),
+            element("div", style=_bar_style(row, end_ms))
+            if row.ms is not None
+            else element("p", "", classes="unknown"),
+            element("span", row.value if row.ms is None else f"{row.value} ms"),
+            classes="bar time",
+        )
+        for row in rows
+    ]
+    line = server_line(target)
+    said = element("p", f"The server says: {line}", classes="small soft") if line else NOTHING
+    title = "Where the time went" if alone else f"Where the time went: {target.name}"
+    note = element(
+        "p", "Means, which add up. Through a proxy the network is the way to the proxy.", classes="small soft"
+    )
+    return joined((element("h2", title), card(*bars, said, note)))
+
+
+def _bar_style(row: TimeRow, end_ms: float) -> str:
+    start, width = 100 * row.start_ms / end_ms, 100 * max(0.0, row.ms or 0.0) / end_ms
+    return f"margin-left:{min(start, 99.5):.1f}%;width:{max(0.5, min(width, 100 - start)):.1f}%"
 
 
 def _tail(run: Run, *, alone: bool) -> Iterator[Markup]:

@@ -15,8 +15,9 @@ import time
 from typing import Final
 
 from .. import faults
-from ..framing import LAST_CHUNK, fill
+from ..framing import LAST_CHUNK, Frame, fill
 from ..log import Row
+from ..providers.provider import VARIANT_BYTES
 from ..stats import LATENESS, LATENESS_BUCKETS, LATENESS_SHIFT, LATENESS_TOP_NS, SLOT
 from .client import Client
 from .service import Service
@@ -32,9 +33,9 @@ class Reply:
     """One streamed or complete reply on its way. `begin()` starts it; it ends itself and leaves the service."""
 
     __slots__ = (
-        "_constant_gap_ns", "_counts", "_extra_events", "_frames", "_gap_extra_ns", "_keep_alive", "_last_ns",
-        "_late_ns", "_next_visible", "_per_write", "_plain_until", "_service", "_stamps", "client", "fault_position",
-        "index", "opened", "position", "rendering", "request_id", "row", "total",
+        "_constant_gap_ns", "_counts", "_done", "_extra_events", "_frames", "_gap_extra_ns", "_keep_alive", "_last_ns",
+        "_late_ns", "_next_visible", "_per_write", "_plain_until", "_service", "_stamps", "_writes", "client",
+        "fault_position", "index", "opened", "position", "rendering", "request_id", "row", "total", "variant",
     )  # fmt: skip
 
     def __init__(
@@ -46,8 +47,10 @@ class Reply:
         rendering: Rendering,
         index: int,
         keep_alive: bool,
+        variant: bytes,
     ) -> None:
         self._service = service
+        self.variant = variant
         self.client: Client | None = client
         self.row = row
         self.index = index
@@ -70,6 +73,8 @@ class Reply:
         self._late_ns = 0
         self.opened = False
         self._stamps: list[int] | None = [] if service.log_tokens else None
+        self._done: list[int] = []
+        self._writes = service.script.writes_per_event
 
     def begin(self, start_ns: int) -> None:
         """Service begins: `start_ns` is what all its times count from."""
@@ -100,7 +105,7 @@ class Reply:
             return None
         frame = self.rendering.ping()
         self.row.events += frame.events
-        self.send(fill(frame, self.request_id, time.monotonic_ns()))
+        self.send(self._filled(frame, time.monotonic_ns()))
         return due_ns + self._ping_ns(self._service.draws.ttft.at(self.index))
 
     def tokens(self, due_ns: int) -> int | None:
@@ -120,6 +125,7 @@ class Reply:
             self._late_ns = late_ns
         if self._stamps is not None:
             self._stamps.append(now_ns)
+            self._done.append(time.monotonic_ns())
         return due_ns + (self._constant_gap_ns or self._gap_ns(position))
 
     def _unusual_tokens(self, due_ns: int) -> int | None:
@@ -168,7 +174,7 @@ class Reply:
             return
         now_ns, row = time.monotonic_ns(), self.row
         fault = row.fault
-        body = fill(self.rendering.complete, self.request_id, now_ns)
+        body = self._filled(self.rendering.complete, now_ns)
         if fault == faults.MALFORMED:
             body = body[:-1] + b","
         head = self._service.head(row, self.rendering.provider, keep_alive=self._keep_alive, length=len(body))
@@ -179,7 +185,7 @@ class Reply:
         row.head_sent_ns = row.end_sent_ns = now_ns
         row.events, row.tokens, row.reasoning_tokens = (
             1,
-            self.rendering.outline.output_tokens,
+            self.rendering.outline.reasoning + self.rendering.outline.visible,
             self.rendering.outline.reasoning,
         )
         row.usage, row.finish = self.rendering.outline.usage != "none", self.rendering.outline.finish
@@ -198,7 +204,9 @@ class Reply:
         if client is None:
             return 0
         if self.row.fault == faults.SPLIT:
-            return client.send_split(payload)
+            return client.send_split(payload, len(payload))
+        if self._writes > 1:
+            return client.send_split(payload, self._writes)
         client.send(payload)
         return 0
 
@@ -211,12 +219,12 @@ class Reply:
             frame = rendering.broken(min(self.position, max(0, self.total - 1)))
             row.events += frame.events
             self.fault_position = -1
-            self.send(payload + fill(frame, self.request_id, now_ns))
+            self.send(payload + self._filled(frame, now_ns))
             return now_ns
         if fault == faults.ERROR_EVENT:
             frame = rendering.failure(FAILURE, position=self.position)
             row.events += frame.events
-            payload += fill(frame, self.request_id, now_ns)
+            payload += self._filled(frame, now_ns)
         if fault in (faults.ERROR_EVENT, faults.TRUNCATE):
             row.end_sent_ns = now_ns
             self.send(payload + LAST_CHUNK)
@@ -224,7 +232,7 @@ class Reply:
             return None
         if fault == faults.RESET:
             frame = rendering.token(min(self.position, max(0, self.total - 1)))
-            token = frame.format % ((now_ns, self.request_id) * frame.stamps)
+            token = self._token(frame, now_ns)
             payload += token[: len(token) // 2]
         self.send(payload)
         self._cut()
@@ -246,16 +254,22 @@ class Reply:
         self.opened = True
         row.head_sent_ns = now_ns
         row.events += frame.events
-        return self._service.head(row, self.rendering.provider, keep_alive=self._keep_alive) + fill(
-            frame, self.request_id, now_ns
-        )
+        head = self._service.head(row, self.rendering.provider, keep_alive=self._keep_alive)
+        return head + self._filled(frame, now_ns)
 
     def _close_at(self, now_ns: int) -> bytes:
         frame, outline = self.rendering.closing, self.rendering.outline
         self.row.events += frame.events
         self.row.end_sent_ns = now_ns
         self.row.usage, self.row.finish = outline.usage != "none", outline.finish
-        return fill(frame, self.request_id, now_ns)
+        return self._filled(frame, now_ns)
+
+    def _filled(self, frame: Frame, now_ns: int) -> bytes:
+        return fill(frame, self.request_id, now_ns).replace(VARIANT_BYTES, self.variant)
+
+    def _token(self, frame: Frame, now_ns: int) -> bytes:
+        """A token event that may be the first of its kind, whose word is this reply's own. All others are not."""
+        return (frame.format % ((now_ns, self.request_id) * frame.stamps)).replace(VARIANT_BYTES, self.variant)
 
     def _burst(self, position: int, now_ns: int) -> tuple[int, bytes]:
         """(position after it, bytes) of one write from `position` on, up to where a fault begins."""
@@ -265,7 +279,7 @@ class Reply:
         payload = b""
         for index in range(position, until):
             frame = self.rendering.token(index)
-            payload += frame.format % ((now_ns, self.request_id) * frame.stamps)
+            payload += self._token(frame, now_ns)
             self._extra_events += frame.events - 1
         return until, payload
 
@@ -280,10 +294,11 @@ class Reply:
         self.position = until
         if self._stamps is not None:
             self._stamps += [now_ns] * (until - first)
+            self._done += [time.monotonic_ns()] * (until - first)
         late_ns = now_ns - due_ns
         self._counts[LATENESS + min(late_ns >> LATENESS_SHIFT, LATENESS_BUCKETS - 1)] += 1
         self._late_ns = max(late_ns, self._late_ns)
-        if self._per_write == 1 and row.fault != faults.SPLIT:
+        if self._per_write == self._writes == 1 and row.fault != faults.SPLIT:
             marks = (self.total - 1, self.fault_position, self._next_visible)
             self._plain_until = min(mark for mark in marks if mark >= until or mark == self.total - 1)
 
@@ -313,7 +328,8 @@ class Reply:
             self._counts[_LATENESS_MAX] = max(self._counts[_LATENESS_MAX], self._late_ns)
             row.reasoning_tokens = min(outline.reasoning, thinking * per_event)
             row.tokens = row.reasoning_tokens + min(outline.visible, (self.position - thinking) * per_event)
-            row.token_sent_ns = self._stamps
+            if self._stamps is not None:
+                row.token_sent_ns, row.token_done_ns = self._stamps, self._done
         self._service.leave(self, row, client)
         if keep or not client.open:
             return

@@ -54,6 +54,15 @@ def explained(error: OSError) -> str:
     return f"packet sockets are not to be had here: {error.strerror or error}"
 
 
+def refusal() -> str:
+    """Why this process may not open packet sockets, and the way out; empty where it may."""
+    try:
+        socket.socket(socket.AF_PACKET, socket.SOCK_DGRAM, 0).close()
+    except OSError as error:
+        return explained(error)
+    return ""
+
+
 class Tap:
     """The packet queues of both families, as far as they are needed, and the status page."""
 
@@ -111,8 +120,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     die_with_parent()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     raise_priority(NICENESS)
+    if refused := refusal():
+        os.write(1, frame(Readiness("refused", refused)))
+        return 0
     try:
-        socket.socket(socket.AF_PACKET, socket.SOCK_DGRAM, 0).close()
         tap = Tap(options.segment_dir, options.queue_bytes)
     except OSError as error:
         os.write(1, frame(Readiness("refused", explained(error))))
