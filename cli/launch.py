@@ -23,8 +23,9 @@ from ..engine.hosts.launcher import Launcher
 from ..engine.hosts.messages import Assigned, Work
 from ..engine.hosts.shares import Span, slots_of
 from ..engine.load.models import planned_slots
-from ..engine.plan.plan import Plan, secrets
+from ..engine.plan.plan import Plan
 from ..engine.plan.price import price, read_price_table
+from ..engine.plan.secret_values import secrets
 from ..engine.plan.written import stripped
 from ..engine.planfile.build import plan_sha256
 from ..engine.process import environ_without_keys

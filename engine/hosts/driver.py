@@ -24,7 +24,8 @@ import msgspec
 
 from .. import __version__
 from ..errors import LensError
-from ..plan.plan import Plan, secrets
+from ..plan.plan import Plan
+from ..plan.secret_values import secrets
 from ..process import environ_without_keys
 from ..runs.collecting import Collecting
 from ..runs.interrupts import Interrupts

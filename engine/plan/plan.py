@@ -10,12 +10,9 @@ msgpack (`ENCODER`, `DECODER`) with its secrets; people and files only ever see 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Annotated, Any, Final, Literal
 
 import msgspec
-
-from .walk import mapped
 
 MASK: Final = "***"
 SECOND: Final = 1_000_000_000
@@ -448,16 +445,3 @@ def salted(plan: Plan, run_id: str) -> Plan:
     if plan.workload.salt != "run":
         return plan
     return msgspec.structs.replace(plan, workload=msgspec.structs.replace(plan.workload, salt=run_id))
-
-
-def secrets(plan: Plan | Target) -> Iterator[str]:
-    """Every secret value of the plan or target, for those who must check that none leaks."""
-    found: list[str] = []
-
-    def note(part: Any) -> Any:
-        if isinstance(part, Secret):
-            found.append(part.value)
-        return part
-
-    mapped(plan, note, Secret)
-    yield from found

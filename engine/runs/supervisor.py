@@ -20,7 +20,8 @@ import psutil
 
 from ..clock import bracket
 from ..errors import LensError, PlanError
-from ..plan.plan import Plan, salted, secrets
+from ..plan.plan import Plan, salted
+from ..plan.secret_values import secrets
 from ..process import environ_without_keys
 from ..records.layout import Geometry
 from ..records.resume import mark_dead

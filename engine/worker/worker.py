@@ -29,7 +29,7 @@ from ..load.models import schedule_of
 from ..load.phase_run import NEVER, ClosedRun, OpenRun, PhaseRun, in_flight_cap
 from ..load.retry import CONNECT, retry_delay_ns
 from ..load.schedule import Closed
-from ..plan.plan import secrets
+from ..plan.secret_values import secrets
 from ..records.layout import SLOT_MASK, TURN_SHIFT
 from ..records.record import ABORT_PLANNED, Outcome, Unsent
 from ..records.tap_status import TapWatch
