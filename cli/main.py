@@ -34,6 +34,7 @@ class Entry(NamedTuple):
 COMMANDS: Final = {
     "run": Entry("llm_latency_lens.cli.run", "run", "Run a plan, or a load given by flags, and report."),
     "probe": Entry("llm_latency_lens.cli.probe.command", "probe", "Measure continuously at a low rate, as a service."),
+    "sweep": Entry("llm_latency_lens.cli.sweep.command", "sweep", "Find the highest load that meets the objectives."),
     "compare": Entry(
         "llm_latency_lens.cli.compare", "compare", "Tell whether runs are worse than others, for a CI gate."
     ),

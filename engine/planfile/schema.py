@@ -18,6 +18,7 @@ from ..plan.plan import (
     TOKENS_MAX,
     Alert,
     Frozen,
+    Gpus,
     Hosts,
     InfluxExport,
     Limits,
@@ -225,7 +226,7 @@ _UNITS: Final[dict[str, dict[str, Any]]] = {
 SECTIONS: Final = (
     PlanKeys, TargetKeys, WorkloadKeys, SyntheticKeys, LengthKeys, PhaseKeys, LoadKeys, CourseKeys, SpikeKeys,
     LimitsKeys, CancelKeys, Retry, Workers, Hosts, ExportKeys, InfluxExport, PrometheusExport, OtlpExport, ProbeKeys,
-    TimetableKeys, Alert, Output,
+    TimetableKeys, Alert, Output, Gpus,
 )  # fmt: skip
 
 
