@@ -22,8 +22,8 @@ from llm_latency_lens.engine.plan.plan import (
     Load,
     Plan,
     Secret,
-    secrets,
 )
+from llm_latency_lens.engine.plan.secret_values import secrets
 from llm_latency_lens.engine.plan.written import is_secret_name, masked, stripped
 from llm_latency_lens.engine.planfile import schema
 from llm_latency_lens.engine.planfile.build import make_plan, plan_sha256
