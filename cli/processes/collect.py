@@ -53,7 +53,9 @@ def collector_of(segment_dir: Path) -> Collector:
         prices=prices_of(manifest.plan),
         slos=judge_slos(manifest.plan.slo),
         count_tokens=counter_of(workload.tokenizer) if workload.count_tokens and workload.tokenizer else None,
-        relay=TickRelay(TickFolder(segment_dir / TICKS), describe()) if manifest.workers_total else None,
+        relay=TickRelay(TickFolder(segment_dir / TICKS), describe() | manifest.host)
+        if manifest.workers_total
+        else None,
         calibration=load(manifest.host.get("host_hash", ""), manifest.version, os.environ).calibration,
     )
 

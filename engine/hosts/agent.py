@@ -152,12 +152,12 @@ class Agent:
                 self._starts[phase] = at_ns
                 if not phase:
                     # Until it has seen the start: what else runs on the host would count as its skew.
-                    self._niceness = os.getpriority(os.PRIO_PROCESS, 0)
+                    self._niceness = self._niceness if self._due_ns else os.getpriority(os.PRIO_PROCESS, 0)
                     if not run_in_real_time():
                         raise_priority(NICENESS)
                     self._due_ns = at_ns
                     self._timer.arm(at_ns)
-                    self.link.send(Armed())
+                    self.link.send(Armed(at_ns=at_ns))
             case Go():
                 self._go = True
             case Taken(number=number):
@@ -194,7 +194,8 @@ class Agent:
         self._timer.read()
         if self._due_ns and now >= self._due_ns:
             self._due_ns = 0
-            self.link.send(Started(woke_ns=now))
+            if self._go:  # else not all hosts were armed in time, and another start follows
+                self.link.send(Started(woke_ns=now))
             run_as_usual(self._niceness)
         pulse_ns = now + int(WORK_S * 1e9)
         self._timer.arm(min(pulse_ns, self._due_ns) if self._due_ns else pulse_ns)

@@ -17,7 +17,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from time import monotonic_ns, time_ns
+from time import monotonic_ns
 from typing import Final
 
 import msgspec
@@ -56,6 +56,7 @@ FOLDER: Final = "hosts"  # in the run directory: a folder for each host's own fi
 TURN_S: Final = 0.05
 START_DELAY_NS: Final = 2_000_000_000  # between the last "ready" and the first slot, or so many round trips:
 START_ROUND_TRIPS: Final = 10
+START_TRIES: Final = 5
 JOIN_TIMEOUT_S: Final = 180.0
 READY_TIMEOUT_S: Final = 180.0
 FILES_TIMEOUT_S: Final = 600.0
@@ -225,29 +226,41 @@ class Driver:
     # --- starting -------------------------------------------------------------------------------------------------
 
     def _start(self) -> None:
-        """Orders the first phase for one moment of the driver's clock, if all hosts confirm it in time."""
-        if self._stopped or self._failing is not None:
-            return
-        slowest_ns = max(host.clock.delay_ns for host in self.hosts)
-        start_ns = monotonic_ns() + max(START_DELAY_NS, START_ROUND_TRIPS * slowest_ns)
-        for host in self.hosts:
-            host.state.offset_ns = host.clock.fix()
-            host.state.start_ns = start_ns + host.state.offset_ns
-            host.state.clock_bound_ns = host.clock.bound_ns
-            host.link.send(Start(phase=0, at_ns=host.state.start_ns))
-        margin_ns = START_DELAY_NS // 4
-        timeout_s = (start_ns - margin_ns - monotonic_ns()) / 1e9
-        self._until(lambda: all(host.armed for host in self.hosts), timeout_s, "confirm the start")
+        """Orders the first phase for one moment of the driver's clock. If not all hosts confirm that in time, another try."""
+        start_ns = 0
+        for attempt in range(1, START_TRIES + 1):
+            if self._stopped or self._failing is not None:
+                return
+            start_ns = self._order_start()
+            confirm_s = (start_ns - START_DELAY_NS // 4 - monotonic_ns()) / 1e9
+            try:
+                self._until(lambda: all(host.armed for host in self.hosts), confirm_s, "confirm the start")
+                break
+            except LensError:
+                if attempt == START_TRIES or any(host.failure or host.link.lost for host in self.hosts):
+                    raise
         if self._stopped or self._failing is not None:
             return
         for host in self.hosts:
             host.state.state = "running"
         self._send(Go())
         manifest = self.manifest
-        manifest.anchor_mono_ns, manifest.anchor_wall_ns = monotonic_ns(), time_ns()
+        manifest.set_anchor()
         manifest.state = "running"
         note(self.run_dir, "started", hosts={host.state.name: host.state.clock_bound_ns for host in self.hosts})
         self._begin_phases(start_ns)
+
+    def _order_start(self) -> int:
+        """Tells every host when the run starts, by its own clock; returns it by the driver's."""
+        slowest_ns = max(host.clock.delay_ns for host in self.hosts)
+        start_ns = monotonic_ns() + max(START_DELAY_NS, START_ROUND_TRIPS * slowest_ns)
+        for host in self.hosts:
+            host.armed = False
+            host.state.offset_ns = host.clock.fix()
+            host.state.start_ns = start_ns + host.state.offset_ns
+            host.state.clock_bound_ns = host.clock.bound_ns
+            host.link.send(Start(phase=0, at_ns=host.state.start_ns))
+        return start_ns
 
     def _begin_phases(self, at_ns: int) -> None:
         for index, start_ns, end_ns in chained(self.plan, self._next_phase, at_ns):

@@ -75,8 +75,8 @@ class Host:
                 self._tick(number, content)
             case Ready(phase=phase):
                 self.ready_for = max(self.ready_for, phase)
-            case Armed():
-                self.armed = True
+            case Armed(at_ns=at_ns):
+                self.armed = at_ns == self.state.start_ns  # else of an earlier attempt
             case Started(woke_ns=woke):
                 self.state.start_skew_ns = woke - (self.clock.offset_ns or 0) - run_start_ns
             case Failed(text=text, code=code):

@@ -57,7 +57,9 @@ class Ready(msgspec.Struct, kw_only=True, tag=True):
 
 
 class Armed(msgspec.Struct, kw_only=True, tag=True):
-    """Start was received in time."""
+    """The Start of the first phase at this moment was received."""
+
+    at_ns: int
 
 
 class Started(msgspec.Struct, kw_only=True, tag=True):

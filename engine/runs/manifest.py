@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from time import monotonic_ns, time_ns
 from typing import Any, Final, Literal
 
 import msgspec
 
+from ..clock import bracket
 from ..files import replace
 from ..plan.plan import Plan
 
@@ -72,6 +74,12 @@ class Manifest(msgspec.Struct, kw_only=True):
     collector_restarts: int = 0
     exporter_restarts: int = 0
     host: dict[str, Any] = msgspec.field(default_factory=dict)
+
+    def set_anchor(self) -> None:
+        """Notes this moment on both clocks. Of a bracket: two plain readings may have a preemption between them, and all
+        wall times would be off by it."""
+        self.anchor_mono_ns = monotonic_ns()
+        self.anchor_wall_ns = self.anchor_mono_ns + bracket(monotonic_ns, time_ns)[0]
 
     def add_outage(self, start_ns: int, end_ns: int) -> None:
         """Records that a worker was dead. Those that touch become one; at most OUTAGES_KEPT, the last one then grows."""

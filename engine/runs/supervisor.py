@@ -13,12 +13,11 @@ import selectors
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from time import monotonic_ns, time_ns
+from time import monotonic_ns
 from typing import Final
 
 import psutil
 
-from ..clock import bracket
 from ..errors import LensError, PlanError
 from ..plan.plan import Plan, salted
 from ..plan.secret_values import secrets
@@ -179,9 +178,7 @@ class Supervisor:
         manifest = self.manifest
         while not self._stopped and self.failure is None and (at_ns := self.starts.at_ns(0)) is None:
             self._turn()
-        # Of a bracket: two plain readings may have a preemption between them, and all wall times would be off by it.
-        manifest.anchor_mono_ns = monotonic_ns()
-        manifest.anchor_wall_ns = manifest.anchor_mono_ns + bracket(monotonic_ns, time_ns)[0]
+        manifest.set_anchor()
         if self._stopped:
             for times in manifest.phases:
                 times.planned = 0
