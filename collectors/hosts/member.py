@@ -131,7 +131,7 @@ class Member:
             start_skew_us=None if state.start_skew_ns is None else state.start_skew_ns / 1e3,
             requests=requests(total, planned=sum(counted) if len(counted) == sum(measured) else None),
             client=client_of_run(
-                latest.moment(0), total, latest.health, workers=state.workers, restarts=latest.restarts
+                latest.moment(), total, latest.health, workers=state.workers, restarts=latest.restarts
             ),
             ttft_ms=distribution(times, scale=SCALES[METRIC], n_eff=times.count),
             host=latest.host,

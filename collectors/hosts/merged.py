@@ -114,7 +114,8 @@ class Hosts:
     # --- the measuring side ---------------------------------------------------------------------------------------
 
     def moment(self, now: int, write_wait_ns: int) -> Moment:
-        """All hosts as one: counters by worker, whose numbers run over all hosts, sums of the rest."""
+        """All hosts as one: counters by worker, whose numbers run over all hosts, sums of the rest. The time is that of the
+        hosts' readings: shares of it would be wrong by how long they were on their way."""
         latest = [member.latest for member in self.members]
         lag = np.zeros(LAG_BUCKETS, np.int64)
         for each in latest:
@@ -125,8 +126,9 @@ class Hosts:
             for member in self.members
             if member.latest.rss_mb is not None
         }
+        taken = [member.latest.now_ns + member.shift_ns for member in self.members if member.latest.now_ns]
         return Moment(
-            now_ns=now,
+            now_ns=max(taken, default=now),
             counters={worker: counts for each in latest for worker, counts in each.counters.items()},
             lag=lag,
             sample=host.Sample(

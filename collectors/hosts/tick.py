@@ -25,6 +25,7 @@ class HostTick(msgspec.Struct, kw_only=True):
 
     slab: list[Any] = []
     live: list[Any] = []
+    now_ns: int = 0  # when the readings below were taken
     counters: dict[int, list[int]] = {}  # by worker
     lag: bytes = b""
     steal: int | None = None
@@ -39,11 +40,11 @@ class HostTick(msgspec.Struct, kw_only=True):
     problems: list[str] = []
     host: dict[str, Any] = {}  # what kind of machine it is
 
-    def moment(self, now_ns: int) -> Moment:
+    def moment(self) -> Moment:
         """The readings as the collector of the host had them."""
         usage = {} if self.rss_mb is None else {"host": host.Usage(0.0, round(self.rss_mb * host.MEGABYTE))}
         return Moment(
-            now_ns=now_ns,
+            now_ns=self.now_ns,
             counters=self.counters,
             lag=np.frombuffer(self.lag, np.int64),
             sample=host.Sample(usage, self.steal, self.total, self.retransmits),
@@ -68,6 +69,7 @@ class TickRelay:
     def ticks(self, closed: Sequence[tuple[int, Slab]], moment: Moment, source: Source, state: Progress) -> None:
         """Stages them. The readings are those of the moment: ticks that are closed together share them."""
         made = HostTick(
+            now_ns=moment.now_ns,
             counters={worker: list(counts) for worker, counts in moment.counters.items()},
             lag=moment.lag.tobytes(),
             steal=moment.sample.steal,
