@@ -25,8 +25,7 @@ from ..engine.hosts.shares import Span, slots_of
 from ..engine.load.models import planned_slots
 from ..engine.plan.plan import Plan
 from ..engine.plan.price import price, read_price_table
-from ..engine.plan.secret_values import secrets
-from ..engine.plan.written import stripped
+from ..engine.plan.written import secrets, stripped
 from ..engine.planfile.build import plan_sha256
 from ..engine.process import environ_without_keys
 from ..engine.records.layout import Geometry

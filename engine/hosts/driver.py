@@ -25,7 +25,7 @@ import msgspec
 from .. import __version__
 from ..errors import LensError
 from ..plan.plan import Plan
-from ..plan.secret_values import secrets
+from ..plan.written import secrets
 from ..process import environ_without_keys
 from ..runs.collecting import Collecting
 from ..runs.interrupts import Interrupts

@@ -13,7 +13,7 @@ from typing import Final, Protocol
 from ..errors import LensError, PlanError
 from ..frames import Frames, frame
 from ..plan.plan import Hosts, Plan
-from ..plan.secret_values import secrets
+from ..plan.written import secrets
 from ..process import environ_without_keys
 from ..runs.runlog import last_line
 from .launch import LaunchOrder, LaunchWord

@@ -26,6 +26,7 @@ from ..plan.plan import (
     Output,
     Phase,
     Plan,
+    PluginExport,
     Probe,
     PrometheusExport,
     Retry,
@@ -36,7 +37,7 @@ from ..plan.plan import (
 )
 from .document import fields_of
 
-SOURCES: Final = ("prompt", "file", "synthetic", "sharegpt", "trace", "sessions")
+SOURCES: Final = ("prompt", "file", "synthetic", "sharegpt", "trace", "sessions", "plugin")
 PRICE_KINDS: Final = ("input", "cached_input", "cache_write", "output", "reasoning")
 WAYS: Final = (("from", "to", "curve"), ("steps",), ("base", "spike"))  # in which a load's value changes over time
 DIALECT: Final = "openai"
@@ -124,6 +125,7 @@ class WorkloadKeys(Workload, frozen=True):
     sharegpt: Annotated[str | None, about("conversations of a ShareGPT file", "file")] = None
     trace: Annotated[str | None, about("a trace with timestamps and lengths", "file")] = None
     sessions: Annotated[str | None, about("conversations of several turns with think times", "file")] = None
+    plugin: Annotated[str | None, about("a workload of an installed package, by its name")] = None
     output_tokens: Annotated[int | LengthKeys | None, about("ask for at most this many output tokens")] = None  # type: ignore[assignment]  # its form in a file
 
 
@@ -185,6 +187,7 @@ class ExportKeys(Frozen, frozen=True):
     influxdb: Annotated[InfluxExport | tuple[InfluxExport, ...] | None, about("InfluxDB")] = None
     prometheus: Annotated[PrometheusExport | tuple[PrometheusExport, ...] | None, about("a page for Prometheus")] = None
     otlp: Annotated[OtlpExport | tuple[OtlpExport, ...] | None, about("OpenTelemetry")] = None
+    plugin: Annotated[PluginExport | tuple[PluginExport, ...] | None, about("exporters of installed packages")] = None
 
 
 class PlanKeys(Plan, frozen=True):
@@ -225,7 +228,8 @@ _UNITS: Final[dict[str, dict[str, Any]]] = {
 }
 SECTIONS: Final = (
     PlanKeys, TargetKeys, WorkloadKeys, SyntheticKeys, LengthKeys, PhaseKeys, LoadKeys, CourseKeys, SpikeKeys,
-    LimitsKeys, CancelKeys, Retry, Workers, Hosts, ExportKeys, InfluxExport, PrometheusExport, OtlpExport, ProbeKeys,
+    LimitsKeys, CancelKeys, Retry, Workers, Hosts, ExportKeys, InfluxExport, PrometheusExport, OtlpExport,
+    PluginExport, ProbeKeys,
     TimetableKeys, Alert, Output, Gpus,
 )  # fmt: skip
 

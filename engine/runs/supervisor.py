@@ -19,15 +19,15 @@ from typing import Final
 import psutil
 
 from ..errors import LensError, PlanError
-from ..plan.plan import Plan, salted
-from ..plan.secret_values import secrets
+from ..plan.plan import Plan
+from ..plan.written import secrets
 from ..process import environ_without_keys
 from ..records.layout import Geometry
 from ..records.resume import mark_dead
 from ..wire.tap.filters import Server
 from .child import WorkerChild, ended
 from .collecting import Collecting
-from .control import Order, Share
+from .control import Order, Share, salted
 from .interrupts import Interrupts
 from .manifest import Manifest
 from .phases import SHORTENED, Alone, Starts, chained, drain_order

@@ -18,7 +18,7 @@ from typing import Final
 
 from ..dialects import OK, Dialect, Prompt
 from ..plan.plan import Target
-from ..plan.secret_values import secrets
+from ..plan.written import secrets
 from ..records import record
 from ..records.record import Outcome
 from .connection import Connection, Context
