@@ -280,9 +280,7 @@ class Hosts(Frozen, frozen=True):
         Literal["ray", "local"],
         about("ray, or local: processes here, to try out", flag="--cluster ray[:ADDRESS]|local"),
     ] = "ray"
-    address: Annotated[str, about("of the Ray cluster: auto (RAY_ADDRESS or this machine's), HOST:PORT, local")] = (
-        "auto"
-    )
+    address: Annotated[str, about("the Ray cluster: auto (RAY_ADDRESS or this machine's), HOST:PORT, local")] = "auto"
     cpus: Annotated[int | None, about("CPUs reserved on each Ray node; default: all", low=1, high=4096)] = None
     labels: Annotated[dict[str, str], about("only Ray nodes that have these labels")] = {}
 
