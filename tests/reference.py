@@ -31,7 +31,7 @@ TITLES: Final = {
     "PlanKeys": "The plan", "TargetKeys": "targets", "WorkloadKeys": "workload", "SyntheticKeys": "workload.synthetic",
     "LengthKeys": "Lengths: input_tokens, output_tokens", "PhaseKeys": "phases", "LoadKeys": "load",
     "CourseKeys": "concurrency and rate over time", "SpikeKeys": "spike", "LimitsKeys": "limits",
-    "CancelKeys": "limits.cancel", "Retry": "retry", "Workers": "workers", "ExportKeys": "export",
+    "CancelKeys": "limits.cancel", "Retry": "retry", "Workers": "workers", "Hosts": "hosts", "ExportKeys": "export",
     "InfluxExport": "export.influxdb", "PrometheusExport": "export.prometheus", "OtlpExport": "export.otlp",
     "PluginExport": "export.plugin",
     "ProbeKeys": "probe", "TimetableKeys": "targets[].probe", "Alert": "probe.alerts", "Output": "output",
