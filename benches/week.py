@@ -18,7 +18,7 @@ import msgspec
 import psutil
 
 from llm_latency_lens.cli.processes.collect import collector_of, return_memory
-from llm_latency_lens.collectors.collector import GRACE_NS
+from llm_latency_lens.collectors.rings import GRACE_NS
 from llm_latency_lens.engine.plan.plan import Output
 from llm_latency_lens.engine.records.layout import Geometry
 from llm_latency_lens.engine.records.writer import SegmentWriter

@@ -17,6 +17,11 @@ from typing import NamedTuple
 from ..collectors.host import describe
 from ..engine import __version__
 from ..engine.errors import LensError, PlanError
+from ..engine.hosts.driver import Driver
+from ..engine.hosts.files import digests, own_run, plan_files
+from ..engine.hosts.launcher import Launcher
+from ..engine.hosts.messages import Assigned, Work
+from ..engine.hosts.shares import Span, slots_of
 from ..engine.load.models import planned_slots
 from ..engine.plan.plan import Plan
 from ..engine.plan.price import price, read_price_table
@@ -27,6 +32,7 @@ from ..engine.records.layout import Geometry
 from ..engine.runs.interrupts import Interrupts
 from ..engine.runs.locality import LocalServer, local_servers, wants_real_time
 from ..engine.runs.manifest import Manifest, PhaseTimes
+from ..engine.runs.phases import Starts
 from ..engine.runs.placement import geometry_of, worker_count
 from ..engine.runs.rundir import (
     SUMMARY,
@@ -88,7 +94,7 @@ class Launch:
         run_dir: Path,
         segment_dir: Path,
         *,
-        geometry: Geometry,
+        geometry: Geometry | None,
         prices: Sequence[tuple[int, int]],
         interrupts: Interrupts,
         stamps: Stamps,
@@ -102,50 +108,79 @@ class Launch:
         self._interrupts = interrupts
         self.stamps = stamps
 
-    def supervisor(self, on_tick: Callable[[], str | None], *, starts_wall_ns: int = 0) -> Supervisor:
-        """What carries the run out; see there."""
-        collector = [sys.executable, "-m", "llm_latency_lens.cli.processes.collect"]
+    def supervisor(self, on_tick: Callable[[], str | None], *, starts: Starts | None = None) -> Supervisor:
+        """What carries the run out on this machine; see there."""
+        assert self._geometry is not None
         return Supervisor(
             self.plan,
             self.manifest,
             self.segment_dir,
-            [*collector, "--segment-dir", str(self.segment_dir), "--parent", str(os.getpid())],
+            self._collector,
             self._geometry,
             self._interrupts,
             prices=self._prices,
             on_tick=on_tick,
-            starts_wall_ns=starts_wall_ns,
+            starts=starts,
             tap=self.stamps.tap,
             realtime=self.stamps.realtime,
         )
 
+    def driver(self, on_tick: Callable[[], str | None], launcher: Launcher) -> Driver:
+        """What carries the run out on several hosts, which `launcher` starts."""
+        work = Work(
+            plan=self.plan, run_id=self.manifest.run_id, prices=list(self._prices), files=digests(plan_files(self.plan))
+        )
+        return Driver(
+            work, self.manifest, self.segment_dir, self._collector, self._interrupts, launcher, on_tick=on_tick
+        )
+
+    @property
+    def _collector(self) -> list[str]:
+        command = [sys.executable, "-m", "llm_latency_lens.cli.processes.collect"]
+        return [*command, "--segment-dir", str(self.segment_dir), "--parent", str(os.getpid())]
+
 
 @contextmanager
-def launched(plan: Plan, run_id: str, interrupts: Interrupts, *, prices: Sequence[tuple[int, int]]) -> Iterator[Launch]:
+def launched(
+    plan: Plan,
+    run_id: str,
+    interrupts: Interrupts,
+    *,
+    prices: Sequence[tuple[int, int]],
+    share: Assigned | None = None,
+) -> Iterator[Launch]:
     """The run directory, the segment directory and the manifest of a run that is carried out in the `with` block.
 
-    `prices` are budget_prices(plan). Afterwards what is no longer needed is removed: the segments once there is a summary, everything if nothing was sent.
+    `prices` are budget_prices(plan). `share` is this host's in a run of several hosts, whose plan is the host's own; a plan
+    for several hosts without one is the driver's. Afterwards what is no longer needed is removed: the segments once there is a summary, everything if nothing was sent.
     Raises LensError.
     """
     os.umask(0o077)  # rows may hold prompts and replies: the run's files are for this user alone
     if not PROC.exists():
         raise LensError("/proc is not mounted; a run needs it (mount -t proc proc /proc)")
-    workers = worker_count(plan)
-    geometry = geometry_of(plan, workers)
+    drives = bool(plan.hosts.count) and share is None
+    workers = 0 if drives else share.workers if share else worker_count(plan)
+    geometry = None if drives else geometry_of(plan, workers, share.workers_total if share else 0)
     planned = [planned_slots(plan, index) for index in range(len(plan.phases))]
     servers = servers_of(plan, os.environ)
     problems = host_problems(plan, servers)  # before the rings take their room
     previous = latest_of(Path(plan.output.dir))
     interrupts.defer()
-    run_dir = make_run_dir(plan, run_id)
+    run_dir = make_run_dir(plan, own_run(run_id, share.name) if share else run_id)
     segment_dir: Path | None = None
     stamps = Stamps()
     manifest = manifest_of(plan, run_id, run_dir, workers, planned)
     manifest.host["doctor"] = problems
+    if share is not None:
+        span = Span(share.first_worker, workers)
+        manifest.first_worker, manifest.workers_total = share.first_worker, share.workers_total
+        for times in manifest.phases:
+            times.planned = slots_of(times.planned, span, share.workers_total)
     try:
         segment_dir = make_segment_dir(run_dir)
         manifest.write(segment_dir)
-        stamps = stamps_of(plan, segment_dir, servers)
+        if not drives:
+            stamps = stamps_of(plan, segment_dir, servers)
         if stamps.tap is not None:
             manifest.pids["tap"] = stamps.tap.pid
         yield Launch(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import time
 from pathlib import Path
 from typing import Final
@@ -12,10 +13,14 @@ import click
 from ..collectors.snapshot import Report
 from ..engine.errors import LensError, SegmentError
 from ..engine.files import UNDECODABLE
+from ..engine.hosts.driver import FOLDER as HOSTS
+from ..engine.hosts.files import own_run, own_runs
+from ..engine.hosts.relay import FOLDER as TICKS
+from ..engine.hosts.relay import TickFolder, incoming
 from ..engine.records.layout import Counter, State
 from ..engine.records.reader import SegmentReader
 from ..engine.records.resume import mark_dead
-from ..engine.runs.manifest import FILE, SEGMENTS, Manifest, read_manifest
+from ..engine.runs.manifest import FILE, SEGMENTS, HostState, Manifest, read_manifest
 from ..engine.runs.rundir import LIVE, SETTLING_S, SUMMARY, Leftover, alive, leftovers, remove_segments
 from ..engine.runs.runlog import note
 from ..exporters.json import summary
@@ -187,9 +192,35 @@ def _close(directory: Path, manifest: Manifest) -> None:
             mark_dead(path)
     if manifest.state == "finished":
         return
+    for index, host in enumerate(manifest.hosts):
+        take_over(manifest, host, TickFolder(incoming(directory, index)))
+        if host.state in ("starting", "running"):
+            host.state, host.why = "lost", "the driver was killed"
+        last_sign = max(last_sign, _sign_of(manifest, host))
     for times in manifest.phases:
         if times.start_ns and last_sign:
             times.end_ns = max(times.start_ns, min(times.end_ns or last_sign, last_sign))
         times.planned = None  # what the plan wanted was not run; the slots that were are in the segments
     manifest.state, manifest.stop_reason = "finished", manifest.stop_reason or DIED
     manifest.write(directory)
+
+
+def take_over(manifest: Manifest, host: HostState, folder: TickFolder) -> None:
+    """Takes the files and last ticks of a host that ended without its driver: those in the run directory's hosts/NAME,
+    where somebody has copied them, or those of a host on this machine."""
+    mine = Path(manifest.run_dir) / HOSTS / host.name
+    left = own_runs() / own_run(manifest.run_id, host.name)
+    if not mine.exists() and (left / SUMMARY).exists():
+        mine.parent.mkdir(mode=0o700, exist_ok=True)
+        shutil.move(left, mine)
+    ticks = TickFolder(mine / TICKS)
+    for number in ticks.numbers():
+        folder.put(number, ticks.read(number))
+        host.last_tick = max(host.last_tick, number)
+    shutil.rmtree(ticks.folder, ignore_errors=True)
+
+
+def _sign_of(manifest: Manifest, host: HostState) -> int:
+    """The end of the last tick that came from a host of a driver's run."""
+    start_ns = manifest.phases[0].start_ns
+    return start_ns + (host.last_tick + 1) * manifest.plan.output.tick_ns if start_ns else 0

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import click
 
 from ..engine import __version__
-from ..engine.errors import LensError
+from ..engine.errors import LensError, PlanError
 from ..engine.plan.plan import Plan
 from ..engine.runs.interrupts import Interrupts
 from ..engine.runs.locality import core_warnings
@@ -25,6 +25,9 @@ from .repeat.options import repeat_of, repeat_options
 from .simulated import simulator
 
 if TYPE_CHECKING:
+    from ..engine.hosts.driver import Driver
+    from ..engine.runs.supervisor import Supervisor
+    from .launch import Launch
     from .processes.export import Exporter, Live
     from .stops import StopRules
 
@@ -121,8 +124,9 @@ def measure(
     from .stops import StopRules
 
     prices = budget_prices(plan)
-    warn_of_ceiling(plan, quiet=not warn)
-    check_targets(plan, os.environ)
+    if not plan.hosts.count:  # each host looks for itself
+        warn_of_ceiling(plan, quiet=not warn)
+        check_targets(plan, os.environ)
     run_id = run_id or run_id_of(plan.name)
     known = cautions(plan) if warn and not beside else []  # the simulator beside it limits itself
     for warning in [*known, *check_exports(plan, run_id)]:
@@ -140,14 +144,32 @@ def measure(
                     supervisor.publish()
                 return stops.reason()
 
-            supervisor = launch.supervisor(on_tick)
-            supervisor.keep_aside([*beside, *exporter.pids])
-            if warn:
-                warn_of_stamps(launch.stamps, supervisor.worker_cores, beside)
+            supervisor = supervisor_of(launch, on_tick, beside, exporter.pids, quiet=not warn)
             with live_console(launch.segment_dir, quiet=not live):
                 manifest = supervisor.run()
         failed.pop_all()  # from here on there is a summary, and the exporter can come to its end
     return Done(launch.run_dir, manifest, exporter)
+
+
+def supervisor_of(
+    launch: Launch, on_tick: Callable[[], str | None], beside: Sequence[int], exporter: Sequence[int], *, quiet: bool
+) -> Supervisor | Driver:
+    """What carries the run out: on this machine, or on the hosts of the plan. The pids of the `exporter` are kept off the
+    workers' cores as those `beside` the run are."""
+    plan = launch.plan
+    if plan.hosts.count:
+        from ..engine.hosts.launcher import launcher_of
+
+        if beside and not (plan.hosts.cluster == "local" or plan.hosts.address == "local"):
+            raise PlanError(
+                "--simulate is on this machine only; use it with --cluster ray:local or local, or name a server"
+            )
+        return launch.driver(on_tick, launcher_of(plan, launch.segment_dir))
+    supervisor = launch.supervisor(on_tick)
+    supervisor.keep_aside([*beside, *exporter])
+    if not quiet:
+        warn_of_stamps(launch.stamps, supervisor.worker_cores, beside)
+    return supervisor
 
 
 def warn_of_stamps(stamps: Stamps, worker_cores: Collection[int], beside: Collection[int]) -> None:

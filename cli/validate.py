@@ -41,7 +41,11 @@ def description(plan: Plan, workers: int) -> list[str]:
     """What a run of the plan will do, a line each."""
     from ..engine.load.models import model_of, planned_slots
 
-    lines = [f"{plan.name}: {workers} worker{'s' * (workers > 1)}, seed {plan.seed}"]
+    makers = f"{workers} worker{'s' * (workers > 1)}"
+    if plan.hosts.count:
+        each = f"{plan.workers.count} workers each" if plan.workers.count else "workers by the cores of each"
+        makers = f"{plan.hosts.count} load hosts ({plan.hosts.cluster}), {each}"
+    lines = [f"{plan.name}: {makers}, seed {plan.seed}"]
     for target in plan.targets:
         key = "with a key" if target.api_key else "without a key"
         lines.append(f"  target {target.name}: {target.provider} {target.model} at {target.base_url}, {key}")

@@ -64,6 +64,15 @@ class Health(msgspec.Struct, kw_only=True):
     records_dropped: int = 0
 
 
+class HostProgress(msgspec.Struct, kw_only=True):
+    """What the driver's collector knows of one host, beside its part of the totals."""
+
+    tallies: list[tuple[int, int, bytes]] = []  # phase, target, Series.tally
+    latest: bytes = b""  # the newest tick without its numbers: msgpack of hosts.tick.HostTick
+    newest: int = -1  # its newest tick
+    settled: bool = False  # what it left behind is counted
+
+
 class Progress(msgspec.Struct, kw_only=True):
     next_tick: int = 0
     done: bool = False  # the last tick is in the totals
@@ -80,6 +89,7 @@ class Progress(msgspec.Struct, kw_only=True):
     ] = []  # tick, phase, target, counts that were read before their tick closed
     servers: dict[str, PageWindow] = {}  # by URL
     health: Health = msgspec.field(default_factory=Health)
+    hosts: list[HostProgress] = []
 
 
 class Frame(msgspec.Struct, kw_only=True):

@@ -34,6 +34,7 @@ class Moment:
         lag: npt.NDArray[np.int64],
         sample: host.Sample,
         tap: TapStatus | None = None,
+        stamped: bool | None = None,
         write_wait_ns: int = 0,
         restarts: int = 0,
     ) -> None:
@@ -44,6 +45,7 @@ class Moment:
         self.lag = lag
         self.sample = sample
         self.tap = tap
+        self.stamped = stamped  # every segment kept its own stamp since the last moment; None: the tap says
 
     def sum(self, counter: Counter) -> int:
         return sum(counts[counter] for counts in self.counters.values())
@@ -151,6 +153,8 @@ def _note_span(spans: list[tuple[int, int]], start_ns: int, end_ns: int) -> None
 
 def segment_stamps(before: Moment | None, now: Moment) -> bool:
     """Whether every segment kept its own stamp between two moments: the tap was at work and dropped no clone."""
+    if now.stamped is not None:
+        return now.stamped
     if now.tap is None or not now.tap.protects(now.now_ns):
         return False
     return before is None or before.tap is None or now.tap.dropped == before.tap.dropped

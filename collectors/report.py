@@ -7,8 +7,8 @@ from functools import partial
 from typing import Any, Final, NamedTuple
 
 from ..engine.load.models import model_of
-from ..engine.metrics import SCALES, SHARES
-from ..engine.plan.plan import SECOND, InfluxExport, Phase, Plan
+from ..engine.metrics import METRICS, SCALES, SHARES
+from ..engine.plan.plan import SECOND, InfluxExport, Phase, Plan, PrometheusExport
 from ..engine.records.record import Outcome
 from ..engine.runs.manifest import Manifest
 from .asked import draws, prompt_length_ratio
@@ -37,7 +37,8 @@ from .snapshot import (
     Snapshot,
     TargetReport,
 )
-from .statistics import buckets, cost, mean_interval_ns, slice_of, slice_of_tick, unknown, window_ns
+from .source import HostFacts
+from .statistics import buckets, cost, mean_interval_ns, native_buckets, slice_of, slice_of_tick, unknown, window_ns
 from .tick_health import LimitedTicks
 from .totals import Totals
 from .verdict import Facts, judge
@@ -61,6 +62,8 @@ class Losses(NamedTuple):
     limited_spans: tuple[tuple[int, int], ...] = ()
     problems: tuple[str, ...] = ()  # of extras that failed: prices, the tokenizer
     self_checks: tuple[Reason, ...] = ()  # that failed, once the run is over
+    outages: tuple[tuple[int, int], ...] = ()  # when workers were dead
+    hosts: HostFacts = HostFacts()
 
 
 class RunView(NamedTuple):
@@ -92,6 +95,7 @@ class ReportBuilder:
         self.plan = plan
         self.calibration = calibration
         self.hdr = any(isinstance(export, InfluxExport) and export.hdr for export in plan.export)
+        self.native = any(isinstance(export, PrometheusExport) for export in plan.export)
         self.lines = lines_of(plan)
         self.price_date = price_date
         self.judge = Judge(plan, slos, self._slice)
@@ -162,7 +166,10 @@ class ReportBuilder:
             counts=series.counts(),
             moments=series.moments(),
             buckets=buckets(series),
-            hdr={name: h.hdr().encode().decode() for name, h in series.shown().items()} if self.hdr else {},
+            native=native_buckets(series) if self.native else {},
+            hdr={name: h.hdr().encode().decode() for name, h in series.shown().items() if name in METRICS}
+            if self.hdr
+            else {},
             **slice_of_tick(series, tick_ns / SECOND, conditions=bool(self.lines), date=self.price_date),
         )
 
@@ -295,7 +302,7 @@ class ReportBuilder:
             mean_interval_ms=None if interval is None else interval / SCALES["lateness_ms"],
             client_lateness_p99_ms=lateness,
             clock_bracket_ns=losses.clock_bracket_ns,
-            outages=tick_ranges(manifest.outages, manifest.phases[0].start_ns, plan.output.tick_ns),
+            outages=tick_ranges(losses.outages, manifest.phases[0].start_ns, plan.output.tick_ns),
             overspent_usd=losses.overspent_usd,
             read_ticks=tick_ranges(losses.read_spans, manifest.phases[0].start_ns, plan.output.tick_ns),
             limited=losses.limited._replace(
@@ -303,6 +310,7 @@ class ReportBuilder:
             ),
             problems=losses.problems,
             self_checks=losses.self_checks,
+            hosts=losses.hosts,
             prompt_length_ratio=prompt_length_ratio(series),
             replies=report.replies or Replies(),
             draws=draws(plan.phases, manifest.phases),

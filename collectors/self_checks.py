@@ -11,7 +11,7 @@ there is no check.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Final
 
 import numpy as np
@@ -126,12 +126,12 @@ def anderson_darling(gaps: npt.NDArray[np.float64], rate: float) -> float:
 
 def failed_checks(
     ladders: RunLadders,
-    arrivals: Arrivals | None,
+    arrivals: Sequence[Reason],
     phases: Mapping[int, tuple[Series, int]],
     tick_ns: int,
 ) -> tuple[Reason, ...]:
-    """The notes of a finished run; `phases` has the totals of the measured ones and their time in ns, from the start to the last end."""
+    """The notes of a finished run: those of its `arrivals` and of Little's law; `phases` has the totals of the measured ones and their time in ns, from the start to the last end."""
     laws = (
         littles_law(ladders, phase, series, duration_ns, tick_ns) for phase, (series, duration_ns) in phases.items()
     )
-    return (*(note for note in laws if note is not None), *(arrivals.check() if arrivals else ()))
+    return (*(note for note in laws if note is not None), *arrivals)

@@ -153,14 +153,16 @@ class Series:
         """The tallies only: for those who do not need the distributions."""
         self.tally[:_SUMMED] += other.tally[:_SUMMED]
         for line, counted in other.lines.items():
-            self._add_line(line, *counted)
-        self._extend(int(other.tally[Tally.FIRST_END]), int(other.tally[Tally.LAST_END]))
+            self.add_line(line, *counted)
+        self.extend(int(other.tally[Tally.FIRST_END]), int(other.tally[Tally.LAST_END]))
 
-    def _add_line(self, line: int, met: int, sent: int) -> None:
+    def add_line(self, line: int, met: int, sent: int) -> None:
+        """Counts requests that a `request` line judged."""
         before = self.lines.get(line, (0, 0))
         self.lines[line] = (before[0] + met, before[1] + sent)
 
-    def _extend(self, first_end: int, last_end: int) -> None:
+    def extend(self, first_end: int, last_end: int) -> None:
+        """Takes in the first and last end of some requests; 0 where there is none."""
         known = int(self.tally[Tally.FIRST_END])
         if first_end and (not known or first_end < known):
             self.tally[Tally.FIRST_END] = first_end
@@ -245,7 +247,7 @@ class Series:
             good = believed.copy()
             for line, objective in lines.items():
                 met = believed & meets(records, columns, objective.conditions)
-                self._add_line(line, int(np.count_nonzero(met)), int(np.count_nonzero(sent)))
+                self.add_line(line, int(np.count_nonzero(met)), int(np.count_nonzero(sent)))
                 good &= met
             tally[Tally.GOOD] += int(np.count_nonzero(good))
 
@@ -316,7 +318,7 @@ class Series:
     def _spans(self, sent: Records) -> None:
         ends = sent["end_ns"][sent["end_ns"] > 0]
         if len(ends):
-            self._extend(int(ends.min()), int(ends.max()))
+            self.extend(int(ends.min()), int(ends.max()))
 
     def costs(self, ok: npt.NDArray[np.bool_], known: npt.NDArray[np.bool_], pico_usd: Values) -> None:
         """Takes a batch's costs in: all replies with known usage are priced; an ok one without is unpriced."""

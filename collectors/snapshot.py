@@ -298,6 +298,20 @@ class SteadySlice(msgspec.Struct, kw_only=True):
     drift: dict[str, DriftReport] = msgspec.field(default_factory=dict)  # by metric
 
 
+class HostReport(msgspec.Struct, kw_only=True):
+    """One load host's part in a run of several. Counts are of the measured phases."""
+
+    name: str
+    workers: int
+    state: str  # done | lost; running while it goes on
+    clock_bound_us: float | None = None  # how far its tick edges may have been from the driver's, drift included
+    start_skew_us: float | None = None  # how late it saw the start, on the driver's clock
+    requests: Requests = msgspec.field(default_factory=Requests)
+    client: Client = msgspec.field(default_factory=Client)
+    ttft_ms: Distribution = msgspec.field(default_factory=Distribution)  # of its own requests
+    host: dict[str, Any] = msgspec.field(default_factory=dict)  # what kind of machine it is
+
+
 class GpuReport(msgspec.Struct, kw_only=True):
     """What the run means per GPU: throughput, the price of the tokens and their energy. None where the plan and the
     server's pages do not say."""
@@ -325,6 +339,7 @@ class Run(msgspec.Struct, kw_only=True):
     # until | requests | duration | budget | slo | error_rate | interrupted | failed; None while it goes on
     ended_by: str | None = None
     host: dict[str, Any] = msgspec.field(default_factory=dict)
+    hosts: list[HostReport] = msgspec.field(default_factory=list)  # of a run of several load hosts
 
 
 class Report(msgspec.Struct, kw_only=True):
@@ -377,6 +392,9 @@ class Interval(Slice, kw_only=True):
     moments: dict[str, Moments] = msgspec.field(default_factory=dict)
     # per metric of metrics.BUCKETS: how many of this tick's values fell in each bucket, one more than bounds (the rest above)
     buckets: dict[str, list[int]] = msgspec.field(default_factory=dict)
+    # per metric: how many of this tick's values fell in each bucket of a native histogram, by its number
+    # (statistics.native_buckets); where an export of the plan shows them
+    native: dict[str, dict[int, int]] = msgspec.field(default_factory=dict)
     # per metric: the tick's HDR histogram as a line of intervals.hlog has it; where an export of the plan asks for `hdr`
     hdr: dict[str, str] = msgspec.field(default_factory=dict)
 

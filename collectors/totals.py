@@ -83,6 +83,13 @@ class Totals:
         distributions = live.close(self.next_tick, slab)
         for key, series in slab.series.items():
             settle(series.tally, self.run.at(key).tally)
+        self.take(slab, issuing)
+        for key in slab.series:
+            slab.series[key].live = distributions.get(key, {})
+        return slab
+
+    def take(self, slab: Slab, issuing: Iterable[int] | None) -> None:
+        """Adds the complete numbers of the next tick to the totals; `slab` has no live distributions yet."""
         if issuing is not None:
             self._count_in_flight(slab, set(issuing))
         self.run.add(slab)
@@ -91,9 +98,6 @@ class Totals:
         if slab:
             self.unsaved.append((self.next_tick, slab))
         self.next_tick += 1
-        for key in slab.series:
-            slab.series[key].live = distributions.get(key, {})
-        return slab
 
     def _count_in_flight(self, slab: Slab, phases: set[int]) -> None:
         for key in {*self.run.series, *slab.series}:

@@ -29,6 +29,7 @@ from .histogram import RESOLUTION
 from .replies import REPLY_RULES
 from .rule import Rule, of_part
 from .snapshot import Client, Reason, Replies, Verdict
+from .source import HostFacts
 from .tick_health import LIMITED_AGAINST, LIMITED_NOTES, LimitedTicks
 
 
@@ -63,6 +64,7 @@ class Facts(NamedTuple):
     prompt_length_ratio: float | None = None  # measured over asked tokens
     replies: Replies = Replies()
     limited: LimitedTicks = LimitedTicks()
+    hosts: HostFacts = HostFacts()
     draws: str = ""  # where random arrivals differ from the plan's rate
     calibration: dict[str, Any] | None = None  # the nearest point of this host's calibration
     beyond_ceiling: str = ""  # in what the plan asks more than the calibration found possible
@@ -112,6 +114,20 @@ AGAINST: Final[tuple[Rule[Facts], ...]] = (
         "the run was ended before its plan was done, by an error",
         lambda f: bool(f.died),
         lambda f: f"the run was ended early ({f.died}): the numbers are of what was sent until then; run it again",
+    ),
+    Rule(
+        "host_lost",
+        "a load host ended, or was silent, before the run was over",
+        lambda f: bool(f.hosts.lost),
+        lambda f: (
+            f"{f.hosts.lost}: slots of which nothing is known count as not sent (worker_down), what was in flight as lost"
+        ),
+    ),
+    Rule(
+        "clock_bound",
+        "a load host's tick edges may be more than a hundredth of a tick from the driver's",
+        lambda f: bool(f.hosts.unclear),
+        lambda f: f"{f.hosts.unclear}: what the ticks say happened at one moment may not have; take longer ticks",
     ),
     Rule(
         "clock_steps",
@@ -321,6 +337,12 @@ NOTES: Final[tuple[Rule[Facts], ...]] = (
         "the requests cost more than `budget_usd`",
         lambda f: f.overspent_usd > 0,
         lambda f: f"the requests cost {f.overspent_usd:.6f} USD more than budget_usd",
+    ),
+    Rule(
+        "hosts_disagree",
+        "a load host measures another time to the first token than the others",
+        lambda f: bool(f.hosts.disagree),
+        lambda f: f.hosts.disagree,
     ),
     Rule(
         "not_steady", "the latency changes by over 10 % over the run", lambda f: bool(f.unsteady), lambda f: f.unsteady

@@ -75,6 +75,12 @@ def raise_priority(niceness: int) -> bool:
     return False
 
 
+def run_as_usual(niceness: int) -> None:
+    """Ends what run_in_real_time() or raise_priority() began; less priority is always permitted."""
+    os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0))
+    os.setpriority(os.PRIO_PROCESS, 0, niceness)
+
+
 def environ_without_keys(environ: Mapping[str, str], secrets: Collection[str] = ()) -> dict[str, str]:
     """`environ` without API keys: for children that need none, so that their /proc/PID/environ and crash dumps hold
     none. A variable goes by its name (KEY_NAMES) or because its value is one of `secrets`. HF_TOKEN stays: the

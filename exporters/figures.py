@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Final
 
-from ..collectors.snapshot import Distribution, Requests, Slo, Verdict
+from ..collectors.snapshot import Distribution, HostReport, Requests, Slo, Verdict
 from ..engine.metrics import METRICS
 from ..engine.plan.slo import is_per_request
 
@@ -21,6 +21,7 @@ STATES: Final = {
     "INVALID": "the client disturbed what it measured; do not use these numbers",
     "INSUFFICIENT": "too little was measured to be sure of the numbers",
 }
+SLO_STATES: Final = ("PASS", "FAIL", "UNDECIDED")
 
 
 def label(metric: str) -> str:
@@ -170,3 +171,21 @@ def histogram(counts: Sequence[int]) -> str:
     middle = counts[filled[0] : filled[-1] + 1]
     top = max(middle)
     return "".join(BARS[0] if n == 0 else BARS[max(1, round(8 * n / top))] for n in middle)
+
+
+HOST_COLUMNS: Final = ("state", "workers", "sent", "ok", "failed", "TTFT p50", "TTFT p99", "clock ±us", "start +us")
+
+
+def host_cells(host: HostReport) -> list[str]:
+    """One load host's row below HOST_COLUMNS."""
+    return [
+        host.state,
+        count(host.workers),
+        count(host.requests.sent),
+        count(host.requests.ok),
+        count(failed(host.requests)),
+        value(host.ttft_ms.p50),
+        value(host.ttft_ms.p99),
+        MISSING if host.clock_bound_us is None else f"{host.clock_bound_us:,.0f}",
+        MISSING if host.start_skew_us is None else f"{host.start_skew_us:,.0f}",
+    ]

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from llm_latency_lens.cli.processes.collect import collector_of
-from llm_latency_lens.collectors.collector import GRACE_NS
+from llm_latency_lens.collectors.rings import GRACE_NS
 from llm_latency_lens.collectors.snapshot import SNAPSHOT_DECODER, Report, Snapshot
 from llm_latency_lens.engine.plan.plan import Plan
 from llm_latency_lens.engine.records.layout import Geometry

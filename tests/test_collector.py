@@ -21,7 +21,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from llm_latency_lens.cli.processes.collect import collector_of
-from llm_latency_lens.collectors.collector import GRACE_NS, Collector
+from llm_latency_lens.collectors.collector import Collector
+from llm_latency_lens.collectors.rings import GRACE_NS
 from llm_latency_lens.collectors.snapshot import REPORT_DECODER, SNAPSHOT_DECODER, Report, Requests, Snapshot
 from llm_latency_lens.engine.plan.plan import Plan, Workload
 from llm_latency_lens.engine.records.layout import TURN_SHIFT, Counter, Geometry

@@ -212,3 +212,16 @@ def test_every_folder_of_the_package_is_in_the_wheel() -> None:
     listed = set(tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"])
     folders = {module for module, path in MODULES.items() if path.name == "__init__.py"}
     assert listed == {"llm_latency_lens", *(f"llm_latency_lens.{folder}" for folder in folders)}
+
+
+def test_ray_is_imported_by_the_functions_that_need_it_and_nowhere_else() -> None:
+    """It is an extra: everything must work without it, and its threads must never be in a process that measures."""
+    for module, path in MODULES.items():
+        tree = ast.parse(path.read_text())
+        inside = {id(node) for each in ast.walk(tree) if isinstance(each, ast.FunctionDef) for node in ast.walk(each)}
+        for node in ast.walk(tree):
+            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            names += [node.module or ""] if isinstance(node, ast.ImportFrom) and not node.level else []
+            if any(name.split(".")[0] == "ray" for name in names):
+                assert module == "engine.hosts.launch", f"{module} imports ray"
+                assert id(node) in inside, f"{module} imports ray when it is imported"

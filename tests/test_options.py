@@ -100,6 +100,8 @@ FLAGS: list[tuple[list[str], str, Any]] = [
     (["--until", "ttft_ms.p99 +-5%"], "until", ("ttft_ms.p99 +-5%",)),
     (["--steady"], "steady", True),
     (["--stamps", "read"], "stamps", "read"),
+    (["--hosts", "3"], "hosts.count", 3),
+    (["--hosts", "3", "--cluster", "ray:local"], "hosts.address", "local"),
     (["--export", "prometheus://:9464", "--export", "influxdb://h"], "export.1.url.value", "influxdb://h"),
 ]
 OUTSIDE_THE_PLAN = {"plan_path", "as_json", "quiet", "strict"}

@@ -21,7 +21,7 @@ from typing import Final
 import msgspec
 
 from ...collectors.snapshot import REPORT_DECODER
-from ...engine.errors import LensError
+from ...engine.errors import LensError, PlanError
 from ...engine.files import UNDECODABLE
 from ...engine.load.timetable import is_quiet
 from ...engine.plan.plan import SECOND, Plan
@@ -71,6 +71,8 @@ def checked_plan(path: str, running: Plan | None = None) -> Plan:
     daily_usd = plan.probe.daily_budget_usd
     budget_prices(plan if daily_usd is None else with_budget(plan, daily_usd))
     next(iter(source_of(plan, seed=plan.seed).items(0, 1)))
+    if plan.hosts.count:
+        raise PlanError("lens probe asks from one machine; leave `hosts` out, or start it on each of them")
     geometry_of(plan, plan.workers.count or 1)
     for warning in check_exports(plan, plan.name, running=running):
         say("warning", warning)

@@ -18,6 +18,7 @@ from ...engine.errors import LensError
 from ...engine.frames import read_frame
 from ...engine.plan.plan import Plan
 from ...engine.runs.interrupts import Interrupts
+from ...engine.runs.phases import Alone
 
 MOMENT_BYTES: Final = 8
 
@@ -56,7 +57,7 @@ def main() -> int:
             order = read_frame(0, RunOrder)
             prices = budget_prices(order.plan)
             with launched(order.plan, order.run_id, interrupts, prices=prices) as launch:
-                launch.supervisor(StopPipe(0).reason, starts_wall_ns=order.starts_wall_ns).run()
+                launch.supervisor(StopPipe(0).reason, starts=Alone(order.starts_wall_ns)).run()
         except LensError as error:
             print(f"lens: {error}", file=sys.stderr)
             return error.exit_code

@@ -22,9 +22,13 @@ from typing import Final
 from ...collectors.calibration.stored import load
 from ...collectors.collector import Collector, Sink
 from ...collectors.cost import prices_of
+from ...collectors.host import describe
+from ...collectors.hosts.tick import TickRelay
 from ...collectors.slos import judge_slos
 from ...collectors.snapshot import Report
 from ...engine.errors import LensError
+from ...engine.hosts.relay import FOLDER as TICKS
+from ...engine.hosts.relay import TickFolder
 from ...engine.process import die_with_parent
 from ...engine.runs.manifest import Manifest, read_manifest
 from ...engine.runs.rundir import LOCK
@@ -49,6 +53,9 @@ def collector_of(segment_dir: Path) -> Collector:
         prices=prices_of(manifest.plan),
         slos=judge_slos(manifest.plan.slo),
         count_tokens=counter_of(workload.tokenizer) if workload.count_tokens and workload.tokenizer else None,
+        relay=TickRelay(TickFolder(segment_dir / TICKS), describe() | manifest.host)
+        if manifest.workers_total
+        else None,
         calibration=load(manifest.host.get("host_hash", ""), manifest.version, os.environ).calibration,
     )
 
@@ -62,7 +69,7 @@ def counter_of(tokenizer: str) -> Callable[[str], int]:
 def sinks_of(manifest: Manifest) -> list[Sink]:
     run_dir, output = Path(manifest.run_dir), manifest.plan.output
     sinks: list[Sink] = [IntervalLog(run_dir), IntervalHistograms(run_dir)]
-    if output.records:
+    if output.records and not manifest.hosts:  # each host has the rows of its own requests
         timed = chooser(output.token_times, manifest.plan.seed)
         sinks.append(RequestLog(run_dir, max_bytes=output.records_max_bytes, timed=timed))
     if manifest.plan.span_share:

@@ -272,6 +272,19 @@ class Workers(Frozen, frozen=True):
     ] = "auto"
 
 
+class Hosts(Frozen, frozen=True):
+    """The machines that make the load, where one does not suffice."""
+
+    count: Annotated[int | None, about("load hosts; default: this machine", low=1, high=1000, flag="--hosts N")] = None
+    cluster: Annotated[
+        Literal["ray", "local"],
+        about("ray, or local: processes here, to try out", flag="--cluster ray[:ADDRESS]|local"),
+    ] = "ray"
+    address: Annotated[str, about("the Ray cluster: auto (RAY_ADDRESS or this machine's), HOST:PORT, local")] = "auto"
+    cpus: Annotated[int | None, about("CPUs reserved on each Ray node; default: all", low=1, high=4096)] = None
+    labels: Annotated[dict[str, str], about("only Ray nodes that have these labels")] = {}
+
+
 class Exported(Frozen, frozen=True, tag_field="kind"):
     """One place the time series goes. `kind` is the exporter's name, as in the plan file."""
 
@@ -400,6 +413,7 @@ class Plan(Frozen, frozen=True):
     ] = ()
     steady: Annotated[bool, about("judge objectives over the stationary part only", flag="--steady")] = False
     workers: Annotated[Workers, about("worker processes")] = Workers()
+    hosts: Annotated[Hosts, about("load hosts, where one machine does not suffice")] = Hosts()
     stamps: Annotated[
         Literal["auto", "segment", "read"],
         about("which kernel stamp of a token: its TCP segment's own, or the latest of the read", flag="--stamps KIND"),

@@ -127,6 +127,8 @@ def _document(plan: Plan) -> dict[str, Any]:
     if cancel["share"]:
         limits["cancel"] = cancel
     document["workers"]["count"] = plan.workers.count or "auto"
+    if plan.hosts.count is None:
+        del document["hosts"]
     document["export"] = [{export.kind: _struct(export)} for export in plan.export]
     if plan.probe.given:
         document["probe"] = {key: value for key, value in _struct(plan.probe).items() if key not in _INTERNAL}

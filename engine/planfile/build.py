@@ -18,6 +18,7 @@ import msgspec
 from ..errors import PlanError
 from ..plan.plan import (
     SECOND,
+    Hosts,
     Limits,
     Load,
     Phase,
@@ -76,6 +77,7 @@ def make_plan(
         "slo": _slos(root.child("slo"), targets, phases),
         "until": _precisions(root.child("until")),
         "workers": _workers(root.child("workers")),
+        "hosts": _hosts(root.child("hosts")),
         "export": exports_of(root.child("export")),
         "probe": probe_of(root, target_nodes(root), targets),
     }
@@ -217,6 +219,27 @@ def _workers(node: Node) -> Workers:
     if count.given and count.value != "auto":
         given["count"] = count.read(next(field for field in fields_of(Workers) if field.key == "count"))
     return Workers(**given)
+
+
+def _hosts(node: Node) -> Hosts:
+    """`cluster: ray:ADDRESS` stands for `cluster: ray` and `address: ADDRESS`."""
+    if not node.given:
+        return Hosts()
+    node.mapping(keys_of(Hosts))
+    cluster, cpus, labels = (node.child(key) for key in ("cluster", "cpus", "labels"))
+    given = node.struct(Hosts, skip=["cluster", "labels", *(["cpus"] if cpus.value == "all" else [])])
+    if cluster.given:
+        kind, _, address = cluster.text(empty=False).partition(":")
+        if kind not in ("ray", "local") or (kind == "local" and address):
+            raise cluster.fail("must be ray, ray:ADDRESS or local")
+        given["cluster"] = kind
+        if address:
+            given["address"] = address
+    if labels.given:
+        given["labels"] = {name: value.text() for name, value in labels.mapping(None).entries().items()}
+    if "count" not in given:
+        raise node.fail("needs count (--hosts N), the number of load hosts")
+    return Hosts(**given)
 
 
 def _fits_together(plan: Plan, root: Node) -> None:

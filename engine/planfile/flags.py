@@ -12,7 +12,7 @@ from typing import Any, Final, NamedTuple
 import msgspec
 
 from ..errors import PlanError
-from ..plan.plan import Output, Workers
+from ..plan.plan import Hosts, Output, Workers
 from ..plan.units import written_duration
 from .build import SIMULATED_MODEL
 from .document import Field, Key, Source, fields_of
@@ -80,6 +80,7 @@ LENGTH: Final = [flag for flag in _of(PlanKeys) if flag.name in ("requests", "du
 PLAIN: Final = [
     *_of(LimitsKeys, "limits"),
     *_of(Workers, "workers"),
+    *_of(Hosts, "hosts"),
     *(flag for flag in _of(PlanKeys) if flag not in LENGTH),
     *_of(Output, "output"),
 ]

@@ -19,6 +19,7 @@ from ..plan.plan import (
     Alert,
     Frozen,
     Gpus,
+    Hosts,
     InfluxExport,
     Limits,
     OtlpExport,
@@ -227,7 +228,7 @@ _UNITS: Final[dict[str, dict[str, Any]]] = {
 }
 SECTIONS: Final = (
     PlanKeys, TargetKeys, WorkloadKeys, SyntheticKeys, LengthKeys, PhaseKeys, LoadKeys, CourseKeys, SpikeKeys,
-    LimitsKeys, CancelKeys, Retry, Workers, ExportKeys, InfluxExport, PrometheusExport, OtlpExport,
+    LimitsKeys, CancelKeys, Retry, Workers, Hosts, ExportKeys, InfluxExport, PrometheusExport, OtlpExport,
     PluginExport, ProbeKeys,
     TimetableKeys, Alert, Output, Gpus,
 )  # fmt: skip

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Any, Final
+from time import monotonic_ns, time_ns
+from typing import Any, Final, Literal
 
 import msgspec
 
+from ..clock import bracket
 from ..files import replace
 from ..plan.plan import Plan
 
@@ -29,6 +31,23 @@ class PhaseTimes(msgspec.Struct, kw_only=True):
     planned: int | None = None
 
 
+class HostState(msgspec.Struct, kw_only=True):
+    """One load host of a run of several, as the driver knows it. Times are CLOCK_MONOTONIC ns."""
+
+    name: str
+    workers: int = 0
+    first_worker: int = 0  # its workers are first_worker..first_worker + workers - 1 of all
+    state: Literal["starting", "running", "done", "lost"] = "starting"
+    why: str = ""  # it was lost, or failed
+    start_ns: int = 0  # the start of the run on the host's own clock
+    offset_ns: int = 0  # the host's clock minus the driver's, as the start was set by
+    clock_bound_ns: int | None = None  # how far its tick edges may be from the driver's
+    start_skew_ns: int | None = None  # how late it saw its start, on the driver's clock
+    last_tick: int = -1  # the last tick that came from it
+    lost_ns: int = 0  # when the driver gave it up, on the driver's clock
+    ended_early: bool = False  # it ended by itself before the run did
+
+
 class Manifest(msgspec.Struct, kw_only=True):
     run_id: str
     run_dir: str
@@ -37,6 +56,9 @@ class Manifest(msgspec.Struct, kw_only=True):
     plan_sha256: str
     workers: int
     started_at: str  # ISO 8601, UTC
+    first_worker: int = 0  # of a host: the number of its first worker among those of all hosts
+    workers_total: int = 0  # of a host: the workers of all hosts; 0 for a run on this machine alone
+    hosts: list[HostState] = msgspec.field(default_factory=list)  # of a driver
     anchor_mono_ns: int = 0  # one moment on both clocks, for wall times in files
     anchor_wall_ns: int = 0
     state: str = "starting"  # starting | running | draining | finished
@@ -52,6 +74,12 @@ class Manifest(msgspec.Struct, kw_only=True):
     collector_restarts: int = 0
     exporter_restarts: int = 0
     host: dict[str, Any] = msgspec.field(default_factory=dict)
+
+    def set_anchor(self) -> None:
+        """Notes this moment on both clocks. Of a bracket: two plain readings may have a preemption between them, and all
+        wall times would be off by it."""
+        self.anchor_mono_ns = monotonic_ns()
+        self.anchor_wall_ns = self.anchor_mono_ns + bracket(monotonic_ns, time_ns)[0]
 
     def add_outage(self, start_ns: int, end_ns: int) -> None:
         """Records that a worker was dead. Those that touch become one; at most OUTAGES_KEPT, the last one then grows."""

@@ -57,21 +57,24 @@ def core_plan(workers: int) -> CorePlan:
 
 
 def worker_count(plan: Plan) -> int:
-    """How many workers the plan gets: as asked, or one per physical core but one.
+    """How many workers the plan gets on this machine: as asked, or one per physical core but one."""
+    cores = len(physical_cores(sorted(psutil.Process().cpu_affinity() or [0])))
+    count = plan.workers.count or max(1, cores - 1)
+    most = workers_max(plan)
+    return count if most is None else min(count, most)
+
+
+def workers_max(plan: Plan) -> int | None:
+    """The most workers that the plan can be split among; None without a limit.
 
     Never more than requests may be in flight, or than complete requests fit in the burst of a requests-per-minute
     limit: each worker has an exact share of them.
     """
-    cores = len(physical_cores(sorted(psutil.Process().cpu_affinity() or [0])))
-    count = plan.workers.count or max(1, cores - 1)
+    limits = [most_workers(plan)]
     for phase in plan.phases:
         most = model_of(phase.load).in_flight_max(phase.load)
-        if most is not None:
-            count = min(count, max(1, most))
-        if phase.requests is not None:
-            count = min(count, phase.requests)
-    bursts = most_workers(plan)
-    return count if bursts is None else min(count, bursts)
+        limits += [None if most is None else max(1, most), phase.requests]
+    return min((limit for limit in limits if limit is not None), default=None)
 
 
 class Rings(NamedTuple):
@@ -106,14 +109,16 @@ def rings_wanted(plan: Plan, workers: int) -> Rings:
     return Rings(requests, 1 << 20, max(TICK_ROWS, 2 * len(plan.phases) * len(plan.targets)))
 
 
-def geometry_of(plan: Plan, workers: int, tmpfs: Path = SEGMENTS.parent) -> Geometry:
-    """Ring sizes for at least RING_SECONDS of the expected peak, as far as the tmpfs allows.
+def geometry_of(plan: Plan, workers: int, workers_total: int = 0, tmpfs: Path = SEGMENTS.parent) -> Geometry:
+    """Ring sizes for at least RING_SECONDS of the expected peak, as far as the tmpfs allows, of `workers` on this machine
+    out of `workers_total` (0: there are no others).
 
     Raises PlanError when the file descriptors do not suffice, SegmentError when the tmpfs does not.
     """
     hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     available = (1 << 20 if hard == resource.RLIM_INFINITY else hard) - DESCRIPTORS_SPARE
-    most = in_flight_per_worker(plan, workers)
+    sharing = workers_total or workers
+    most = in_flight_per_worker(plan, sharing)
     if most > available:
         raise PlanError(
             f"{most} requests in flight per worker need {most + DESCRIPTORS_SPARE} file descriptors, the limit is {hard}; "
@@ -126,7 +131,7 @@ def geometry_of(plan: Plan, workers: int, tmpfs: Path = SEGMENTS.parent) -> Geom
         free = shutil.disk_usage(tmpfs).free
     except OSError as error:
         raise SegmentError(f"the rings need a tmpfs at {tmpfs}: {error.strerror}; mount one there") from error
-    rings = rings_wanted(plan, workers).within(free * FREE_SHARE, workers)
+    rings = rings_wanted(plan, sharing).within(free * FREE_SHARE, workers)
     needed = workers * rings.bytes
     if needed > free:
         raise SegmentError(

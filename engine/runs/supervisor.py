@@ -14,12 +14,11 @@ import sys
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
-from time import monotonic_ns, time_ns
+from time import monotonic_ns
 from typing import Final
 
 import psutil
 
-from ..clock import bracket
 from ..errors import LensError, PlanError
 from ..plan.plan import Plan
 from ..plan.written import secrets
@@ -27,34 +26,30 @@ from ..process import environ_without_keys
 from ..records.layout import Geometry
 from ..records.resume import mark_dead
 from ..wire.tap.filters import Server
-from .child import Child, WorkerChild, ended
+from .child import WorkerChild, ended
+from .collecting import Collecting
 from .control import Order, Share, salted
 from .interrupts import Interrupts
-from .manifest import FILE as MANIFEST
 from .manifest import Manifest
+from .phases import SHORTENED, Alone, Starts, chained, drain_order
 from .placement import core_plan
-from .rundir import COLLECTOR_LOG
-from .runlog import last_line, note
+from .runlog import note
 from .tap import TapProcess
 
 READY_TIMEOUT_S: Final = 30.0
-START_DELAY_NS: Final = 20_000_000  # between the last "ready" and the first slot
-PHASE_GAP_NS: Final = 20_000_000  # between two phases when the first is not bounded by time
-COLLECTOR_TIMEOUT_S: Final = 60.0
 YOUNG_NS: Final = 1_000_000_000  # a worker that dies younger than this without having sent anything ...
 FAILURES_MAX: Final = 5  # ... so often in a row is given up; so is a collector that fails so often in a row
 DRAIN_LIMIT_PASSED_NS: Final = 1 << 62  # everything in flight was cancelled
 TURN_S: Final = 0.1
 WORKER: Final = (sys.executable, "-m", "llm_latency_lens.engine.worker")
 PROXY_VARIABLES: Final = ("http_proxy", "https_proxy", "all_proxy", "no_proxy")
-SHORTENED: Final = ("handed_over", "stopped")  # reasons after which the remaining slots are somebody else's, not unsent
 
 
 class Supervisor:
     """Runs one plan to its end. `run()` blocks; signals and `on_tick` are served meanwhile.
 
     `collector` is the command of the collector process; the supervisor knows nothing of what it does. `on_tick` returns a
-    reason to stop, or None. `starts_wall_ns` of the first phase is Unix epoch; 0: as soon as all workers are ready.
+    reason to stop, or None. `starts` says when the phases begin; without it as soon as all workers are ready.
     """
 
     def __init__(
@@ -68,7 +63,7 @@ class Supervisor:
         *,
         prices: Sequence[tuple[int, int]] = (),
         on_tick: Callable[[], str | None] = lambda: None,
-        starts_wall_ns: int = 0,
+        starts: Starts | None = None,
         tap: TapProcess | None = None,
         realtime: bool = False,
     ) -> None:
@@ -79,10 +74,9 @@ class Supervisor:
         self.geometry = geometry
         self.prices = list(prices)
         self.on_tick = on_tick
-        self.starts_wall_ns = starts_wall_ns
+        self.starts = starts or Alone()
         self.tap = tap
         self.realtime = realtime
-        self.collector_command = collector
         self.interrupts = interrupts
         self.interrupts_seen = 0
         self.environ = environ_without_keys(os.environ, frozenset(secrets(plan)))
@@ -90,15 +84,20 @@ class Supervisor:
         cores = core_plan(manifest.workers) if plan.workers.pin else None
         self.spare_cores = cores.spare if cores else []
         self.workers = [
-            WorkerChild(self.selector, index, [cores.workers[index]] if cores else [])
-            for index in range(manifest.workers)
+            WorkerChild(self.selector, manifest.first_worker + i, [cores.workers[i]] if cores else [])
+            for i in range(manifest.workers)
         ]
-        self.collector = Child(self.selector, self.spare_cores)
-        self.collector_failures = 0  # in a row; a SIGKILL is none
+        self.collecting = Collecting(
+            self.selector, manifest, segment_dir, collector, cores=self.spare_cores, environ=self.environ
+        )
         self.drain_deadline_ns = 0
         self.next_phase = 0
-        self.failure: LensError | None = None
-        self.unpublished = False
+        self._failure: LensError | None = None
+
+    @property
+    def failure(self) -> LensError | None:
+        """Why the run cannot go on."""
+        return self._failure or self.collecting.failure
 
     @property
     def worker_cores(self) -> list[int]:
@@ -129,7 +128,7 @@ class Supervisor:
         self._on_signal()  # one that came before this
         for worker in self.workers:
             self._start_worker(worker)
-        self._start_collector()
+        self.collecting.start()
         self._until(lambda: self._stopped or all(worker.ready for worker in self.workers), READY_TIMEOUT_S, "start")
         self._begin()
         while self.failure is None and not self._workers_finished:
@@ -154,7 +153,7 @@ class Supervisor:
             plan=salted(self.plan, self.manifest.run_id),
             run_id=self.manifest.run_id,
             worker=worker.index,
-            workers=self.manifest.workers,
+            workers=self.manifest.workers_total or self.manifest.workers,
             incarnation=worker.incarnation,
             segment=str(worker.segment(self.segment_dir)),
             geometry=tuple(self.geometry),
@@ -167,61 +166,45 @@ class Supervisor:
         worker.send(share)
         self._record_child(f"worker-{worker.index}", worker)
 
-    def _start_collector(self) -> None:
-        self.publish()
-        with (self.segment_dir / COLLECTOR_LOG).open("ab") as log:
-            self.collector.start(self.collector_command, self._collector_died, environ=self.environ, output=log)
-        self._record_child("collector", self.collector)
-
-    def _record_child(self, role: str, child: Child) -> None:
+    def _record_child(self, role: str, child: WorkerChild) -> None:
         self.manifest.pids[role] = child.pid
         self.manifest.cores[role] = child.cores
         self.publish()
 
     def publish(self) -> None:
-        """Writes run.json, also into a segment directory that was removed; with a full tmpfs every turn tries again."""
-        try:
-            self.segment_dir.mkdir(mode=0o700, exist_ok=True)
-            self.manifest.write(self.segment_dir)
-            self.unpublished = False
-        except OSError:
-            self.unpublished = True
+        """Writes run.json; with a full tmpfs every turn tries again."""
+        self.collecting.publish()
 
     def _begin(self) -> None:
-        """Orders the first phase; nothing where a signal has ended the run before it began."""
+        """Orders the first phase when its start is known; nothing where the run was ended before."""
         manifest = self.manifest
-        # Of a bracket: two plain readings may have a preemption between them, and all wall times would be off by it.
-        manifest.anchor_mono_ns = monotonic_ns()
-        manifest.anchor_wall_ns = manifest.anchor_mono_ns + bracket(monotonic_ns, time_ns)[0]
+        while not self._stopped and self.failure is None and (at_ns := self.starts.at_ns(0)) is None:
+            self._turn()
+        manifest.set_anchor()
         if self._stopped:
             for times in manifest.phases:
                 times.planned = 0
             self.publish()
             return
+        if self.failure is not None:
+            return
         manifest.state = "running"
         note(self.run_dir, "started", pids=manifest.pids, cores=manifest.cores)
-        soon = manifest.anchor_mono_ns + START_DELAY_NS
-        timed = self.starts_wall_ns - manifest.anchor_wall_ns + manifest.anchor_mono_ns
-        self._begin_phases(timed if self.starts_wall_ns else soon)
+        self._begin_phases(at_ns or monotonic_ns())
 
     def _begin_phases(self, at_ns: int) -> None:
         """Orders the next phase, and those after it whose start is known by the clock alone."""
-        while self.next_phase < len(self.plan.phases):
-            index = self.next_phase
-            phase = self.plan.phases[index]
-            self.next_phase += 1
+        for index, start_ns, end_ns in chained(self.plan, self.next_phase, at_ns):
+            self.next_phase = index + 1
             times = self.manifest.phases[index]
-            times.start_ns = at_ns
-            times.end_ns = at_ns + phase.duration_ns if phase.duration_ns is not None else 0
-            note(self.run_dir, "phase", name=phase.name, starts_in_s=round((at_ns - monotonic_ns()) / 1e9, 6))
+            times.start_ns, times.end_ns = start_ns, end_ns
+            starts_in_s = round((start_ns - monotonic_ns()) / 1e9, 6)
+            note(self.run_dir, "phase", name=self.plan.phases[index].name, starts_in_s=starts_in_s)
             origin_ns = self.manifest.phases[0].start_ns
             for worker in self.workers:
                 if not worker.gone:
-                    order = Order(do="phase", phase=index, at_ns=at_ns, origin_ns=origin_ns, first=worker.index)
+                    order = Order(do="phase", phase=index, at_ns=start_ns, origin_ns=origin_ns, first=worker.index)
                     worker.order_phase(order)
-            if not times.end_ns or phase.requests is not None:
-                break
-            at_ns = times.end_ns
         self.publish()
 
     # --- running --------------------------------------------------------------------------------------------------
@@ -233,8 +216,7 @@ class Supervisor:
     def _turn(self, timeout_s: float = TURN_S) -> None:
         for key, _ in self.selector.select(timeout_s):
             key.data()
-        if self.unpublished or not (self.segment_dir / MANIFEST).exists():
-            self.publish()
+        self.collecting.publish_again()
 
     @property
     def _workers_finished(self) -> bool:
@@ -257,8 +239,10 @@ class Supervisor:
         current = self.next_phase - 1
         more = self.next_phase < len(self.plan.phases) and not self._stopped
         if more and all(current in worker.phases_done for worker in alive):
-            self.manifest.phases[current].end_ns = now
-            self._begin_phases(now + PHASE_GAP_NS)
+            times = self.manifest.phases[current]
+            times.end_ns = min(times.end_ns or now, now)
+            if (at_ns := self.starts.at_ns(self.next_phase)) is not None:
+                self._begin_phases(at_ns)
         last = self.manifest.phases[-1]
         complete = self.next_phase == len(self.plan.phases)
         if complete and last.end_ns and now > last.end_ns and not self.drain_deadline_ns:
@@ -290,6 +274,10 @@ class Supervisor:
         self._drain(now)
         self._send_all(drain_order(reason))
 
+    def cancel(self) -> None:
+        """Ends what is in flight."""
+        self._send_all(Order(do="cancel", reason="cancelled"))
+
     def _receive(self, worker: WorkerChild) -> None:
         for word in worker.receive():
             if word.say == "ready":
@@ -300,7 +288,7 @@ class Supervisor:
                 if self.tap is not None:
                     self.tap.hold(Server(*server) for server in word.servers)
             else:
-                self.failure = PlanError(word.text) if word.code == PlanError.exit_code else LensError(word.text)
+                self._failure = PlanError(word.text) if word.code == PlanError.exit_code else LensError(word.text)
 
     def _ready(self, worker: WorkerChild) -> None:
         worker.ready = True
@@ -335,7 +323,7 @@ class Supervisor:
         if segment:
             mark_dead(segment)
         elif code > 0 and self.failure is None:
-            self.failure = LensError(f"worker {worker.index} ended with {ended(code)} before it was ready")
+            self._failure = LensError(f"worker {worker.index} ended with {ended(code)} before it was ready")
         if worker.stopping or self.failure is not None:
             worker.gone = True
             return
@@ -355,23 +343,9 @@ class Supervisor:
             self._start_worker(worker)
             return
         worker.gone = True
-        self.failure = LensError(
+        self._failure = LensError(
             f"worker {worker.index} died {FAILURES_MAX} times right after its start ({ended(code)})"
         )
-
-    def _collector_died(self) -> None:
-        code = self.collector.reap()
-        if code == 0 and self.manifest.state == "finished":
-            return
-        self.manifest.collector_restarts += 1
-        note(self.run_dir, "collector_died", how=ended(code))
-        self.collector_failures = self.collector_failures + 1 if code > 0 else 0
-        if self.collector_failures > FAILURES_MAX:
-            self.failure = LensError(
-                f"the collector keeps failing: {why_and_way_out(self.segment_dir, self.manifest.run_dir)}"
-            )
-            return
-        self._start_collector()
 
     # --- stopping -------------------------------------------------------------------------------------------------
 
@@ -384,7 +358,7 @@ class Supervisor:
             self.manifest.interrupted = True
             self.stop("interrupted")
         if seen < 2 <= self.interrupts_seen:
-            self._send_all(Order(do="cancel", reason="cancelled"))
+            self.cancel()
         if self.interrupts_seen > 2:
             raise LensError("interrupted three times: the report was not finished; see `lens recover`")
 
@@ -414,17 +388,11 @@ class Supervisor:
         self.manifest.state = "finished"
         self.publish()
         note(self.run_dir, "finished", restarts=self.manifest.restarts, failure=str(self.failure or ""))
-        end = now + int(COLLECTOR_TIMEOUT_S * 1e9)
-        while self.collector.running:
-            if monotonic_ns() > end:
-                raise LensError(
-                    f"the collector did not finish within {COLLECTOR_TIMEOUT_S:g} s: {why_and_way_out(self.segment_dir, self.manifest.run_dir)}"
-                )
-            self._turn()
+        self.collecting.wait(self._turn)
 
     def _kill_all(self) -> None:
         """Nothing that was started stays, whatever happened."""
-        for child in [*self.workers, self.collector]:
+        for child in [*self.workers, self.collecting.child]:
             child.kill()
             child.reap()
         for worker in self.workers:
@@ -434,15 +402,3 @@ class Supervisor:
         for worker in self.workers:
             if worker.ready and not worker.gone:
                 worker.send(order)
-
-
-def drain_order(stop_reason: str) -> Order:
-    """The order to send nothing more, with the reason under which the remaining slots are recorded as unsent."""
-    reasons = {"budget_usd": "budget"} | dict.fromkeys(SHORTENED, "none")
-    return Order(do="drain", reason=reasons.get(stop_reason, "stopped"))
-
-
-def why_and_way_out(segment_dir: Path, run_dir: str) -> str:
-    """The collector's last words, and the command that finishes the run's files without it."""
-    why = last_line(segment_dir / COLLECTOR_LOG).removeprefix("lens: ")
-    return f"{why}; `lens recover {run_dir}` finishes the run's files"

@@ -10,7 +10,7 @@ from rich.console import Console, ConsoleOptions, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from ...collectors.snapshot import Distribution, Report, Slo, TargetReport, Verdict
+from ...collectors.snapshot import Distribution, HostReport, Report, Slo, TargetReport, Verdict
 from ...engine.errors import OutputError
 from .. import figures
 from ..account import account_lines
@@ -67,6 +67,9 @@ class FinalTable:
         if len(r.targets) > 1:
             yield Text()
             yield from _side_by_side(r.targets, width)
+        if r.run.hosts:
+            yield Text()
+            yield _hosts(r.run.hosts)
         yield from _time(r.targets, width)
         yield Text()
         yield _account(r)
@@ -147,6 +150,14 @@ def _columns(targets: list[TargetReport], column: int) -> Table:
         table.add_row("cost", *(figures.money(t.cost.usd) for t in targets))
         table.add_row("cost per 1k requests", *(figures.money(t.cost.usd_per_1k_requests) for t in targets))
         table.add_row("cost per day", *(figures.money(t.cost.usd_per_day) for t in targets))
+    return table
+
+
+def _hosts(hosts: list[HostReport]) -> Table:
+    table = grid("host", *figures.HOST_COLUMNS, first=17)
+    for host in hosts:
+        style = "" if host.state == "done" else "bold red"
+        table.add_row(literal(host.name), *figures.host_cells(host), style=style)
     return table
 
 

@@ -14,7 +14,7 @@ from typing import Any, Final, NamedTuple
 
 import msgspec
 
-from ...collectors.snapshot import Distribution, Report, Slo, TargetReport, Verdict
+from ...collectors.snapshot import Distribution, HostReport, Report, Slo, TargetReport, Verdict
 from ...engine import files
 from ...engine.errors import OutputError
 from ...engine.metrics import METRICS
@@ -114,6 +114,7 @@ def _head(r: Report) -> Markup:
         element("h2", "Latency and speed"),
         card(_metrics(r.metrics)),
         _targets(r.targets) if len(r.targets) > 1 else NOTHING,
+        _hosts(r.run.hosts) if r.run.hosts else NOTHING,
         *(_time(target, alone=len(r.targets) == 1) for target in r.targets),
         classes="run",
     )
@@ -221,6 +222,16 @@ def _targets(targets: Sequence[TargetReport]) -> Markup:
         )
     note = element("p", "Latencies in ms.", classes="small soft")
     return joined((element("h2", "Targets"), card(table([*head, "cost"], rows), note)))
+
+
+def _hosts(hosts: Sequence[HostReport]) -> Markup:
+    rows = [[element("td", element("b", host.name)), *figures.host_cells(host)] for host in hosts]
+    note = element(
+        "p",
+        "Latencies in ms. Clock: how far the host's ticks may be from the driver's. Start: how late it saw the start.",
+        classes="small soft",
+    )
+    return joined((element("h2", "Load hosts"), card(table(["host", *figures.HOST_COLUMNS], rows), note)))
 
 
 def _time(target: TargetReport, *, alone: bool) -> Markup:
