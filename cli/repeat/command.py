@@ -224,7 +224,7 @@ class Series:
             first_notes=sides.notes,
         )
         self._keep(COMPARISON, ENCODER.encode(compared))
-        write_files(repeat.junit, self.folder / HTML, compared, runs)
+        write_files(repeat.summaries.junit, self.folder / HTML, compared, runs, repeat.summaries.markdown)
         if not repeat.quiet or repeat.as_json or repeat.as_markdown:
             print_compared(compared, as_json=repeat.as_json, as_markdown=repeat.as_markdown)
         return self._code(sides, compared.state == "FAIL", decided=compared.state == "PASS")
