@@ -32,11 +32,15 @@ class Entry(NamedTuple):
 
 
 COMMANDS: Final = {
+    "quick": Entry(
+        "llm_latency_lens.cli.quick.command", "quick", "Find a server on this machine and measure it for 20 s."
+    ),
     "run": Entry("llm_latency_lens.cli.run", "run", "Run a plan, or a load given by flags, and report."),
     "probe": Entry("llm_latency_lens.cli.probe.command", "probe", "Measure continuously at a low rate, as a service."),
     "compare": Entry(
         "llm_latency_lens.cli.compare", "compare", "Tell whether runs are worse than others, for a CI gate."
     ),
+    "init": Entry("llm_latency_lens.cli.init", "init", "Write a commented plan for a provider or a URL."),
     "validate": Entry("llm_latency_lens.cli.validate", "validate", "Check a plan and show what it will do."),
     "doctor": Entry("llm_latency_lens.cli.doctor", "doctor", "Check this machine, and a plan's targets, before a run."),
     "simulate": Entry(
@@ -76,7 +80,7 @@ class Commands(click.Group):
 def lens() -> None:
     """Measure the latency of LLM APIs: every token is timed by the kernel's receive clock.
 
-    Start with `lens run --simulate`.
+    Start with `lens quick` beside an LLM server, or with `lens run --simulate` without one.
     """
 
 
