@@ -41,6 +41,12 @@ COMMANDS: Final = {
         "llm_latency_lens.cli.compare", "compare", "Tell whether runs are worse than others, for a CI gate."
     ),
     "init": Entry("llm_latency_lens.cli.init", "init", "Write a commented plan for a provider or a URL."),
+    "calibrate": Entry(
+        "llm_latency_lens.cli.calibrate.command", "calibrate", "Measure the accuracy and the limits of this host."
+    ),
+    "verify": Entry(
+        "llm_latency_lens.cli.verify.command", "verify", "Compare a run's times with a packet capture of it."
+    ),
     "validate": Entry("llm_latency_lens.cli.validate", "validate", "Check a plan and show what it will do."),
     "doctor": Entry("llm_latency_lens.cli.doctor", "doctor", "Check this machine, and a plan's targets, before a run."),
     "simulate": Entry(

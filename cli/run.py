@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import os
-import subprocess
 import sys
 from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
-import msgspec
 
+from ..engine import __version__
 from ..engine.errors import LensError
 from ..engine.plan.plan import Plan
 from ..engine.runs.interrupts import Interrupts
@@ -22,6 +21,7 @@ from ..engine.runs.rundir import HTML, SUMMARY, leftovers, run_id_of
 from .launch import Stamps
 from .options import plan_from, run_options
 from .repeat.options import repeat_of, repeat_options
+from .simulated import simulator
 from .summaries import Summaries, summaries_of, summary_options
 
 if TYPE_CHECKING:
@@ -44,8 +44,9 @@ def run(plan_path: str | None, *, as_json: bool, quiet: bool, strict: bool, **fl
         interrupts = stack.enter_context(Interrupts())  # first: a signal must never find nobody
         beside: list[int] = []
         if flags["simulate"]:
-            flags["base_url"], pid = stack.enter_context(simulator())
-            beside.append(pid)
+            simulated = stack.enter_context(simulator())
+            flags["base_url"] = f"{simulated.base_url}/v1"
+            beside.append(simulated.pid)
         plan = plan_from(plan_path, flags)
         if repeat is not None:
             from .repeat.command import carry_out_repeated
@@ -81,6 +82,7 @@ def carry_out(
     from .stops import StopRules
 
     prices = budget_prices(plan)
+    warn_of_ceiling(plan, quiet=quiet)
     check_targets(plan, os.environ)
     run_id = run_id or run_id_of(plan.name)
     known = [] if quiet or beside or not warn else cautions(plan)  # the simulator beside it limits itself
@@ -120,6 +122,20 @@ def warn_of_stamps(stamps: Stamps, worker_cores: Collection[int], beside: Collec
     own processes `beside` it were moved to other cores."""
     lines = [f"one stamp per read: {stamps.refusal}"] if stamps.refusal else []
     for line in [*lines, *core_warnings([each for each in stamps.local if each.pid not in beside], worker_cores)]:
+        click.echo(f"lens: {line}", err=True)
+
+
+def warn_of_ceiling(plan: Plan, *, quiet: bool) -> None:
+    """A line on stderr if the plan asks for more than this host's calibration found possible, or if that is unusable."""
+    from ..collectors.calibration.stored import excess, load
+    from ..collectors.host import describe
+    from ..engine.runs.placement import worker_count
+
+    loaded = load(describe()["host_hash"], __version__, os.environ)
+    lines = [loaded.ignored] if loaded.ignored and not quiet else []
+    if loaded.calibration is not None:
+        lines.append(excess(plan, worker_count(plan), loaded.calibration))
+    for line in filter(None, lines):
         click.echo(f"lens: {line}", err=True)
 
 
@@ -198,23 +214,3 @@ def live_console(segment_dir: Path, *, quiet: bool) -> Iterator[None]:
 
     with LiveConsole(segment_dir):
         yield
-
-
-@contextlib.contextmanager
-def simulator() -> Iterator[tuple[str, int]]:
-    """The built-in provider on a free loopback port, for as long as the run lasts: its base URL and its pid."""
-    process = subprocess.Popen(
-        [sys.executable, "-m", "llm_latency_lens.engine.simulator", "--port", "0", "--die-with-parent"],
-        stdout=subprocess.PIPE,
-        start_new_session=True,
-    )
-    try:
-        line = process.stdout.readline() if process.stdout else b""
-        if not line:
-            raise LensError(f"the simulator ended with exit code {process.wait()} before it listened")
-        yield f"http://127.0.0.1:{msgspec.json.decode(line)['port']}/v1", process.pid
-    finally:
-        process.terminate()
-        process.wait()
-        if process.stdout:
-            process.stdout.close()

@@ -12,7 +12,10 @@ from ..engine.plan.plan import SECOND, InfluxExport, Phase, Plan
 from ..engine.records.record import Outcome
 from ..engine.runs.manifest import Manifest
 from .asked import draws, prompt_length_ratio
-from .evidence import Evidence
+from .bounds import STARVED_BOUND
+from .calibration.result import Calibration
+from .calibration.stored import excess, quoted
+from .evidence import Evidence, Layout
 from .goodput import Key
 from .judge import Judge
 from .replies import replies_of
@@ -27,6 +30,7 @@ from .snapshot import (
     Interval,
     PhaseReport,
     Reason,
+    Replies,
     Report,
     Run,
     Snapshot,
@@ -76,8 +80,16 @@ def nothing_known(_: Chosen) -> None:
 class ReportBuilder:
     """A plan's options, and the numbers made of its totals at any moment."""
 
-    def __init__(self, plan: Plan, *, price_date: str | None = None, slos: Slos | None = None) -> None:
+    def __init__(
+        self,
+        plan: Plan,
+        *,
+        price_date: str | None = None,
+        slos: Slos | None = None,
+        calibration: Calibration | None = None,
+    ) -> None:
         self.plan = plan
+        self.calibration = calibration
         self.hdr = any(isinstance(export, InfluxExport) and export.hdr for export in plan.export)
         self.lines = lines_of(plan)
         self.price_date = price_date
@@ -155,9 +167,11 @@ class ReportBuilder:
 
     # --- the run --------------------------------------------------------------------------------------------------
 
-    def report(self, view: RunView, *, client: Client, errors: Errors, finished: bool, losses: Losses) -> Report:
+    def report(
+        self, view: RunView, *, client_of: Callable[[Series], Client], errors: Errors, finished: bool, losses: Losses
+    ) -> Report:
         """The run so far, or as it ended: with intervals, and its stationary part. Sums and percentiles are of the
-        measured phases; run.phases has them all."""
+        measured phases, which `client_of` gets as well; run.phases has them all."""
         totals, phases = view.totals.run, range(len(self.plan.phases))
         by_phase = {i: totals.only(partial(_in_phase, i)) for i in phases}
         windows = {i: self._window(view, i, by_phase[i]) for i in phases}
@@ -165,13 +179,13 @@ class ReportBuilder:
         seconds = sum(windows[i] for i in measured) / SECOND
         series = totals.only(self.measured)
         spans = {i: window / SECOND for i, window in windows.items()}
-        evidence = Evidence(self.plan, totals, view.totals.ladders, spans)
+        evidence = Evidence(Layout.of(self.plan), totals, view.totals.ladders, spans)
         known: Known = evidence.view if finished else nothing_known
         numbers = self._slice(series, seconds, planned_slots(view.manifest, measured), known(self.measured))
         report = Report(
             run=self._run(view, by_phase, windows, known),
             targets=[self._target(i, totals, seconds, known) for i in range(len(self.plan.targets))],
-            client=client,
+            client=client_of(series),
             replies=replies_of(self.plan, totals, series, by_phase),
             errors=self._errors(totals, errors),
             **{name: value for name, value in numbers.items() if name not in SHARES},
@@ -288,12 +302,27 @@ class ReportBuilder:
             problems=losses.problems,
             self_checks=losses.self_checks,
             prompt_length_ratio=prompt_length_ratio(series),
-            replies=report.replies,
+            replies=report.replies or Replies(),
             draws=draws(plan.phases, manifest.phases),
             died=manifest.stop_reason if manifest.stop_reason.startswith(DIED) else "",
             unsteady=report.steady.reason if report.steady and report.steady.state == "drifting" else "",
             correlated=correlated(report.metrics),
+            **self._calibrated(manifest, report),
         )
+
+    def _calibrated(self, manifest: Manifest, report: Report) -> dict[str, Any]:
+        """The facts that this host's calibration knows."""
+        known, client = self.calibration, report.client
+        if known is None:
+            return {}
+        secure = all(target.base_url.startswith("https:") for target in self.plan.targets)
+        stalled = any(
+            share is not None and share > STARVED_BOUND for share in (client.run_queue_wait_share, client.stopped_share)
+        )
+        return {
+            "calibration": quoted(known, report, transport="tls" if secure else "tcp", stalled=stalled),
+            "beyond_ceiling": excess(self.plan, manifest.workers, known),
+        }
 
 
 def tick_ranges(spans: Sequence[tuple[int, int]], start_ns: int, tick_ns: int) -> str:

@@ -74,7 +74,7 @@ def judged(tmp_path: Path, *rows: dict[str, int], slos: tuple[str, ...]) -> Repo
     reader.records(totals.run, reader.batch(records(*rows), worker=0, details={}))
     view = RunView(manifest(str(tmp_path), made), totals, START + 10_000 * MS)
     builder = ReportBuilder(made, slos=judge_slos(slos))
-    return builder.report(view, client=Client(), errors={}, finished=True, losses=Losses())
+    return builder.report(view, client_of=lambda _: Client(), errors={}, finished=True, losses=Losses())
 
 
 def test_an_objective_of_one_target_in_one_phase_is_judged_by_nothing_else(tmp_path: Path) -> None:
