@@ -37,16 +37,17 @@ COMMANDS: Final = {
     ),
     "run": Entry("llm_latency_lens.cli.run", "run", "Run a plan, or a load given by flags, and report."),
     "probe": Entry("llm_latency_lens.cli.probe.command", "probe", "Measure continuously at a low rate, as a service."),
+    "sweep": Entry("llm_latency_lens.cli.sweep.command", "sweep", "Find the highest load that meets the objectives."),
     "compare": Entry(
         "llm_latency_lens.cli.compare", "compare", "Tell whether runs are worse than others, for a CI gate."
     ),
-    "init": Entry("llm_latency_lens.cli.init", "init", "Write a commented plan for a provider or a URL."),
     "calibrate": Entry(
         "llm_latency_lens.cli.calibrate.command", "calibrate", "Measure the accuracy and the limits of this host."
     ),
     "verify": Entry(
         "llm_latency_lens.cli.verify.command", "verify", "Compare a run's times with a packet capture of it."
     ),
+    "init": Entry("llm_latency_lens.cli.init", "init", "Write a commented plan for a provider or a URL."),
     "validate": Entry("llm_latency_lens.cli.validate", "validate", "Check a plan and show what it will do."),
     "doctor": Entry("llm_latency_lens.cli.doctor", "doctor", "Check this machine, and a plan's targets, before a run."),
     "simulate": Entry(
@@ -65,6 +66,16 @@ COMMANDS: Final = {
 
 class Commands(click.Group):
     """Loads a command's module when the command is used."""
+
+    @property
+    def commands(self) -> dict[str, click.Command]:
+        """All commands, loaded: what makers of man pages walk through."""
+        context = click.Context(self)
+        return {name: command for name in COMMANDS if (command := self.get_command(context, name))}
+
+    @commands.setter
+    def commands(self, _: object) -> None:
+        """click sets an empty one."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(COMMANDS)

@@ -7,7 +7,7 @@ import os
 import sys
 from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
 
@@ -26,6 +26,8 @@ from .summaries import Summaries, summaries_of, summary_options
 
 if TYPE_CHECKING:
     from ..collectors.snapshot import Report
+    from .processes.export import Exporter
+    from .stops import StopRules
 
 
 @click.command(short_help="Run a plan, or a load given by flags, and report.")
@@ -75,6 +77,37 @@ def carry_out(
     `run_id` is a new one if it is empty; `warn`: say on stderr what the plan and the machine have against the run;
     `show` prints the result for people, default: the final table.
     """
+    live = not (quiet or as_json)
+    done = measure(plan, interrupts, warn=warn and not quiet, live=live, beside=beside, run_id=run_id)
+    try:
+        write_report(done.run_dir)
+        return print_result(
+            done.run_dir, done.manifest, as_json=as_json, quiet=quiet, strict=strict, summaries=summaries, show=show
+        )
+    finally:
+        done.exporter.finish()
+
+
+class Done(NamedTuple):
+    """A run that has its summary. `exporter.finish()` is still to be called."""
+
+    run_dir: Path
+    manifest: Manifest
+    exporter: Exporter
+
+
+def measure(
+    plan: Plan,
+    interrupts: Interrupts,
+    *,
+    warn: bool,
+    live: bool,
+    beside: Sequence[int] = (),
+    run_id: str = "",
+    rules: Callable[[Plan, Path], StopRules] | None = None,
+) -> Done:
+    """Runs a plan to its summary. `rules` make what ends it early, from its plan and segment directory; `warn` says on
+    stderr what the plan and the machine have against the run, `live` is the live view. Raises LensError."""
     from ..engine.wire.preflight import check_targets
     from ..engine.workload import cautions
     from .launch import budget_prices, launched
@@ -82,39 +115,33 @@ def carry_out(
     from .stops import StopRules
 
     prices = budget_prices(plan)
-    warn_of_ceiling(plan, quiet=quiet)
+    warn_of_ceiling(plan, quiet=not warn)
     check_targets(plan, os.environ)
     run_id = run_id or run_id_of(plan.name)
-    known = [] if quiet or beside or not warn else cautions(plan)  # the simulator beside it limits itself
+    known = cautions(plan) if warn and not beside else []  # the simulator beside it limits itself
     for warning in [*known, *check_exports(plan, run_id)]:
         click.echo(f"lens: {warning}", err=True)
     with contextlib.ExitStack() as failed:
         with launched(plan, run_id, interrupts, prices=prices) as launch:
-            warn_of_leftovers(quiet=quiet or not warn)
+            warn_of_leftovers(quiet=not warn)
             exporter = Exporter(plan, launch.run_dir)
             failed.callback(exporter.abandon)
-            rules = StopRules(plan, launch.segment_dir)
+            stops = (rules or StopRules)(plan, launch.segment_dir)
 
             def on_tick() -> str | None:
                 if exporter.restart_if_ended():
                     launch.manifest.exporter_restarts += 1
                     supervisor.publish()
-                return rules.reason()
+                return stops.reason()
 
             supervisor = launch.supervisor(on_tick)
             supervisor.keep_aside(beside)
-            if warn and not quiet:
+            if warn:
                 warn_of_stamps(launch.stamps, supervisor.worker_cores, beside)
-            with live_console(launch.segment_dir, quiet=quiet or as_json):
+            with live_console(launch.segment_dir, quiet=not live):
                 manifest = supervisor.run()
         failed.pop_all()  # from here on there is a summary, and the exporter can come to its end
-    try:
-        write_report(launch.run_dir)
-        return print_result(
-            launch.run_dir, manifest, as_json=as_json, quiet=quiet, strict=strict, summaries=summaries, show=show
-        )
-    finally:
-        exporter.finish()
+    return Done(launch.run_dir, manifest, exporter)
 
 
 def warn_of_stamps(stamps: Stamps, worker_cores: Collection[int], beside: Collection[int]) -> None:

@@ -17,6 +17,7 @@ from .calibration.result import Calibration
 from .calibration.stored import excess, quoted
 from .evidence import Evidence, Layout
 from .goodput import Key
+from .gpus import gpus_of
 from .judge import Judge
 from .replies import replies_of
 from .run_ladders import WINDOW_METRICS, Chosen, View
@@ -190,6 +191,7 @@ class ReportBuilder:
             errors=self._errors(totals, errors),
             **{name: value for name, value in numbers.items() if name not in SHARES},
         )
+        report.gpus = gpus_of(self.plan.gpus, report.throughput)
         if finished:
             report.run.ended_by = ended_by(view.manifest, self.plan, by_phase)
             report.steady = self.judge.steady(view.totals, series, spans)

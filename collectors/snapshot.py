@@ -298,6 +298,20 @@ class SteadySlice(msgspec.Struct, kw_only=True):
     drift: dict[str, DriftReport] = msgspec.field(default_factory=dict)  # by metric
 
 
+class GpuReport(msgspec.Struct, kw_only=True):
+    """What the run means per GPU: throughput, the price of the tokens and their energy. None where the plan and the
+    server's pages do not say."""
+
+    count: int
+    requests_per_s: float | None = None  # of one GPU, as the two below
+    output_tokens_per_s: float | None = None
+    total_tokens_per_s: float | None = None
+    usd_per_million_output_tokens: float | None = None
+    usd_per_million_total_tokens: float | None = None
+    watts: float | None = None  # of all GPUs together
+    joules_per_output_token: float | None = None
+
+
 class Run(msgspec.Struct, kw_only=True):
     id: str
     name: str
@@ -328,6 +342,7 @@ class Report(msgspec.Struct, kw_only=True):
     steady: SteadySlice | None = None  # None while the run goes on
     targets: list[TargetReport] = msgspec.field(default_factory=list)
     slo: list[Slo] = msgspec.field(default_factory=list)
+    gpus: GpuReport | None = None  # None where the plan has no `gpus`
     replies: Replies | None = None  # None for a part of a run
     client: Client = msgspec.field(default_factory=Client)
     errors: list[ErrorSample] = msgspec.field(default_factory=list)

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from ..collectors.bounds import TOKENS_PER_EVENT_BOUND
-from ..collectors.snapshot import Client, Cost, Report, Requests, SteadySlice, Throughput, Tokens
+from ..collectors.snapshot import Client, Cost, GpuReport, Report, Requests, SteadySlice, Throughput, Tokens
 from ..engine.metrics import CLIENT, CLIENT_COUNTERS
 from . import figures
 
@@ -32,6 +32,8 @@ def account_lines(report: Report) -> list[tuple[str, str]]:
     if per_event is not None and per_event > TOKENS_PER_EVENT_BOUND:
         lines.append(("", f"{per_event:.2f} tokens an event: ITL is the time between events, TPOT the time per token"))
     lines += [("cost", _cost(report.cost))]
+    if report.gpus is not None:
+        lines.append(("GPUs", _gpus(report.gpus)))
     if report.steady is not None and report.steady.from_s is not None and report.steady.to_s is not None:
         lines.append(("steady part", _steady(report.steady, report.steady.from_s, report.steady.to_s)))
     lines += [("" if i else "client", line) for i, line in enumerate(_client(report.client))]
@@ -110,6 +112,15 @@ def _cost(c: Cost) -> str:
     if c.unpriced_requests:
         line += f" for {c.priced_requests:,} requests, {c.unpriced_requests:,} more have no known price"
     return line + (f" (prices of {c.price_table_date})" if c.price_table_date else "")
+
+
+def _gpus(g: GpuReport) -> str:
+    words = [f"{g.count:,}", f"{figures.rate(g.output_tokens_per_s)} output tokens/s of each"]
+    if g.usd_per_million_output_tokens is not None:
+        words.append(f"{figures.money(g.usd_per_million_output_tokens)} per million output tokens")
+    if g.joules_per_output_token is not None:
+        words.append(f"{figures.value(g.joules_per_output_token)} J per output token")
+    return ", ".join(words)
 
 
 STAMPS: Final = {"segment": "a stamp per segment", "read": "a stamp per read", "mixed": "segments partly stamped"}

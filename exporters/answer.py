@@ -48,7 +48,7 @@ def _certainty(report: Report) -> str:
         text += f"; the median first token lies in {known} ms with 95 % certainty"
     reasons = [reason for reason in report.verdict.reasons if not reason.note]
     if state == "INVALID":
-        return f"{text}, but do not use these numbers: {reasons[0].detail if reasons else state}."
+        return f"{text}, but do not use these numbers (lens doctor says what to do): {reasons[0].detail if reasons else state}."
     if state == "INSUFFICIENT":
         return f"{text}, which is too few to rely on: measure longer."
     upper = ttft.ci95.p99[1] if ttft.ci95 else None

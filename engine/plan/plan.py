@@ -367,6 +367,13 @@ class Probe(Frozen, frozen=True):
     alerts: Annotated[tuple[Alert, ...], about("conditions that are reported")] = ()
 
 
+class Gpus(Frozen, frozen=True):
+    # What the server runs on, for throughput per GPU, the price of a token and its energy.
+    count: Annotated[int, about("GPUs behind the targets of the plan together", low=1, high=1_000_000)] = 1
+    usd_per_hour: Annotated[float | None, about("price of one GPU for an hour", above=0, high=1e6)] = None
+    watts: Annotated[float | None, about("power of one GPU; default: by its DCGM page", above=0, high=1e6)] = None
+
+
 class Plan(Frozen, frozen=True):
     """One run."""
 
@@ -399,6 +406,7 @@ class Plan(Frozen, frozen=True):
     output: Annotated[Output, about("what is kept")] = Output()
     seed: Annotated[int, about("seed of everything that is drawn", low=0, high=WHOLE_MAX, flag="--seed N")] = 0
     price_table: Annotated[str | None, about("file of prices", "file")] = None
+    gpus: Annotated[Gpus | None, about("what the server runs on")] = None
     probe: Annotated[Probe, about("what `lens probe` does")] = Probe()
     # What stood in the file as ${NAME}: (value, text with ${NAME}). plan.json holds the text, never the value.
     references: tuple[tuple[Secret, str], ...] = ()

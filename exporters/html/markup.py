@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 from collections.abc import Iterable
+from importlib import resources
 
 
 class Markup(str):
@@ -50,3 +51,16 @@ def table(head: Iterable[object], rows: Iterable[Iterable[object]]) -> Markup:
 
 def card(*children: object, classes: str = "scroll") -> Markup:
     return element("div", *children, classes=f"card {classes}".strip())
+
+
+def document(title: str, *body: object) -> str:
+    """A complete page without scripts, with the styles of the report in it."""
+    css = Markup(resources.files("llm_latency_lens.exporters").joinpath("assets", "report.css").read_text("utf-8"))
+    head = joined(
+        (
+            Markup('<meta charset="utf-8"><meta name="viewport" content="width=device-width">'),
+            element("title", title),
+            element("style", css),
+        )
+    )
+    return f'<!doctype html>\n<html lang="en">\n<head>{head}</head>\n<body>{element("main", *body)}</body>\n</html>\n'
