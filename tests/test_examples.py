@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import re
 import socket
-import subprocess
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,7 @@ import pytest
 import yaml
 
 from tests.support_databases import free_port
-from tests.support_lens import LENS, environment, lens
+from tests.support_lens import lens
 from tests.support_simulator import Simulator, simulator
 
 ROOT = Path(__file__).parent.parent
@@ -61,30 +60,22 @@ def server() -> Iterator[Simulator]:
 def summaries(server: Simulator, tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any]]:
     """The summary of each example's run, three at a time: most of a short run is the start of its processes."""
     port = free_port()
-    environ = environment(
-        dict.fromkeys(KEYS, "k")
-        | {
-            "BASE_URL": f"{server.base_url}/v1",
-            "METRICS_URL": f"{server.base_url}/metrics",
-            "AZURE_OPENAI_ENDPOINT": server.base_url,
-            "PROMETHEUS_PORT": str(port),
-        }
-    )
-    found: dict[str, dict[str, Any]] = {}
-    for first in range(0, len(RUN), 3):
-        started = []
-        for name in RUN[first : first + 3]:
-            folder = tmp_path_factory.mktemp(name)
-            (folder / "examples").symlink_to(EXAMPLES)  # the data files are named as from the checkout
-            (folder / "plan.yaml").write_text(shortened((EXAMPLES / f"{name}.yaml").read_text()))
-            command = [*LENS, "run", "plan.yaml", "--json"]
-            started.append((name, subprocess.Popen(command, cwd=folder, env=environ, stdout=-1, stderr=-1, text=True)))
-        for name, process in started:
-            out, err = process.communicate(timeout=90)
-            assert process.returncode in (0, 3), (name, err)
-            found[name] = json.loads(out)
+    environ = dict.fromkeys(KEYS, "k") | {
+        "BASE_URL": f"{server.base_url}/v1",
+        "METRICS_URL": f"{server.base_url}/metrics",
+        "AZURE_OPENAI_ENDPOINT": server.base_url,
+        "PROMETHEUS_PORT": str(port),
+    }
+    folders = [tmp_path_factory.mktemp(name) for name in RUN]
+    for name, folder in zip(RUN, folders, strict=True):
+        (folder / "examples").symlink_to(EXAMPLES)  # the data files are named as from the checkout
+        (folder / "plan.yaml").write_text(shortened((EXAMPLES / f"{name}.yaml").read_text()))
+    with ThreadPoolExecutor(3) as pool:
+        results = list(pool.map(lambda folder: lens("run", "plan.yaml", "--json", cwd=folder, env=environ), folders))
+    for name, ended in zip(RUN, results, strict=True):
+        assert ended.code in (0, 3), (name, ended.stderr)  # the objectives are not this machine's
     assert not port_is_open(port)  # the page was the run's, and went with it
-    return found
+    return {name: ended.summary for name, ended in zip(RUN, results, strict=True)}
 
 
 @pytest.mark.slow
