@@ -110,7 +110,7 @@ def test_the_kubernetes_job_runs_what_the_image_has() -> None:
     (container,) = spec["containers"]
     image = (ROOT / "Containerfile").read_text()
     assert f"USER {spec['securityContext']['runAsUser']}:{spec['securityContext']['runAsGroup']}" in image
-    assert 'ENTRYPOINT ["lens"]' in image
+    assert 'ENTRYPOINT ["/usr/bin/python3", "-m", "llm_latency_lens.cli"]' in image
     assert lens(*container["args"][:1], "--help", cwd=ROOT).code == 0
     mounted = {mount["name"] for mount in container["volumeMounts"]}
     assert mounted == {volume["name"] for volume in spec["volumes"]}
