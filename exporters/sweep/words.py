@@ -29,8 +29,8 @@ def sentence(report: SweepReport) -> str:
     elif answer.state == "BELOW_RANGE":
         text = f"not even {load(high)} {unit}, the lowest load asked for, meet all objectives: {missed(limit)}."
     elif answer.state == "CLIENT_LIMITED":
-        known = "no load" if answer.value is None else f"{load(answer.value)} {unit}"
-        text = f"{known} meet all objectives, and above, this client is the limit: what the server bears is not known."
+        known = "" if answer.value is None else f"{load(answer.value)} {unit} meet all objectives; above, "
+        text = f"{known}this client is the limit, so what the server bears is not known: give it a quieter machine or more cores."
     elif low is None and high is None:
         text = "no load was decided: points need more time (--duration, --max-time) or more requests."
     else:
