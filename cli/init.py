@@ -184,7 +184,7 @@ def _template(what: str) -> tuple[str, Template]:
         base = base_urls(what)[0]
         return "generic", TEMPLATES["generic"]._replace(about=f"The API at {base}", base_url=base)
     near = difflib.get_close_matches(what, TEMPLATES, 1, 0.5)
-    hint = f"; did you mean {near[0]}?" if near else ""
+    hint = f"; did you mean {near[0]}?" if near else "."
     raise PlanError(f"{what!r} is no provider{hint} There are {', '.join(TEMPLATES)}, or give a URL")
 
 

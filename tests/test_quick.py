@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from llm_latency_lens.cli.quick.command import PORTS
+from llm_latency_lens.cli.quick.command import PORTS, only_server
 from llm_latency_lens.cli.quick.servers import Found, Unreachable, base_urls, local_servers, models_at, server_at
 from llm_latency_lens.collectors.snapshot import Ci95, Distribution, Reason, Report, Requests, Run, Throughput, Verdict
-from llm_latency_lens.engine.errors import PlanError
+from llm_latency_lens.engine.errors import PlanError, TargetError
 from llm_latency_lens.exporters.answer import answer
 from tests.support_databases import free_port
 from tests.support_lens import lens
@@ -125,6 +125,11 @@ def test_what_cannot_be_measured_is_said_with_a_way_out(tmp_path: Path) -> None:
     """Exit code 2 for what the command line can change, 1 for a server that is not there."""
     with pytest.raises(PlanError, match="must begin with http"):
         base_urls("ftp://h")
+    for url in ("http://user:secret@h/v1", "http://h/v1?key=secret"):
+        with pytest.raises(PlanError, match="must not hold credentials") as error:
+            base_urls(url)
+        assert "secret" not in str(error.value)
+    assert lens("quick", "", cwd=tmp_path).code == 2  # an unset variable of a script: not any server that is there
     nobody = lens("quick", f"127.0.0.1:{free_port()}", cwd=tmp_path)
     assert (nobody.code, "Connection refused" in nobody.stderr) == (1, True)
     many = json.dumps({"data": [{"id": f"m{i}"} for i in range(30)]}).encode()
@@ -137,6 +142,21 @@ def test_what_cannot_be_measured_is_said_with_a_way_out(tmp_path: Path) -> None:
         assert "--api-key-env NAME" in lens("quick", f"127.0.0.1:{port}", cwd=tmp_path).stderr
     assert not (tmp_path / "runs").exists()
     assert {8000, 30000, 8080, 11434, 1234} <= set(PORTS)
+
+
+def test_of_several_servers_one_has_to_be_chosen() -> None:
+    """Measuring one of two at random would load a machine that somebody else uses; each is named as it is to be typed."""
+    one, two = Found("http://127.0.0.1:8000/v1", ("a",)), Found("http://127.0.0.1:8080/v1", ("b", "c"))
+    closed = Found("http://127.0.0.1:5000/v1", refused=401)
+    assert only_server([one, closed]) == one
+    with pytest.raises(PlanError, match="2 servers answer") as error:
+        only_server([one, two])
+    assert "lens quick http://127.0.0.1:8080/v1   # b, c" in str(error.value)
+    with pytest.raises(TargetError, match=r"lens quick http://127\.0\.0\.1:5000/v1 --api-key-env NAME"):
+        only_server([closed])
+    with pytest.raises(TargetError, match=r"(?s)8000 \(vLLM.*11434 \(Ollama\).*lens run --simulate") as none:
+        only_server([])
+    assert "lens quick http://HOST:PORT" in str(none.value)
 
 
 def report(state: str, ok: int, p99_high: float | None) -> Report:

@@ -41,9 +41,11 @@ def quick(url: str | None, **flags: Any) -> int:
     """
     from ..run import carry_out
 
+    if url is not None and not url.strip():
+        raise PlanError("the URL is empty; leave it out to look for a server on this machine")
     given = {name: value for name, value in flags.items() if value is not None} | LOAD
     with Interrupts() as interrupts:
-        server, environ = _given(url, given) if url else (_only(local_servers()), _without_keys())
+        server, environ = _given(url, given) if url else (only_server(local_servers()), _without_keys())
         model = _model(server, given.pop("model", None))
         plan = plan_from(None, given | {"base_url": server.base_url, "model": model}, environ)
         click.echo(f"lens: {_announced(server, model, plan)}", err=True)
@@ -84,7 +86,7 @@ def _given(url: str, flags: Mapping[str, Any]) -> tuple[Found, Mapping[str, str]
     return found, os.environ
 
 
-def _only(found: Sequence[Found]) -> Found:
+def only_server(found: Sequence[Found]) -> Found:
     """The one server on this machine. Raises LensError if there is none, or one has to be chosen."""
     open_ = [each for each in found if not each.refused]
     if len(open_) == 1:

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import IO, Final, NamedTuple
 
+from ...engine.errors import PlanError
 from ...engine.plan.address import parse_url
 
 WITHIN_S: Final = 2.0  # a local server that is busy still lists its models in milliseconds
@@ -82,7 +83,11 @@ def base_urls(url: str) -> list[str]:
     text = text if "://" in text else f"http://{text}"
     for ending in _ENDINGS:
         text = text.removesuffix(ending)
-    parse_url(text, what="the URL")
+    address = parse_url(text, what="the URL")
+    if address.user is not None or address.query or "#" in text:  # not shown: people put keys there
+        raise PlanError(
+            "the URL must not hold credentials, a query or a fragment; name the key's variable: --api-key-env NAME"
+        )
     return [text] if text.endswith("/v1") else [f"{text}/v1", text]
 
 
