@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final
 import click
 
 from ..engine.errors import OutputError, PlanError
-from ..engine.plan.plan import EXPORTS, SECOND, Secret
+from ..engine.plan.plan import SECOND
 from ..engine.plan.units import duration_ns
 from ..engine.runs.rundir import HTML, INTERVALS, REQUESTS
 
@@ -187,17 +187,14 @@ FILES: Final[dict[str, Callable[[Path, Path], None]]] = {
 
 def _send(run_dir: Path, url: str) -> None:
     """Sends all ticks of the run to the URL; follows a run that goes on; a page is served until Ctrl-C."""
+    from ..engine.planfile.exports import export_of
     from ..exporters import destination_of
     from ..exporters.rundir import finished, read_report
     from ..exporters.spool.tail import Pump, Tail, Unavailable
 
     report = read_report(run_dir)
     models = {target.name: (target.provider, target.model) for target in report.targets}
-    scheme = url.partition(":")[0]
-    kind = {"influxdbs": "influxdb", "otlps": "otlp"}.get(scheme, scheme)
-    if kind not in EXPORTS:
-        raise PlanError(f"export {kind!r} does not exist; there are {', '.join(EXPORTS)}")
-    destination = destination_of(EXPORTS[kind](url=Secret(url)), name=report.run.name, models=models)
+    destination = destination_of(export_of(url), name=report.run.name, models=models)
     try:
         destination.check(report.run.id)
         tail = Tail(run_dir / INTERVALS)

@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from ..engine.plan.plan import Export, InfluxExport, PrometheusExport
+from ..engine.plan.plan import Export, InfluxExport, PluginExport, PrometheusExport
 
 if TYPE_CHECKING:
     from ..collectors.snapshot import Snapshot
@@ -26,6 +26,10 @@ def destination_of(export: Export, *, name: str, models: Mapping[str, tuple[str,
         from .prometheus import Prometheus
 
         return Prometheus(export, name=name, models=models).start()
+    if isinstance(export, PluginExport):
+        from .plugged import plugged_destination
+
+        return plugged_destination(export, name=name, models=models)
     from .otlp import Otlp
 
     return Otlp(export, name=name, models=models)

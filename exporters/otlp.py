@@ -18,6 +18,7 @@ from urllib.parse import urlsplit
 
 from ..collectors.snapshot import Interval, Report, Snapshot
 from ..engine.errors import PlanError
+from ..engine.installed import missing_extra
 from ..engine.metrics import BUCKETS, CLIENT, METRICS, SERVER, TOKEN_KINDS
 from ..engine.plan.plan import OtlpExport
 from .estimates import BaseUnit, estimates, parts, span_ns
@@ -47,7 +48,7 @@ class Otlp(Destination[Snapshot]):
             from opentelemetry.sdk.resources import Resource
             from opentelemetry.sdk.util.instrumentation import InstrumentationScope
         except ImportError:
-            raise PlanError("otlp needs an extra: pip install 'llm-latency-lens[otlp]'") from None
+            raise missing_extra("otlp", "an export to OpenTelemetry") from None
         logging.getLogger("opentelemetry").setLevel(logging.CRITICAL)  # failures are reported by the Pump, once
         headers = {name: value.value for name, value in export.headers.items()}
         endpoint = endpoint_of(export)

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from typing import Any, Final
 from urllib.parse import urlsplit, urlunsplit
 
-from ..engine.errors import PlanError
+from ..engine.installed import missing_extra
 from ..engine.plan.plan import OtlpExport
 from .otlp import CONNECT_S, TIMEOUT_S, endpoint_of
 from .span_log import SpanRow
@@ -40,7 +40,7 @@ class OtlpSpans(Destination[SpanRow]):
             from opentelemetry.sdk.resources import Resource
             from opentelemetry.sdk.util.instrumentation import InstrumentationScope
         except ImportError:
-            raise PlanError("otlp needs an extra: pip install 'llm-latency-lens[otlp]'") from None
+            raise missing_extra("otlp", "an export to OpenTelemetry") from None
         logging.getLogger("opentelemetry").setLevel(logging.CRITICAL)  # failures are reported by the Pump, once
         endpoint = traces_endpoint(export)
         parts = urlsplit(endpoint)

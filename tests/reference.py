@@ -33,6 +33,7 @@ TITLES: Final = {
     "CourseKeys": "concurrency and rate over time", "SpikeKeys": "spike", "LimitsKeys": "limits",
     "CancelKeys": "limits.cancel", "Retry": "retry", "Workers": "workers", "ExportKeys": "export",
     "InfluxExport": "export.influxdb", "PrometheusExport": "export.prometheus", "OtlpExport": "export.otlp",
+    "PluginExport": "export.plugin",
     "ProbeKeys": "probe", "TimetableKeys": "targets[].probe", "Alert": "probe.alerts", "Output": "output",
     "Generic": "targets[].http", "Gpus": "gpus",
 }  # fmt: skip

@@ -21,7 +21,8 @@ from typing import Final
 from ...collectors.snapshot import Snapshot
 from ...engine.errors import LensError
 from ...engine.frames import frame, read_frame
-from ...engine.plan.plan import SECOND, Export, OtlpExport, Plan, Pushed, secrets
+from ...engine.plan.plan import SECOND, Export, OtlpExport, Plan, Pushed
+from ...engine.plan.written import secrets
 from ...engine.process import environ_without_keys
 from ...engine.runs.rundir import EXPORT_LOG, INTERVALS, SPANS
 from ...engine.runs.runlog import note
