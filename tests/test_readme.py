@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 import shlex
+import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -66,9 +68,13 @@ def test_the_measurements_of_the_readme_run(tmp_path: Path) -> None:
             commands.append([*shlex.split(text), "--json", "--out", f"out-{number}"])
         with ThreadPoolExecutor(3) as pool:  # most of a short run is the start of its processes
             results = list(pool.map(lambda command: lens(*command, cwd=tmp_path, env=environ), commands))
+        (program,) = re.findall(r"```python\n(.*?)```", TEXT, re.DOTALL)
+        program = program.replace("http://127.0.0.1:8000", sim.base_url).replace("requests=200", "requests=40")
+        done = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, timeout=90)
     for command, ended in zip(commands, results, strict=True):
         assert ended.code in (0, 3, 4), (command, ended.stderr)  # objectives and verdicts are this machine's
         assert ended.summary["requests"]["ok"] > 0, command
+    assert done.returncode == 0, done.stderr
     assert (tmp_path / "lens.xml").exists()
     assert (tmp_path / "lens.md").exists()
     (tmp_path / "written.yaml").write_text(block)
