@@ -21,6 +21,7 @@ STATES: Final = {
     "INVALID": "the client disturbed what it measured; do not use these numbers",
     "INSUFFICIENT": "too little was measured to be sure of the numbers",
 }
+SLO_STATES: Final = ("PASS", "FAIL", "UNDECIDED")
 
 
 def label(metric: str) -> str:
