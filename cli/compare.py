@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Final
 
 import click
 
-from ..engine.errors import OutputError, PlanError
+from ..engine.errors import PlanError
 from .options import share
+from .summaries import write_summary
 
 if TYPE_CHECKING:
     from ..collectors.compare import Compared
@@ -137,18 +138,17 @@ def _sides(run_dirs: tuple[str, ...]) -> SidesOf:
     return named_sides(base, candidate)
 
 
-def write_files(junit: Path | None, html: Path | None, compared: Compared, page: Callable[[], str]) -> None:
+def write_files(
+    junit: Path | None, html: Path | None, compared: Compared, page: Callable[[], str], markdown: Path | None = None
+) -> None:
     """Writes the files that were asked for. Raises OutputError."""
-    from ..engine.files import replace
     from ..exporters.compare import formats
 
     for path, content in (
         (junit, formats.junit(compared) if junit else b""),
         (html, page().encode("utf-8", "replace") if html else b""),
+        (markdown, formats.markdown(compared).encode("utf-8", "replace") if markdown else b""),
     ):
         if path is not None:
-            try:
-                replace(path, content)
-            except OSError as error:
-                raise OutputError(f"{path} cannot be written: {error.strerror}") from None
+            write_summary(path, content)
             click.echo(str(path), err=True)

@@ -32,6 +32,9 @@ class Entry(NamedTuple):
 
 
 COMMANDS: Final = {
+    "quick": Entry(
+        "llm_latency_lens.cli.quick.command", "quick", "Find a server on this machine and measure it for 20 s."
+    ),
     "run": Entry("llm_latency_lens.cli.run", "run", "Run a plan, or a load given by flags, and report."),
     "probe": Entry("llm_latency_lens.cli.probe.command", "probe", "Measure continuously at a low rate, as a service."),
     "sweep": Entry("llm_latency_lens.cli.sweep.command", "sweep", "Find the highest load that meets the objectives."),
@@ -44,6 +47,7 @@ COMMANDS: Final = {
     "verify": Entry(
         "llm_latency_lens.cli.verify.command", "verify", "Compare a run's times with a packet capture of it."
     ),
+    "init": Entry("llm_latency_lens.cli.init", "init", "Write a commented plan for a provider or a URL."),
     "validate": Entry("llm_latency_lens.cli.validate", "validate", "Check a plan and show what it will do."),
     "doctor": Entry("llm_latency_lens.cli.doctor", "doctor", "Check this machine, and a plan's targets, before a run."),
     "simulate": Entry(
@@ -67,6 +71,16 @@ COMMANDS: Final = {
 class Commands(click.Group):
     """Loads a command's module when the command is used."""
 
+    @property
+    def commands(self) -> dict[str, click.Command]:
+        """All commands, loaded: what makers of man pages walk through."""
+        context = click.Context(self)
+        return {name: command for name in COMMANDS if (command := self.get_command(context, name))}
+
+    @commands.setter
+    def commands(self, _: object) -> None:
+        """click sets an empty one."""
+
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(COMMANDS)
 
@@ -87,7 +101,7 @@ class Commands(click.Group):
 def lens() -> None:
     """Measure the latency of LLM APIs: every token is timed by the kernel's receive clock.
 
-    Start with `lens run --simulate`.
+    Start with `lens quick` beside an LLM server, or with `lens run --simulate` without one.
     """
 
 

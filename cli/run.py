@@ -23,8 +23,10 @@ from .live import address_and_plan, live_options, live_page
 from .options import plan_from, run_options
 from .repeat.options import repeat_of, repeat_options
 from .simulated import simulator
+from .summaries import Summaries, summaries_of, summary_options
 
 if TYPE_CHECKING:
+    from ..collectors.snapshot import Report
     from ..engine.hosts.driver import Driver
     from ..engine.runs.supervisor import Supervisor
     from .launch import Launch
@@ -35,6 +37,7 @@ if TYPE_CHECKING:
 @click.command(short_help="Run a plan, or a load given by flags, and report.")
 @run_options
 @repeat_options
+@summary_options
 @live_options
 def run(
     plan_path: str | None,
@@ -51,7 +54,8 @@ def run(
     The zero-configuration run is `lens run --simulate`. With --repeat N --against BASE the plan's target and the base
     are measured N times each in turns; the exit code is 3 if the plan's target is worse.
     """
-    repeat = repeat_of(flags, as_json=as_json, quiet=quiet, strict=strict)
+    summaries = summaries_of(flags)
+    repeat = repeat_of(flags, summaries, as_json=as_json, quiet=quiet, strict=strict)
     live, plan_path = address_and_plan(live, plan_path)
     with contextlib.ExitStack() as stack:
         interrupts = stack.enter_context(Interrupts())  # first: a signal must never find nobody
@@ -68,7 +72,9 @@ def run(
             from .repeat.command import carry_out_repeated
 
             return carry_out_repeated(plan, repeat, interrupts, beside)
-        return carry_out(plan, interrupts, as_json=as_json, quiet=quiet, strict=strict, beside=beside, page=page)
+        return carry_out(
+            plan, interrupts, as_json=as_json, quiet=quiet, strict=strict, beside=beside, summaries=summaries, page=page
+        )
 
 
 def carry_out(
@@ -81,17 +87,22 @@ def carry_out(
     beside: Sequence[int] = (),
     run_id: str = "",
     warn: bool = True,
+    summaries: Summaries | None = None,
+    show: Callable[[Report], None] | None = None,
     page: Live | None = None,
 ) -> int:
     """Runs a plan and prints the result; returns the exit code. Processes `beside` it are kept off its cores.
 
-    `run_id` is a new one if it is empty; `warn`: say on stderr what the plan and the machine have against the run.
+    `run_id` is a new one if it is empty; `warn`: say on stderr what the plan and the machine have against the run;
+    `show` prints the result for people, default: the final table.
     """
     live = not (quiet or as_json)
     done = measure(plan, interrupts, warn=warn and not quiet, live=live, beside=beside, run_id=run_id, page=page)
     try:
         write_report(done.run_dir)
-        return print_result(done.run_dir, done.manifest, as_json=as_json, quiet=quiet, strict=strict)
+        return print_result(
+            done.run_dir, done.manifest, as_json=as_json, quiet=quiet, strict=strict, summaries=summaries, show=show
+        )
     finally:
         done.exporter.finish()
 
@@ -213,12 +224,23 @@ def write_report(run_dir: Path) -> None:
         click.echo(f"lens: {error}", err=True)
 
 
-def print_result(run_dir: Path, manifest: Manifest, *, as_json: bool, quiet: bool, strict: bool) -> int:
-    """Prints the report; returns the exit code."""
+def print_result(
+    run_dir: Path,
+    manifest: Manifest,
+    *,
+    as_json: bool,
+    quiet: bool,
+    strict: bool,
+    summaries: Summaries | None = None,
+    show: Callable[[Report], None] | None = None,
+) -> int:
+    """Prints the report and writes the summaries; returns the exit code."""
     from ..collectors.snapshot import REPORT_DECODER
 
     summary = (run_dir / SUMMARY).read_bytes()
     report = REPORT_DECODER.decode(summary)
+    if summaries is not None:
+        summaries.write(report, strict=strict)
     try:
         if as_json:
             sys.stdout.buffer.write(summary if summary.endswith(b"\n") else summary + b"\n")
@@ -226,7 +248,7 @@ def print_result(run_dir: Path, manifest: Manifest, *, as_json: bool, quiet: boo
         elif not quiet:
             from ..exporters.console.final import print_final
 
-            print_final(report)
+            (show or print_final)(report)
             click.echo(f"{run_dir}", err=True)
     except OSError as error:
         if not manifest.interrupted:  # a terminal that was closed, which is how the signal came

@@ -139,7 +139,6 @@ def test_one_run_says_nothing_about_the_spread() -> None:
         (["--repeat", "2.5"], "--repeat '2.5' is not a number of runs"),
         (["--against", "http://h/v1"], "--against http://h/v1 needs --repeat N"),
         (["--repeat", "2", "--markdown"], "--markdown is for a comparison"),
-        (["--junit", "x.xml"], "--junit is for a comparison"),
         (["--repeat", "2", "--against", "h", "--json", "--markdown"], "give one of them"),
         (["--repeat", "2", "--against", "h", "--metric", "ttft.p50"], "there is no metric 'ttft'"),
         (["--repeat", "2", "--against", "h", "--margin", "0"], "--margin '0' is not a share"),

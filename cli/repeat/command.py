@@ -213,7 +213,9 @@ class Series:
             first_notes=sides.notes,
         )
         self._keep(COMPARISON, ENCODER.encode(compared))
-        write_files(repeat.junit, self.folder / HTML, compared, lambda: page_of(compared, runs))
+        summaries = repeat.summaries
+        page = self.folder / HTML
+        write_files(summaries.junit, page, compared, lambda: page_of(compared, runs), summaries.markdown)
         if not repeat.quiet or repeat.as_json or repeat.as_markdown:
             print_compared(compared, as_json=repeat.as_json, as_markdown=repeat.as_markdown)
         return self._code(sides, compared.state == "FAIL", decided=compared.state == "PASS")

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any, Final, NamedTuple, TypeVar
 
 import click
 
 from ...engine.errors import PlanError
 from ..options import share
+from ..summaries import Summaries
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -27,9 +27,6 @@ OPTIONS: Final = (
         "--metric", "metrics", multiple=True, metavar="NAME.STAT", help="With --against: compare only this. Repeatable."
     ),
     click.option("--markdown", "as_markdown", is_flag=True, help="With --against: print Markdown for a pull request."),
-    click.option(
-        "--junit", type=click.Path(path_type=Path), metavar="FILE", help="With --against: also write JUnit XML."
-    ),
 )
 
 
@@ -48,13 +45,15 @@ class Repeat(NamedTuple):
     margin: float
     metrics: tuple[str, ...]
     as_markdown: bool
-    junit: Path | None
+    summaries: Summaries
     as_json: bool
     quiet: bool
     strict: bool
 
 
-def repeat_of(options: Mapping[str, Any], *, as_json: bool, quiet: bool, strict: bool) -> Repeat | None:
+def repeat_of(
+    options: Mapping[str, Any], summaries: Summaries, *, as_json: bool, quiet: bool, strict: bool
+) -> Repeat | None:
     """None where the plan is to run once. Raises PlanError for values that are wrong or do not go together."""
     times, against = options["repeat"], options["against"]
     if times is None:
@@ -66,6 +65,10 @@ def repeat_of(options: Mapping[str, Any], *, as_json: bool, quiet: bool, strict:
         return None
     if against is None:
         _refuse_without_against(options)
+        if any(summaries):
+            raise PlanError(
+                "--junit and --summary-markdown are of one run or of a comparison: leave out --repeat, or give --against"
+            )
     elif not against.strip():
         raise PlanError("--against is empty; give a target of the plan or a base URL")
     if as_json and options["as_markdown"]:
@@ -80,7 +83,7 @@ def repeat_of(options: Mapping[str, Any], *, as_json: bool, quiet: bool, strict:
         margin=share("--margin", options["margin"] or "5%"),
         metrics=options["metrics"],
         as_markdown=options["as_markdown"],
-        junit=options["junit"],
+        summaries=summaries,
         as_json=as_json,
         quiet=quiet,
         strict=strict,
@@ -92,7 +95,6 @@ def _refuse_without_against(options: Mapping[str, Any]) -> None:
         ("margin", "--margin"),
         ("metrics", "--metric"),
         ("as_markdown", "--markdown"),
-        ("junit", "--junit"),
     ):
         if options[name]:
             raise PlanError(f"{flag} is for a comparison: give --repeat N --against TARGET_OR_URL, or use lens compare")

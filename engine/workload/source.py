@@ -76,6 +76,10 @@ class Source:
             return self._same(worker, workers, first)
         return self._made(worker, workers, first, phase)
 
+    def reply_tokens(self, item: Item) -> int:
+        """The most output tokens that an item asks for; where nothing limits it, what its estimate takes for it."""
+        return item.prompt.max_tokens or self._replies[item.target]
+
     def timestamps(self) -> Iterator[int]:
         """When the requests of a trace are due: ns from its first one, time-scaled, never decreasing. Ends with it."""
         if not isinstance(self._asks, Trace):

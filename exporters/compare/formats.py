@@ -2,68 +2,38 @@
 
 from __future__ import annotations
 
-import re
 from typing import Final
-from xml.etree import ElementTree
 
 from ...collectors.compare import Compared, Comparison
+from ..junit import Case, document
+from ..markdown import plain, table
 from .words import HEADS, cells, described, label, sentence, sides
 
 _ALIGN: Final = ("---", "---", "---:", "---:", "---:", "---:", "---")
-_MARKED: Final = re.compile(r"([\\`*_|<>\[\]#~])")
-_NOT_XML: Final = re.compile(r"[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")  # XML 1.0, section 2.2
 
 
 def markdown(compared: Compared) -> str:
-    """The sentence, one table, the notes and the runs. Names from plans cannot make markup."""
-    rows = [HEADS, _ALIGN, *(tuple(map(_plain, cells(each))) for each in compared.comparisons)]
-    bold = [_bold(row) for row in rows]
-    lines = [f"**{_plain(sentence(compared))}**", "", *(f"| {' | '.join(row)} |" for row in bold), ""]
-    lines += [f"- {_plain(note.detail)}" for note in compared.notes]
-    return "\n".join([*lines, "", f"<sub>{_plain(sides(compared))}</sub>", ""])
+    """The sentence, one table, the notes and the runs."""
+    rows = [_bold(tuple(map(plain, cells(each)))) for each in compared.comparisons]
+    lines = [f"**{plain(sentence(compared))}**", "", *table(HEADS, _ALIGN, rows), ""]
+    lines += [f"- {plain(note.detail)}" for note in compared.notes]
+    return "\n".join([*lines, "", f"<sub>{plain(sides(compared))}</sub>", ""])
 
 
 def _bold(row: tuple[str, ...]) -> tuple[str, ...]:
     return (*row[:-1], f"**{row[-1]}**") if row[-1] == "worse" else row
 
 
-def _plain(text: str) -> str:
-    return _MARKED.sub(r"\\\1", " ".join(text.split()))
-
-
 def junit(compared: Compared) -> bytes:
     """One test case per comparison: worse is a failure, undecided is skipped."""
-    verdicts = [each.verdict for each in compared.comparisons]
-    suite = ElementTree.Element(
-        "testsuite",
-        name="lens compare",
-        tests=str(len(verdicts)),
-        failures=str(verdicts.count("worse")),
-        skipped=str(verdicts.count("undecided")),
-        errors="0",
-    )
-    for comparison in compared.comparisons:
-        _case(suite, comparison)
     notes = [sentence(compared), *(f"{note.code}: {note.detail}" for note in compared.notes), sides(compared)]
-    ElementTree.SubElement(suite, "system-out").text = _xml("\n".join(notes))
-    document = ElementTree.Element("testsuites")
-    document.append(suite)
-    ElementTree.indent(document)
-    text: bytes = ElementTree.tostring(document, encoding="utf-8", xml_declaration=True)
-    return text + b"\n"
+    return document("lens compare", [_case(each) for each in compared.comparisons], notes)
 
 
-def _case(suite: ElementTree.Element, comparison: Comparison) -> None:
-    name = f"{comparison.metric}.{comparison.statistic}"
-    case = ElementTree.SubElement(suite, "testcase", classname=_xml(comparison.target), name=name)
-    text = _xml(described(comparison))
+def _case(comparison: Comparison) -> Case:
+    name, text = f"{comparison.metric}.{comparison.statistic}", described(comparison)
     if comparison.verdict == "worse":
-        ElementTree.SubElement(case, "failure", message=text).text = " | ".join(map(_xml, cells(comparison)))
-    elif comparison.verdict == "undecided":
-        ElementTree.SubElement(case, "skipped", message=f"undecided: {text}")
-    else:
-        ElementTree.SubElement(case, "system-out").text = f"{comparison.verdict}: {_xml(label(comparison))}"
-
-
-def _xml(text: str) -> str:
-    return _NOT_XML.sub("?", text)
+        return Case(comparison.target, name, "failure", text, " | ".join(cells(comparison)))
+    if comparison.verdict == "undecided":
+        return Case(comparison.target, name, "skipped", f"undecided: {text}")
+    return Case(comparison.target, name, "passed", f"{comparison.verdict}: {label(comparison)}")

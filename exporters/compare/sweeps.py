@@ -43,7 +43,8 @@ def compare_sweeps(
 ) -> tuple[Compared, list[Sweep]]:
     """Raises PlanError for arguments and unlike sweeps, OutputError for directories that cannot be used."""
     if len(base) != 1 or len(candidate) != 1 or not (is_sweep(base[0]) and is_sweep(candidate[0])):
-        raise PlanError("sweeps are compared one with one: lens compare SWEEP -- SWEEP")
+        swept = next(each for each in (*base, *candidate) if is_sweep(each))
+        raise PlanError(f"{swept} is the directory of a sweep; two are compared by lens compare SWEEP -- SWEEP")
     sweeps = [Sweep(path, read_sweep(path)) for path in (base[0], candidate[0])]
     if sweeps[0].path.resolve() == sweeps[1].path.resolve():
         raise PlanError(f"sweep {sweeps[0].path} is given twice")
