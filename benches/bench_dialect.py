@@ -67,3 +67,19 @@ def test_the_standard_library_for_comparison(benchmark: Any) -> None:
 def test_the_loose_way_alone(benchmark: Any) -> None:
     event = json.dumps(EVENTS["openai"]).encode()
     benchmark(lambda: [loosely(Chunk, event) for _ in range(100)])
+
+
+def test_a_token_event_whose_text_is_in_the_checksum(benchmark: Any) -> None:
+    """The first events of a reply: what the comparison of replies costs each of them."""
+    event = json.dumps(EVENTS["openai"]).encode()
+    reply = DIALECTS["openai"].reply(target("openai"))
+
+    def run() -> int:
+        take, bits = reply.event, 0
+        reply.opening_left, reply.heeds_text = ROUNDS, True
+        for _ in range(ROUNDS):
+            bits |= take(event)
+        return bits
+
+    assert not benchmark(run) & FAILED
+    benchmark.extra_info["ns_per_event"] = round(benchmark.stats["min"] / ROUNDS * 1e9)

@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 from hdrh.histogram import HdrHistogram
 
+from llm_latency_lens.collectors.batches import Reader
 from llm_latency_lens.collectors.checkpoint import Checkpoint, Progress
 from llm_latency_lens.collectors.histogram import DIGITS, HIGHEST, LOWEST, Histogram, indices
-from llm_latency_lens.collectors.series import Reader, Slab
+from llm_latency_lens.collectors.series import Slab
 from llm_latency_lens.exporters.msgpack import rows
 from tests.support_collector import MS, START, fields, manifest, plan, records
 
@@ -86,7 +87,7 @@ def test_report_and_checkpoint_of_a_tick(benchmark: Any, tmp_path: Path, targets
         totals.open[totals.next_tick] = slab
         closed = totals.close()
         client, view = Client(), RunView(run, totals, START + 10**9)
-        report = builder.report(view, client=client, errors={}, finished=False, losses=Losses())
+        report = builder.report(view, client_of=lambda _: client, errors={}, finished=False, losses=Losses())
         snapshot = builder.snapshot(view, 0, closed, state="running", client=client, in_flight={})
         ENCODER.encode(report), ENCODER.encode(snapshot)
         file.save(Progress(), closed=closed, totals=totals.run, opened={})

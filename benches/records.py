@@ -19,7 +19,8 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from llm_latency_lens.collectors.series import Reader, Slab
+from llm_latency_lens.collectors.batches import Reader
+from llm_latency_lens.collectors.series import Slab
 from llm_latency_lens.engine.runs.manifest import Manifest
 from llm_latency_lens.engine.runs.rundir import REQUESTS
 from llm_latency_lens.exporters import csv, rundir

@@ -14,20 +14,14 @@ from .statistics import share
 DRAW_BOUND: Final = 0.05  # from this deviation on, the draw is named
 
 
-def cached_share(plan: Plan, series: Series) -> float | None:
-    """The share of the prompt tokens that came from the provider's cache; None where the plan asks for shared prefixes."""
-    if plan.workload.prefix == "shared" or plan.workload.kind in ("sessions", "trace"):
-        return None
-    return share(series.tally[Tally.CACHED], series.tally[Tally.INPUT])
+def asks_for_shared_prefixes(plan: Plan) -> bool:
+    """Whether prompts that come from the provider's cache are what the plan wants."""
+    return plan.workload.prefix == "shared" or plan.workload.kind in ("sessions", "trace")
 
 
-def lengths(series: Series) -> tuple[float | None, float | None]:
-    """(prompt, output): measured over asked tokens, where the workload asks for a length and the provider counts."""
-    tally = series.tally
-    return (
-        share(tally[Tally.MEASURED_INPUT], tally[Tally.ASKED_INPUT]),
-        share(tally[Tally.MEASURED_OUTPUT], tally[Tally.ASKED_OUTPUT]),
-    )
+def prompt_length_ratio(series: Series) -> float | None:
+    """Measured over asked prompt tokens, where the workload asks for a length and the provider counts."""
+    return share(series.tally[Tally.MEASURED_INPUT], series.tally[Tally.ASKED_INPUT])
 
 
 def draws(phases: Sequence[Phase], times: Sequence[PhaseTimes]) -> str:

@@ -52,6 +52,13 @@ class Health(msgspec.Struct, kw_only=True):
     segment_ticks: int = 0  # in which every segment kept its own stamp
     read_ticks: int = 0
     read_spans: list[tuple[int, int]] = []  # CLOCK_MONOTONIC ns, adjoining ones as one, the first SPANS_KEPT
+    watched_ns: int = 0  # what the sums of `host` are over
+    host: dict[str, int] = {}  # by the names of health.HOST_SUMS
+    ticks: int = 0  # measured ones whose health is known
+    limited_ticks: int = 0
+    harmed_ticks: int = 0
+    limited_by: dict[str, int] = {}
+    limited_spans: list[tuple[int, int]] = []  # as read_spans
     export_failures: int = 0
     records_dropped: int = 0
 

@@ -14,6 +14,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Final, Protocol
 
@@ -29,16 +30,19 @@ from ..engine.records.tap_status import read_tap_status
 from ..engine.runs.manifest import FILE as MANIFEST
 from ..engine.runs.manifest import Manifest, read_manifest
 from . import host
+from .batches import Reader
+from .blocked import Blocked
 from .checkpoint import FILE as CHECKPOINT
 from .checkpoint import Checkpoint, Progress
+from .conduct import ReplyComparison
 from .cost import Prices
-from .health import Moment, client_of_run, client_of_tick, observe
+from .health import Moment, client_of_run, client_of_tick, count_ticks, limited_ticks, observe
 from .intake import Drained, Intake
 from .live import LiveTicks
-from .report import Losses, ReportBuilder, RunView
+from .report import Losses, ReportBuilder, RunView, phase_at
 from .rollup import PICO_PER_USD
 from .self_checks import Arrivals, failed_checks
-from .series import NOBODY, Batch, Reader, Series, Slab, Tally
+from .series import NOBODY, Batch, Series, Slab, Tally
 from .slos import Slos, lines_of
 from .snapshot import ENCODER, Client, Reason, Report, Server, Snapshot
 from .totals import Totals
@@ -110,12 +114,14 @@ class Collector:
         self.intake = Intake(segment_dir, self.state, sessions=self.manifest.plan.workload.kind == "sessions")
         self.live = LiveTicks(len(self.manifest.plan.targets), self.state)
         self.builder = ReportBuilder(self.manifest.plan, price_date=prices.date if prices else None, slos=slos)
+        self.comparison = ReplyComparison(self.manifest.plan.phases)
         self.arrivals = Arrivals(self.manifest.plan) if saved is None else None
         self.errors = {(t, o): (message, status) for t, o, message, status in self.state.errors}
         self.details: dict[tuple[int, int, int], Detail] = {}
         for worker, blob in self.state.details:
             self._detail(worker, blob)
         self._restore_sinks()
+        self.writes = Blocked()
         self._before: Moment | None = None
         self._stamp = (0, 0)
 
@@ -179,6 +185,8 @@ class Collector:
             except Exception as error:  # the tokenizer's: its replies stay uncounted, the measurement goes on
                 self.count_tokens = None
                 self.problems.append(f"tokens are no longer counted: {type(error).__name__}: {error}")
+        if details:
+            self.comparison.mark(drained.records, details)
         batch = self.reader.batch(drained.records, worker=drained.worker, details=details)
         self.totals.enter(drained, batch, now_ns=now)
         if self.arrivals is not None:
@@ -186,8 +194,9 @@ class Collector:
         self._note_errors(batch)
         if len(drained.records):
             complete = batch._replace(gaps=drained.gaps, owners=drained.owners)
-            for sink in self.sinks:
-                sink.rows(complete, self.manifest)
+            with self.writes:
+                for sink in self.sinks:
+                    sink.rows(complete, self.manifest)
 
     def _detail(self, worker: int, blob: bytes) -> None:
         try:
@@ -230,6 +239,8 @@ class Collector:
             closed.append((tick, self.totals.close(self.live, issuing), self.totals.in_flight()))
         everything = self.totals.run.sums()
         client = self._client_of_tick(moment, everything)
+        if self._before is not None and not last and self._measures_at(self.totals.next_tick):
+            count_ticks(self.state.health, client, self._before.now_ns, moment.now_ns, ticks)
         report = self._report(moment, finished=last)
         snapshot: Snapshot | None = None
         servers = self.servers()
@@ -245,12 +256,17 @@ class Collector:
                 until=until,
             )
             snapshot.servers = servers
-            for sink in self.sinks:
-                sink.tick(snapshot, report, slab, self.manifest)
+            with self.writes:
+                for sink in self.sinks:
+                    sink.tick(snapshot, report, slab, self.manifest)
         self._save()
         self._before = moment
         self._show(report, snapshot)
         return report
+
+    def _measures_at(self, tick: int) -> bool:
+        phase = phase_at(self.manifest, self.totals.end_of(tick) - 1)
+        return self.manifest.plan.phases[phase].measure
 
     def _moment(self, now: int) -> Moment:
         return Moment(
@@ -259,6 +275,8 @@ class Collector:
             lag=self.intake.lag(),
             sample=host.sample(self.manifest.pids),
             tap=read_tap_status(self.directory),
+            write_wait_ns=self.writes.blocked_ns,
+            restarts=self.manifest.restarts,
         )
 
     @property
@@ -278,24 +296,22 @@ class Collector:
 
     def _report(self, moment: Moment, *, finished: bool) -> Report:
         self._count_failures()
-        client = client_of_run(
-            moment,
-            self.totals.run.only(self.builder.measured),
-            self.state.health,
-            workers=self.manifest.workers,
-            restarts=self._restarts,
-        )
         losses = Losses(
             gap_drops=moment.sum(Counter.GAP_DROPS),
             detail_drops=moment.sum(Counter.DETAIL_DROPS),
             clock_bracket_ns=max((c[Counter.CLOCK_BRACKET_NS] for c in moment.counters.values()), default=0) or None,
             overspent_usd=self._overspent_usd(),
             read_spans=tuple(self.state.health.read_spans),
+            limited_spans=tuple(self.state.health.limited_spans),
+            limited=limited_ticks(self.state.health),
             problems=tuple(self.problems),
             self_checks=self._self_checks() if finished else (),
         )
         view = RunView(self.manifest, self.totals, moment.now_ns)
-        return self.builder.report(view, client=client, errors=self.errors, finished=finished, losses=losses)
+        client = partial(
+            client_of_run, moment, health=self.state.health, workers=self.manifest.workers, restarts=self._restarts
+        )
+        return self.builder.report(view, client_of=client, errors=self.errors, finished=finished, losses=losses)
 
     def _self_checks(self) -> tuple[Reason, ...]:
         totals, phases = self.totals, {}

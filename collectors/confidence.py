@@ -15,10 +15,13 @@ alone would vary them, neighbours in time are alike.
 
 Where n_eff x (1 - q) is small, those runs that happened to see no congestion estimate both a low quantile and a low
 variance: a bound that is printed only when the estimate says it can be fails far more often than 5 %. So the half
-width is inflated by 1 + 8 k / (n_eff x (1 - q)), k = 1 - n_eff/n being how correlated the data are, and below
-20 (1 + k) independent values beyond the quantile, 15 for median and mean, there is no bound above. Calibrated with
-benches/coverage.py. A bound below needs no such number, but where there is none above it is the careful one: the least
-n_eff of all quantiles, and no skewness, as one long congestion makes its own n_eff look large.
+width is inflated by 1 + 8 k / (n_eff x (1 - q)), k = 1 - n_eff/n being how correlated the data are, and with fewer than
+20 (1 + k) independent values beyond the quantile there is no bound above. What decides that is not the quantile's own
+n_eff, which errs together with its interval, but that of a quantile nearer to the median, taken to be as much lower as
+in a queue, where tails are the most correlated (_DECIDING); its own must only be near it. For the median 15 values beyond
+are enough, for the mean 30 by the median's n_eff. Calibrated with benches/coverage.py. A bound below needs no such
+number, but where there is none above it is the careful one: the least n_eff of all quantiles, and no skewness, as one
+long congestion makes its own n_eff look large.
 """
 
 from __future__ import annotations
@@ -39,6 +42,12 @@ INTERVALS: Final = ("mean", *QUANTILES)  # the statistics that have one
 BATCHES: Final = 20
 BEYOND: Final = 20  # independent values that must be expected beyond a quantile for a bound on that side
 BEYOND_CENTRE: Final = 15  # the same for median and mean
+BEYOND_MEAN: Final = 30  # the same for the mean, by the median's n_eff
+OWN_LEAST: Final = 0.8  # share of the needed that a quantile's own n_eff must find, whatever the one that decides says
+CHANCE: Final = 1.3  # n over n_eff of independent values reaches it by chance
+# Of a quantile: the one whose n_eff decides, and about how many times more correlated it is than that in a queue.
+_DECIDING: Final = {"p90": ("p50", 2.6), "p95": ("p75", 1.4), "p99": ("p95", 1.15), "p99_9": ("p99", 1.15)}
+_THRESHOLDS: Final = dict(sorted({**QUANTILES, "p75": 0.75}.items(), key=lambda item: item[1]))
 BEYOND_LEAST: Final = 8  # fewer inflate the half width no further
 INFLATION: Final = 8.0
 BLOCKS_MIN: Final = 5  # fewer have no variance to speak of
@@ -102,26 +111,33 @@ def confidence(blocks: Blocks) -> Confidence:
     n = int(totals.sum())
     if n < COUNT_MIN or blocks.size < BLOCKS_MIN:
         return Confidence(n, None, {})
-    reached = np.cumsum(np.bincount(blocks.cell, blocks.count, CELLS).astype(np.int64))
-    edges = {name: _edge(reached, q) for name, q in QUANTILES.items()}
+    cells = blocks.sums_of_cells()
+    reached = np.cumsum(cells)
+    edges = {name: _edge(reached, q) for name, q in _THRESHOLDS.items()}
     seen = [name for name, edge in edges.items() if edge >= 0 and n - reached[edge] >= _SEEN_BEYOND]
-    mean, deviations, variance = _deviations(blocks, totals, n)
+    mean, deviations, variance = _deviations(blocks, totals, cells)
     thresholds = np.array([edges[name] for name in seen], np.int64)
     residuals = blocks.upto(thresholds) - (reached[thresholds] / n)[:, None] * totals
     spread = batch_means(np.vstack((deviations, residuals)))
-    intervals = {"mean": _mean(mean, variance, spread, n)}
     known: dict[str, tuple[float, float]] = {}  # n_eff and skewness of the exceedances
     for row, name in enumerate(seen, 1):
         share = float(reached[edges[name]]) / n
         known[name] = (_n_eff(share * (1 - share), float(spread.error[row]) / n, n), -float(spread.skewness[row]))
     least = min((each for each, _ in known.values()), default=float(n))
+    centre = min(known["p50"][0] if "p50" in known else least, float(n))
+    intervals = {"mean": _mean(mean, variance, spread, centre, n)}
     for name, q in QUANTILES.items():
         # With no values beyond to estimate from, the most correlated of the quantiles below stands in.
         n_eff, skewness = known.get(name, (least, 0.0))
-        if n_eff * (1 - q) < _needed(q, n_eff, n):
+        support = n_eff * (1 - q) / _needed(q, n_eff, n)
+        if name in _DECIDING:
+            decides, factor = _DECIDING[name]
+            expected = _in_tail(known.get(decides, (least, 0.0))[0], factor, n)
+            support = min(support / OWN_LEAST, expected * (1 - q) / _needed(q, expected, n))
+        if support < 1:
             n_eff, skewness = min(n_eff, least), 0.0
-        intervals[name] = _quantile(q, n_eff, skewness, reached, spread)
-    return Confidence(n, min(known["p50"][0] if "p50" in known else least, float(n)), intervals)
+        intervals[name] = _quantile(q, n_eff, skewness, reached, spread, support)
+    return Confidence(n, centre, intervals)
 
 
 def assumed(blocks: Blocks) -> Mapping[str, Interval]:
@@ -133,8 +149,9 @@ def assumed(blocks: Blocks) -> Mapping[str, Interval]:
     n = int(blocks.count.sum())
     if n < COUNT_MIN:
         return {}
-    reached, independent = np.cumsum(blocks.sums_of_cells()), n // ASSUMED_SHARE
-    mean, _, variance = _deviations(blocks, blocks.totals, n)
+    cells, independent = blocks.sums_of_cells(), n // ASSUMED_SHARE
+    reached = np.cumsum(cells)
+    mean, _, variance = _deviations(blocks, blocks.totals, cells)
     error = student(0.975, max(4, independent - 1)) * math.sqrt(variance / independent)
     intervals = {"mean": Interval(mean, mean - error, mean + error, independent)}
     for name, q in QUANTILES.items():
@@ -246,19 +263,21 @@ def _edge(reached: Ints, q: float) -> int:
     return cell
 
 
-def _deviations(blocks: Blocks, totals: Ints, n: int) -> tuple[float, Floats, float]:
-    """Mean, each block's sum less its share of it, and the variance of a value."""
-    values = MIDDLES
-    sums = blocks.sums(values)
+def _deviations(blocks: Blocks, totals: Ints, cells: Ints) -> tuple[float, Floats, float]:
+    """Mean, each block's sum less its share of it, and the variance of a value. `cells` are the counts of all blocks."""
+    n = int(totals.sum())
+    sums = blocks.sums(MIDDLES)
     mean = float(sums.sum()) / n
-    variance = float(np.dot(blocks.count, (values[blocks.cell] - mean) ** 2)) / n
+    # Over the cells, as the blocks may have 130,000 filled ones; and no dot product, as BLAS starts threads for it, which
+    # cost ten times the work where the CPUs are busy.
+    variance = float((cells * (MIDDLES - mean) ** 2).sum()) / n
     return mean, sums - mean * totals, variance
 
 
-def _mean(mean: float, variance: float, spread: BatchMeans, n: int) -> Interval:
+def _mean(mean: float, variance: float, spread: BatchMeans, centre: float, n: int) -> Interval:
     error = float(spread.error[0]) / n
     n_eff = _n_eff(variance, error, n)
-    support = n_eff / 2 / _needed(0.5, n_eff, n)
+    support = min(n_eff / 2 / BEYOND_CENTRE, centre / 2 / (BEYOND_MEAN * (1 + max(1 - centre / n, 0.0))))
     if support < 1:
         return Interval(mean, None, None, n_eff, support)
     below, over = _reach(n_eff, n_eff / 2, float(spread.skewness[0]), spread, n)
@@ -266,20 +285,24 @@ def _mean(mean: float, variance: float, spread: BatchMeans, n: int) -> Interval:
     return Interval(mean, mean - below * error, mean + over * error, n_eff, support)
 
 
-def _quantile(q: float, n_eff: float, skewness: float, reached: Ints, spread: BatchMeans) -> Interval:
+def _quantile(q: float, n_eff: float, skewness: float, reached: Ints, spread: BatchMeans, support: float) -> Interval:
     n = int(reached[-1])
     value = float(highest_equivalent(int(np.searchsorted(reached, max(1, int(q * n + 0.5))))))
-    error, needed = math.sqrt(q * (1 - q) / n_eff), _needed(q, n_eff, n)
-    above, under = n_eff * (1 - q), n_eff * q
+    error, above, under = math.sqrt(q * (1 - q) / n_eff), n_eff * (1 - q), n_eff * q
     below, over = _reach(n_eff, min(above, under), skewness, spread, n)
     low, high = q - below * error, q + over * error
     return Interval(
         value,
         float(lowest_equivalent(_cell(reached, math.floor(low * n)))) if low > 0 and under >= BEYOND_CENTRE else None,
-        float(highest_equivalent(_cell(reached, math.ceil(high * n)))) if high < 1 and above >= needed else None,
+        float(highest_equivalent(_cell(reached, math.ceil(high * n)))) if high < 1 and support >= 1 else None,
         n_eff,
-        above / needed,
+        support,
     )
+
+
+def _in_tail(n_eff: float, factor: float, n: int) -> float:
+    """The n_eff that a tail has at least, in usual processes, by that of a quantile nearer to the median."""
+    return n / (1 + factor * max(n / n_eff - CHANCE, 0.0))
 
 
 def _needed(q: float, n_eff: float, n: int) -> float:

@@ -5,7 +5,7 @@ Of the run, a target, a phase, or both; with `--steady` of the stationary window
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from typing import NamedTuple
 
@@ -36,18 +36,31 @@ class Part(NamedTuple):
         return interval_of(histogram, found, statistic, SCALES[metric])
 
 
+class Layout(NamedTuple):
+    """What the numbers in a series' key stand for."""
+
+    phases: Sequence[tuple[str, bool]]  # name, whether it is measured
+    targets: Sequence[str]
+    tick_ns: int
+
+    @classmethod
+    def of(cls, plan: Plan) -> Layout:
+        phases = [(phase.name, phase.measure) for phase in plan.phases]
+        return cls(phases, [target.name for target in plan.targets], plan.output.tick_ns)
+
+
 class Evidence:
     """The run at one moment. `seconds` of each phase's rates; `windows` of the measured phases with `--steady`."""
 
     def __init__(
         self,
-        plan: Plan,
+        layout: Layout,
         totals: Slab,
         ladders: RunLadders,
         seconds: Mapping[int, float],
         windows: Mapping[int, Window] | None = None,
     ) -> None:
-        self._plan = plan
+        self._layout = layout
         self._totals = totals
         self._ladders = ladders
         self._seconds = seconds
@@ -63,8 +76,8 @@ class Evidence:
 
     def _part(self, target: str | None, phase: str | None) -> Part:
         """Of a target and of a phase by their names; None is all targets, all measured phases."""
-        phases = {i for i, each in enumerate(self._plan.phases) if (each.name == phase if phase else each.measure)}
-        targets = {i for i, each in enumerate(self._plan.targets) if each.name == target}
+        phases = {i for i, (name, measured) in enumerate(self._layout.phases) if (name == phase if phase else measured)}
+        targets = {i for i, name in enumerate(self._layout.targets) if name == target}
 
         def chosen(key: Key) -> bool:
             return key[0] in phases and (target is None or key[1] in targets)
@@ -77,4 +90,4 @@ class Evidence:
         window = self.windows.get(phase) if self.windows is not None else None
         if window is None or not window.cut:
             return self._seconds.get(phase, 0.0)
-        return (window.end - window.start) * self._plan.output.tick_ns / SECOND
+        return (window.end - window.start) * self._layout.tick_ns / SECOND

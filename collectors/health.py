@@ -16,6 +16,7 @@ from .checkpoint import Health
 from .series import Series, Tally
 from .snapshot import Client, Lag
 from .statistics import share
+from .tick_health import Grown, LimitedTicks, harmful, limits_of
 
 Counts = Sequence[int]
 NS_PER_US: Final = 1_000
@@ -33,7 +34,11 @@ class Moment:
         lag: npt.NDArray[np.int64],
         sample: host.Sample,
         tap: TapStatus | None = None,
+        write_wait_ns: int = 0,
+        restarts: int = 0,
     ) -> None:
+        self.write_wait_ns = write_wait_ns
+        self.restarts = restarts
         self.now_ns = now_ns
         self.counters = counters
         self.lag = lag
@@ -42,6 +47,77 @@ class Moment:
 
     def sum(self, counter: Counter) -> int:
         return sum(counts[counter] for counts in self.counters.values())
+
+
+# What adds up over ticks, of the machine and of the collector: cumulated readings of a Moment.
+HOST_SUMS: Final = (
+    "throttled_ns",
+    "cpu_pressure_ns",
+    "memory_pressure_ns",
+    "io_pressure_ns",
+    "write_wait_ns",
+    "segments_sent",
+    "retransmits",
+)
+
+
+def host_growth(before: Moment, now: Moment) -> dict[str, int]:
+    """How much each of HOST_SUMS grew, of those that are known; of throttling, that of the worst control group."""
+    pairs: dict[str, tuple[int | None, int | None]] = {
+        name: (getattr(before.sample, name), getattr(now.sample, name)) for name in HOST_SUMS if name not in _OWN
+    }
+    pairs["write_wait_ns"] = before.write_wait_ns, now.write_wait_ns
+    known = before.sample.throttled_ns
+    throttled = [total - known[group] for group, total in now.sample.throttled_ns.items() if group in known]
+    growth = {name: max(0, b - a) for name, (a, b) in pairs.items() if a is not None and b is not None}
+    return growth | ({"throttled_ns": max(0, *throttled)} if throttled else {})
+
+
+_OWN: Final = ("throttled_ns", "write_wait_ns")
+
+
+def host_shares(growth: Mapping[str, int], span_ns: int) -> dict[str, float]:
+    """The fields of Client that follow from what grew in `span_ns`."""
+    shares = {
+        f"{name.removesuffix('_ns')}_share": grown / span_ns
+        for name, grown in growth.items()
+        if name.endswith("_ns") and span_ns
+    }
+    if growth.get("segments_sent"):
+        shares["retransmit_share"] = growth.get("retransmits", 0) / growth["segments_sent"]
+    return shares
+
+
+def judge_tick(client: Client, before: Moment, now: Moment) -> None:
+    """Notes in `client` why it was limited between two moments."""
+    found = limits_of(
+        client,
+        Grown(
+            drops=sum(now.sum(each) - before.sum(each) for each in (Counter.REQUEST_DROPS, Counter.GAP_DROPS)),
+            clock_steps=now.sum(Counter.CLOCK_STEPS) - before.sum(Counter.CLOCK_STEPS),
+            restarts=now.restarts - before.restarts,
+            retransmits=host_growth(before, now).get("retransmits", 0),
+        ),
+    )
+    client.limited_by = dict.fromkeys(found, 1)
+    client.limited_share = float(bool(found))
+
+
+def count_ticks(health: Health, client: Client, start_ns: int, end_ns: int, ticks: int) -> None:
+    """Adds so many measured ticks, which share one `client`, to the run's."""
+    health.ticks += ticks
+    if client.limited_by:
+        health.limited_ticks += ticks
+        health.harmed_ticks += ticks * harmful([*client.limited_by], client.stamps)
+        _note_span(health.limited_spans, start_ns, end_ns)
+        for code in client.limited_by:
+            health.limited_by[code] = health.limited_by.get(code, 0) + ticks
+
+
+def limited_ticks(health: Health) -> LimitedTicks:
+    """The run's measured ticks for the verdict, the most frequent reason first."""
+    ordered = sorted(health.limited_by.items(), key=lambda each: -each[1])
+    return LimitedTicks(health.ticks, health.limited_ticks, health.harmed_ticks, tuple(ordered))
 
 
 def observe(health: Health, before: Moment | None, now: Moment) -> None:
@@ -54,6 +130,9 @@ def observe(health: Health, before: Moment | None, now: Moment) -> None:
         _note_span(health.read_spans, before.now_ns if before else now.now_ns, now.now_ns)
     if before is None:
         return
+    health.watched_ns += now.now_ns - before.now_ns
+    for name, grown in host_growth(before, now).items():
+        health.host[name] = health.host.get(name, 0) + grown
     if None not in (before.sample.steal, before.sample.total, now.sample.steal, now.sample.total):
         health.steal += max(0, (now.sample.steal or 0) - (before.sample.steal or 0))
         health.total += max(0, (now.sample.total or 0) - (before.sample.total or 0))
@@ -112,6 +191,13 @@ def client_of_run(
     client.run_queue_wait_share = max((wait / span for wait, span in waits if span), default=None)
     stops = [(counts[Counter.STOPPED_MEASURED_NS], counts[Counter.MEASURED_NS]) for counts in now.counters.values()]
     client.stopped_share = max((stop / span for stop, span in stops if span), default=None)
+    client.gc_pause_share = max((c[Counter.GC_NS] for c in now.counters.values()), default=0) / (health.watched_ns or 1)
+    stalls = max((c[Counter.STALLED_NS] for c in now.counters.values()), default=0)
+    client.stalled_share = stalls / (health.watched_ns or 1)
+    for name, value in host_shares(health.host, health.watched_ns).items():
+        setattr(client, name, value)
+    client.limited_by = dict(sorted(health.limited_by.items(), key=lambda each: -each[1]))
+    client.limited_share = share(health.limited_ticks, health.ticks)
     client.steal_share = share(health.steal, health.total)
     client.rss_mb_max = health.rss_mb_max or None
     client.tcp_retransmits = health.retransmits if health.retransmits_known else None
@@ -131,6 +217,10 @@ def client_of_tick(
     client.stamps = "segment" if segment_stamps(before, now) else "read"
     used = _growth(before, now, Counter.CPU_NS)
     client.run_queue_wait_share = max(_growth(before, now, Counter.QUEUE_WAIT_NS).values(), default=0) / span
+    client.gc_pause_share = max(_growth(before, now, Counter.GC_NS).values(), default=0) / span
+    client.stalled_share = max(_growth(before, now, Counter.STALLED_NS).values(), default=0) / span
+    for name, value in host_shares(host_growth(before, now), span).items():
+        setattr(client, name, value)
     client.stopped_share = max(_growth(before, now, Counter.STOPPED_MEASURED_NS).values(), default=0) / span
     events = now.sum(Counter.EVENTS) - before.sum(Counter.EVENTS)
     client.cpu_utilisation = max(used.values(), default=0) / span if used else None
@@ -139,6 +229,7 @@ def client_of_tick(
     if None not in (before.sample.steal, before.sample.total, now.sample.steal, now.sample.total):
         stolen = (now.sample.steal or 0) - (before.sample.steal or 0)
         client.steal_share = share(stolen, (now.sample.total or 0) - (before.sample.total or 0))
+    judge_tick(client, before, now)
     return client
 
 

@@ -7,7 +7,7 @@ from typing import Any, Final
 
 from ..engine.plan.plan import SECOND, Plan
 from ..engine.plan.slo import precision_of
-from .evidence import Evidence
+from .evidence import Evidence, Layout
 from .run_ladders import Window, window_of
 from .series import Series
 from .slos import Slos
@@ -85,7 +85,7 @@ class Judge:
 
     def _evidence(self, totals: Totals, spans: Spans, *, steady: bool) -> Evidence:
         windows = self._windows(totals) if steady else None
-        return Evidence(self.plan, totals.run, totals.ladders, spans, windows)
+        return Evidence(Layout.of(self.plan), totals.run, totals.ladders, spans, windows)
 
     def _windows(self, totals: Totals) -> dict[int, Window]:
         tick_s = totals.tick_ns / SECOND

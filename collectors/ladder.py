@@ -256,10 +256,10 @@ class Ladders(Generic[K]):
     def packed(self) -> list[Any]:
         return [[key, ladder.packed()] for key, ladder in self.ladders.items()]
 
-    def restore(self, key: K, packed: Sequence[Any]) -> None:
-        """Puts back one ladder of `packed()`; the key is the caller's to decode."""
-        self.ladders[key] = Ladder.unpacked(packed)
-        self._filled += self.ladders[key].filled
+    def put(self, key: K, ladder: Ladder) -> None:
+        """Takes a ladder in that was made elsewhere: unpacked, or read from files."""
+        self.ladders[key] = ladder
+        self._filled += ladder.filled
 
 
 def joined(parts: Sequence[Blocks]) -> Blocks | None:

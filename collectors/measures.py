@@ -14,7 +14,20 @@ import numpy as np
 import numpy.typing as npt
 
 from ..engine.metrics import METRICS, SCALES
-from ..engine.records.record import FRAMED_ONCE, REUSED, UNKNOWN
+from ..engine.records.record import (
+    FINISH_LENGTH,
+    FINISH_OTHER,
+    FINISH_STOP,
+    FRAMED_ONCE,
+    IDENTICAL_REPLY,
+    LOCAL_TOKENS,
+    REPEATED_PROMPT,
+    REPLY_COMPARED,
+    REUSED,
+    STREAMED,
+    UNKNOWN,
+)
+from .bounds import LENGTH_BOUND
 
 Records = npt.NDArray[np.void]
 Flags = npt.NDArray[np.bool_]
@@ -36,6 +49,7 @@ def measures(records: Records) -> dict[str, Column]:
     columns |= _pace(records)
     has, late = columns["lateness_ms"]
     columns["client_lateness_ms"] = (has, np.maximum(late - _signed(records["waited_ns"]), 0))
+    columns["tokens_per_event"] = _tokens_per_event(records)
     columns["itl_max_ms"] = (records["itl_max_ns"] > 0, _signed(records["itl_max_ns"]))
     return columns
 
@@ -50,6 +64,39 @@ def in_bursts(records: Records) -> Flags:
     """Replies of which more than half of the token events shared their read with the one before: something between
     buffers. Their tokens' times are the buffer's: 200 tokens that end within 1 ms are no 200,000 tokens/s."""
     return records["coalesced"].astype(np.int64) * 2 > records["token_events"]
+
+
+def conduct(records: Records) -> dict[str, Flags]:
+    """What ok replies say about their server, by names of series.Tally: how they ended, whether they are as long as was
+    asked, whether the provider's count of tokens can be true, and whether they repeat others."""
+    flags = records["flags"]
+    said, asked = records["output_tokens"].astype(np.int64), records["asked_output_tokens"].astype(np.int64)
+    known = said != UNKNOWN
+    compared = known & (asked > 0)
+    shorter = compared & (said < asked * (1 - LENGTH_BOUND))
+    by_provider = known & (flags & LOCAL_TOKENS == 0)
+    return {
+        "FINISH_STOP": flags & FINISH_STOP != 0,
+        "FINISH_LENGTH": flags & FINISH_LENGTH != 0,
+        "FINISH_OTHER": flags & FINISH_OTHER != 0,
+        "LENGTH_ASKED": compared,
+        "SHORTER": shorter,
+        "LONGER": compared & (said > asked * (1 + LENGTH_BOUND)),
+        "CUT_SHORT": shorter & (flags & FINISH_LENGTH != 0),
+        # An event carries at least one token, so fewer tokens than events were not counted but invented.
+        "USAGE_UNDER_EVENTS": by_provider & (said < records["token_events"] * (1 - LENGTH_BOUND)),
+        "REPLY_COMPARED": flags & REPLY_COMPARED != 0,
+        "IDENTICAL_REPLY": flags & IDENTICAL_REPLY != 0,
+        "REPEATED_PROMPT": flags & REPEATED_PROMPT != 0,
+    }
+
+
+def _tokens_per_event(records: Records) -> Column:
+    """Of streams whose provider counts tokens. One event that holds the complete reply is no stream."""
+    events, said = records["token_events"].astype(np.int64), records["output_tokens"]
+    has = (records["flags"] & (STREAMED | FRAMED_ONCE) == STREAMED) & (events > 1) & (said != UNKNOWN)
+    per_event = said / np.where(has, events, 1) * SCALES["tokens_per_event"]
+    return has, np.rint(np.where(has, per_event, 0)).astype(np.int64)
 
 
 def _pace(records: Records) -> dict[str, Column]:

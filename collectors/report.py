@@ -11,10 +11,11 @@ from ..engine.metrics import SCALES, SHARES
 from ..engine.plan.plan import SECOND, InfluxExport, Phase, Plan
 from ..engine.records.record import Outcome
 from ..engine.runs.manifest import Manifest
-from .asked import cached_share, draws, lengths
-from .evidence import Evidence
+from .asked import draws, prompt_length_ratio
+from .evidence import Evidence, Layout
 from .goodput import Key
 from .judge import Judge
+from .replies import replies_of
 from .run_ladders import WINDOW_METRICS, Chosen, View
 from .series import NOBODY, Series, Slab, Tally
 from .slos import Slos, lines_of
@@ -32,6 +33,7 @@ from .snapshot import (
     TargetReport,
 )
 from .statistics import buckets, cost, mean_interval_ns, slice_of, slice_of_tick, unknown, window_ns
+from .tick_health import LimitedTicks
 from .totals import Totals
 from .verdict import Facts, judge
 
@@ -50,6 +52,8 @@ class Losses(NamedTuple):
     clock_bracket_ns: int | None = None  # the widest of the workers': how well they know kernel stamps on their clock
     overspent_usd: float = 0.0
     read_spans: tuple[tuple[int, int], ...] = ()  # in which segments had no stamps of their own
+    limited: LimitedTicks = LimitedTicks()  # all but where they are
+    limited_spans: tuple[tuple[int, int], ...] = ()
     problems: tuple[str, ...] = ()  # of extras that failed: prices, the tokenizer
     self_checks: tuple[Reason, ...] = ()  # that failed, once the run is over
 
@@ -151,9 +155,11 @@ class ReportBuilder:
 
     # --- the run --------------------------------------------------------------------------------------------------
 
-    def report(self, view: RunView, *, client: Client, errors: Errors, finished: bool, losses: Losses) -> Report:
+    def report(
+        self, view: RunView, *, client_of: Callable[[Series], Client], errors: Errors, finished: bool, losses: Losses
+    ) -> Report:
         """The run so far, or as it ended: with intervals, and its stationary part. Sums and percentiles are of the
-        measured phases; run.phases has them all."""
+        measured phases, which `client_of` gets as well; run.phases has them all."""
         totals, phases = view.totals.run, range(len(self.plan.phases))
         by_phase = {i: totals.only(partial(_in_phase, i)) for i in phases}
         windows = {i: self._window(view, i, by_phase[i]) for i in phases}
@@ -161,13 +167,14 @@ class ReportBuilder:
         seconds = sum(windows[i] for i in measured) / SECOND
         series = totals.only(self.measured)
         spans = {i: window / SECOND for i, window in windows.items()}
-        evidence = Evidence(self.plan, totals, view.totals.ladders, spans)
+        evidence = Evidence(Layout.of(self.plan), totals, view.totals.ladders, spans)
         known: Known = evidence.view if finished else nothing_known
         numbers = self._slice(series, seconds, planned_slots(view.manifest, measured), known(self.measured))
         report = Report(
             run=self._run(view, by_phase, windows, known),
             targets=[self._target(i, totals, seconds, known) for i in range(len(self.plan.targets))],
-            client=client,
+            client=client_of(series),
+            replies=replies_of(self.plan, totals, series, by_phase),
             errors=self._errors(totals, errors),
             **{name: value for name, value in numbers.items() if name not in SHARES},
         )
@@ -277,10 +284,13 @@ class ReportBuilder:
             outages=tick_ranges(manifest.outages, manifest.phases[0].start_ns, plan.output.tick_ns),
             overspent_usd=losses.overspent_usd,
             read_ticks=tick_ranges(losses.read_spans, manifest.phases[0].start_ns, plan.output.tick_ns),
+            limited=losses.limited._replace(
+                where=tick_ranges(losses.limited_spans, manifest.phases[0].start_ns, plan.output.tick_ns)
+            ),
             problems=losses.problems,
             self_checks=losses.self_checks,
-            cached_share=cached_share(plan, series),
-            length_ratios=lengths(series),
+            prompt_length_ratio=prompt_length_ratio(series),
+            replies=report.replies,
             draws=draws(plan.phases, manifest.phases),
             died=manifest.stop_reason if manifest.stop_reason.startswith(DIED) else "",
             unsteady=report.steady.reason if report.steady and report.steady.state == "drifting" else "",

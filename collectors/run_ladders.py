@@ -21,7 +21,7 @@ from ..engine.records.record import FAILURES, OUTCOMES, Outcome
 from .confidence import Confidence, Interval, confidence, proportion
 from .goodput import Key
 from .histogram import CELLS
-from .ladder import Blocks, Ints, Ladders, joined
+from .ladder import Blocks, Ints, Ladder, Ladders, joined
 from .series import Series, Slab, Tally
 from .steady import State, steady
 
@@ -82,7 +82,7 @@ class RunLadders:
     def unpacked(cls, packed: Sequence[Any]) -> RunLadders:
         made = cls()
         for phase, target, name, each in packed:
-            made.ladders.restore((phase, target, name), each)
+            made.ladders.put((phase, target, name), Ladder.unpacked(each))
         return made
 
 

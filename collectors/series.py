@@ -24,18 +24,15 @@ from ..engine.records.record import (
     LOCAL_TOKENS,
     OUTCOMES,
     REUSED,
-    SERIES_MAX,
-    SERIES_SHIFT,
     TTFT_COALESCED,
     UNKNOWN,
     USER_CLOCK,
     Outcome,
     Unsent,
 )
-from .cost import PICO_PER_UNIT, Prices
 from .goodput import Key, Line, meets
 from .histogram import Histogram
-from .measures import Column, Records, Values, groups, in_bursts, measures, output_tokens
+from .measures import Column, Records, Values, conduct, in_bursts, output_tokens
 from .rollup import UNRECORDED
 from .snapshot import Moments
 
@@ -87,15 +84,26 @@ class Tally(IntEnum):
     ASKED_OUTPUT = ATTEMPTS + 32
     MEASURED_OUTPUT = ATTEMPTS + 33
     TOKEN_EVENTS = ATTEMPTS + 34  # of ok requests
-    LIVE_SENT = ATTEMPTS + 35  # what happened in the tick, whenever its requests end (collectors.live)
-    LIVE_EVENTS = ATTEMPTS + 36
-    LIVE_TOKEN_EVENTS = ATTEMPTS + 37
-    LIVE_COALESCED = ATTEMPTS + 38
-    LIVE_TOKENS = ATTEMPTS + 39
-    IN_FLIGHT_SUM = ATTEMPTS + 40  # requests in flight at the ends of ticks, added up
-    IN_FLIGHT_TICKS = ATTEMPTS + 41  # at how many; counted in the first target of a phase
-    FIRST_END = ATTEMPTS + 42  # extremes, CLOCK_MONOTONIC ns; 0 where there is none
-    LAST_END = ATTEMPTS + 43
+    FINISH_STOP = ATTEMPTS + 35  # ok replies by what measures.conduct says of them
+    FINISH_LENGTH = ATTEMPTS + 36
+    FINISH_OTHER = ATTEMPTS + 37
+    LENGTH_ASKED = ATTEMPTS + 38
+    SHORTER = ATTEMPTS + 39
+    LONGER = ATTEMPTS + 40
+    CUT_SHORT = ATTEMPTS + 41
+    USAGE_UNDER_EVENTS = ATTEMPTS + 42
+    REPLY_COMPARED = ATTEMPTS + 43
+    IDENTICAL_REPLY = ATTEMPTS + 44
+    REPEATED_PROMPT = ATTEMPTS + 45
+    LIVE_SENT = ATTEMPTS + 46  # what happened in the tick, whenever its requests end (collectors.live)
+    LIVE_EVENTS = ATTEMPTS + 47
+    LIVE_TOKEN_EVENTS = ATTEMPTS + 48
+    LIVE_COALESCED = ATTEMPTS + 49
+    LIVE_TOKENS = ATTEMPTS + 50
+    IN_FLIGHT_SUM = ATTEMPTS + 51  # requests in flight at the ends of ticks, added up
+    IN_FLIGHT_TICKS = ATTEMPTS + 52  # at how many; counted in the first target of a phase
+    FIRST_END = ATTEMPTS + 53  # extremes, CLOCK_MONOTONIC ns; 0 where there is none
+    LAST_END = ATTEMPTS + 54
 
 
 TALLIES: Final = Tally.LAST_END + 1
@@ -296,6 +304,8 @@ class Series:
             both = (ok[f"asked_{name}"] > 0) & (ok[name] != UNKNOWN)
             tally[asked] += int(ok[f"asked_{name}"][both].sum(dtype=np.int64))
             tally[measured] += int(ok[name][both].sum(dtype=np.int64))
+        for name, chosen in conduct(ok).items():
+            tally[Tally[name]] += int(np.count_nonzero(chosen))
         tally[Tally.TOKEN_EVENTS] += int(ok["token_events"].sum(dtype=np.int64))
         said = ok["output_tokens"] != UNKNOWN
         local = said & ((ok["flags"] & LOCAL_TOKENS) != 0)
@@ -404,43 +414,3 @@ class Batch(NamedTuple):
         columns = {name: (has[chosen], value[chosen]) for name, (has, value) in self.columns.items()}
         money = None if self.pico_usd is None else (self.pico_usd[0][chosen], self.pico_usd[1][chosen])
         return Batch(self.records[chosen], columns, money, self.details, self.worker)
-
-
-class Reader:
-    """Turns records, gaps and drops into slabs. Knows the plan's shape, prices and `request` lines; holds no numbers."""
-
-    def __init__(self, targets: int, *, prices: Prices | None = None, lines: Sequence[Line] = ()) -> None:
-        self.targets = targets
-        self.prices = prices
-        self.lines = lines
-
-    def batch(self, records: Records, *, worker: int, details: dict[tuple[int, int], Detail]) -> Batch:
-        columns = measures(records)
-        money = None
-        if self.prices is not None:
-            money = self.prices.cost(records)
-            columns["cost_usd"] = (money[0], money[1] // PICO_PER_UNIT)
-        return Batch(records, columns, money, details, worker)
-
-    def records(self, slab: Slab, batch: Batch) -> None:
-        phase = batch.records["phase"].astype(np.int64)
-        target = batch.records["target"].astype(np.int64)
-        target = np.where(target < self.targets, target, 0 if self.targets == 1 else NOBODY)
-        for label, mine in groups(phase * (self.targets + 1) + target + 1):
-            key = (label // (self.targets + 1), label % (self.targets + 1) - 1)
-            series = slab.at(key)
-            part = batch if isinstance(mine, slice) else batch.take(mine)
-            lines = {number: line for number, line in enumerate(self.lines) if line.judges(key)}
-            series.records(part.records, part.columns, lines if self.lines else None)
-            if part.pico_usd is not None:
-                series.costs(part.records["outcome"] == Outcome.OK, *part.pico_usd)
-
-    def gaps(self, slab: Slab, words: npt.NDArray[np.uint64]) -> None:
-        series = ((words >> np.uint64(SERIES_SHIFT)) & np.uint64(SERIES_MAX - 1)).astype(np.int64)
-        for label, mine in groups(series):
-            slab.at((label // self.targets, label % self.targets)).gaps(words[mine])
-
-    def drops(self, slab: Slab, table: npt.NDArray[np.int64]) -> None:
-        """`table[phase * targets + target][outcome]`: new drops since the last time."""
-        for label in np.flatnonzero(table.any(axis=1)):
-            slab.at((int(label) // self.targets, int(label) % self.targets)).drops(table[label])

@@ -131,9 +131,11 @@ def _state(objective: Objective, report: Report, evidence: Evidence | None) -> S
 
 
 def _part(objective: Objective, report: Report, evidence: Evidence | None) -> Report | Slice | None:
-    """What the expression judges: the run, a target, a phase, or a target in a phase, which a report has not."""
+    """What the expression judges: the run, a target, a phase, or a target in a phase, which a report has not, as that of
+    a part of a history has no phases."""
     target, phase = objective.target, objective.phase
-    if evidence is not None and (evidence.steady or (phase is not None and target is not None)):
+    of_evidence = phase is not None and (target is not None or not report.run.phases)
+    if evidence is not None and (evidence.steady or of_evidence):
         part = evidence.part(target, phase)
         conditions = report.throughput.goodput_per_s is not None
         date = report.cost.price_table_date

@@ -128,6 +128,31 @@ class PhaseReport(Slice, kw_only=True):
     window_s: float = 0.0  # what its rates are over
 
 
+class Replies(msgspec.Struct, kw_only=True, frozen=True):
+    """What the replies say about their server, in ok requests of the measured phases."""
+
+    finish: dict[str, int] = {}  # by how they ended: stop | length | other | missing
+    missing_expected: int = 0  # of the missing ones, those whose API names no reason at all
+    length_asked: int = 0  # replies of which a number of tokens was asked, and whose tokens are known
+    shorter: int = 0  # of them, those over 10 % shorter or longer than was asked
+    longer: int = 0
+    cut_short: int = 0  # shorter ones that say they ended at their limit
+    output_ratio: float | None = None  # output tokens over those asked for
+    ended_early: bool = False  # the plan forbids the model to end by itself (ignore_eos, min_tokens)
+    compared: int = 0  # replies of at least 16 tokens
+    identical: int = 0  # of them, those equal to an earlier reply to another prompt
+    repeated_prompts: int = 0  # requests whose prompt the warm-up asked before
+    counted: int = 0  # replies whose output tokens the provider counted
+    usage_under_events: int = 0  # of them, those with fewer tokens than events that carried a token
+    tokens_per_event: float | None = None
+    cached_share: float | None = None  # of the prompt tokens; None where the plan asks for shared prefixes
+    cached_by_phase: dict[str, float | None] = {}
+
+    @property
+    def ok(self) -> int:
+        return sum(self.finish.values())
+
+
 class Lag(msgspec.Struct, kw_only=True):
     """Kernel stamp to user read, over every read: how late this client was, without harm to the numbers."""
 
@@ -152,6 +177,16 @@ class Client(msgspec.Struct, kw_only=True):
     ttft_coalesced_share: float | None = None  # of the first tokens: they shared a late read, TTFT is an upper bound
     run_queue_wait_share: float | None = None  # of the time, by the worst worker: ready to run and without a CPU
     stopped_share: float | None = None  # of the time, by the worst worker: its loop stood still for over 100 ms at once
+    throttled_share: float | None = None  # of the time, by the CPU limit of a control group, over all its cores
+    stalled_share: float | None = None  # of the time, by the worst worker: stops over 30 ms without a known cause
+    gc_pause_share: float | None = None  # of the time, by the worst worker
+    cpu_pressure_share: float | None = None  # of the time, some process of the machine waited (/proc/pressure)
+    memory_pressure_share: float | None = None
+    io_pressure_share: float | None = None
+    write_wait_share: float | None = None  # of the time, the collector waited for the run directory's disk
+    retransmit_share: float | None = None  # of the TCP segments that the whole network namespace sent
+    limited_share: float | None = None  # of the ticks (in a run: the measured ones), this client was limited
+    limited_by: dict[str, int] = msgspec.field(default_factory=dict)  # ticks by reason (collectors.tick_health)
     clock_steps: int = 0
     gc_pauses: int = 0
     restarts: int = 0
@@ -250,6 +285,7 @@ class Report(msgspec.Struct, kw_only=True):
     steady: SteadySlice | None = None  # None while the run goes on
     targets: list[TargetReport] = msgspec.field(default_factory=list)
     slo: list[Slo] = msgspec.field(default_factory=list)
+    replies: Replies = Replies()
     client: Client = msgspec.field(default_factory=Client)
     errors: list[ErrorSample] = msgspec.field(default_factory=list)
 

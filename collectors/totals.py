@@ -16,12 +16,13 @@ import numpy as np
 import numpy.typing as npt
 
 from ..engine.records.record import OUTCOMES, Outcome
+from .batches import Reader
 from .goodput import Key
 from .intake import Drained
 from .live import LiveTicks
 from .measures import Records, Values
 from .run_ladders import RunLadders
-from .series import Batch, Reader, Slab, Tally
+from .series import Batch, Slab, Tally
 
 
 class Totals:

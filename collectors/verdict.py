@@ -1,44 +1,16 @@
 """Is the run to be believed? Plain rules over counted facts, each with its number and its bound. Pure.
 
-These make a run INVALID:
-
-    ring_drops              any record or gap lost to a full ring
-    totals_do_not_balance    planned != sent + unsent
-    clock_steps             any request ran across a step of the wall clock (it is kept out of the latencies)
-    user_clock              user-space stamps, while the event loop's p99 lag (their error then) is over 1 ms
-    mixed_clocks            kernel and user stamps in the same distributions
-    ttft_coalesced          over 5 % of the first tokens shared a late read: their time is an upper bound
-    starved                 a worker waited for a CPU for over 5 % of the time, and segments had no stamps of their own
-    client_stopped          closed loop: a worker's loop stood still in stops of over 100 ms for over 1 % of the time
-    lateness                open loop: p99 of client_lateness_ms over max(1 ms, 5 % of the mean time between slots)
-    cpu                     the busiest worker over 90 % of its core
-    steal                   the hypervisor took over 5 % of the machine's CPU time
-    worker_restarts         a worker died; its in-flight requests are `lost`, its share of the load paused
-    censored                over 1 % of the sent requests were still running at the end: percentiles are lower bounds
-    stopped                 the run was ended before its plan was done, by an error: its supervisor died
-
-These are noted and do not invalidate: `collector_restarts` (nothing is counted twice or lost), `gaps_coalesced` (share
-over 50 %: the exact ITL histogram holds the minority), `loop_lag` (p99 over 5 ms), `starved` and
-`stamps_mixed` (the part that segment stamps leave harmless),
-`export_failures`, `records_dropped`, `details_dropped`, `clamped`, `timeouts` (over 1 % of the sent: they are missing
-from the percentiles), `cached_prompts` (over 10 % of the prompt tokens, where the plan asks for no shared prefixes),
-`prompt_length` and `output_length` (measured tokens differ from the asked by over 10 %), `burst_replies` (over 1 % of the
-ok replies: they have no pace), `drawn_rate` (chance drew over 5 % more or fewer arrivals than the plan's rate),
-`not_steady` (the latency changes by over 10 % over the run), `correlated` (the effective number of requests is under half
-of their count: each says less than an independent one), `littles_law` and `arrivals` (our own totals, or the sent times,
-do not fit together: collectors.self_checks).
-
-Fewer than 30 ok requests make a run that is not INVALID INSUFFICIENT.
+The rules are AGAINST, which make a run INVALID, and NOTES, which are worth knowing and do not. Each says in words when
+it holds; REFERENCE.md's table is made of that. Fewer than 30 ok requests make a run that is not INVALID INSUFFICIENT.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, Final, NamedTuple
 
 from .bounds import (
     BURST_BOUND,
-    CACHED_BOUND,
     CENSORED_BOUND,
     COALESCED_BOUND,
     CPU_BOUND,
@@ -54,7 +26,10 @@ from .bounds import (
     USER_LAG_BOUND_US,
 )
 from .histogram import RESOLUTION
-from .snapshot import Client, Reason, Verdict
+from .replies import REPLY_RULES
+from .rule import Rule, of_part
+from .snapshot import Client, Reason, Replies, Verdict
+from .tick_health import LIMITED_AGAINST, LIMITED_NOTES, LimitedTicks
 
 
 class Facts(NamedTuple):
@@ -85,8 +60,9 @@ class Facts(NamedTuple):
     correlated: str = ""
     self_checks: tuple[Reason, ...] = ()  # those that failed
     problems: tuple[str, ...] = ()  # of extras that failed: a price look-up, the tokenizer
-    cached_share: float | None = None  # of the prompt tokens; None where the plan asks for shared prefixes
-    length_ratios: tuple[float | None, float | None] = (None, None)  # measured over asked tokens: prompt, output
+    prompt_length_ratio: float | None = None  # measured over asked tokens
+    replies: Replies = Replies()
+    limited: LimitedTicks = LimitedTicks()
     draws: str = ""  # where random arrivals differ from the plan's rate
 
     @property
@@ -102,17 +78,18 @@ class Facts(NamedTuple):
         return count / self.sent if self.sent else 0.0
 
 
-class Rule(NamedTuple):
-    """A reason, when it holds, and what people read then."""
-
-    code: str
-    holds: Callable[[Facts], bool]
-    text: Callable[[Facts], str]
+def _limited(facts: Facts) -> LimitedTicks:
+    return facts.limited
 
 
-AGAINST: Final = (
+def _replies(facts: Facts) -> Replies:
+    return facts.replies
+
+
+AGAINST: Final[tuple[Rule[Facts], ...]] = (
     Rule(
         "ring_drops",
+        "any record or gap was lost to a full ring",
         lambda f: bool(f.client.ring_drops or f.gap_drops),
         lambda f: (
             f"{f.client.ring_drops} records and {f.gap_drops} token gaps found their ring full, 0 allowed: the "
@@ -121,6 +98,7 @@ AGAINST: Final = (
     ),
     Rule(
         "totals_do_not_balance",
+        "planned slots differ from sent + unsent",
         lambda f: f.finished and f.planned is not None and f.planned != f.settled,
         lambda f: (
             f"planned {f.planned} slots, sent + unsent are {f.settled}: requests were lost with a process or a removed "
@@ -129,11 +107,13 @@ AGAINST: Final = (
     ),
     Rule(
         "stopped",
+        "the run was ended before its plan was done, by an error",
         lambda f: bool(f.died),
         lambda f: f"the run was ended early ({f.died}): the numbers are of what was sent until then; run it again",
     ),
     Rule(
         "clock_steps",
+        "any request ran across a step of the wall clock (it is kept out of the latencies)",
         lambda f: bool(f.client.clock_steps or f.stepped),
         lambda f: (
             f"the wall clock was stepped {f.client.clock_steps} times, {f.stepped} requests are not in the latencies; "
@@ -142,6 +122,7 @@ AGAINST: Final = (
     ),
     Rule(
         "mixed_clocks",
+        "kernel and user stamps in the same distributions",
         lambda f: f.client.clock == "mixed",
         lambda f: (
             "some arrivals are stamped by the kernel and some by this process, with errors of their own; measure the "
@@ -150,6 +131,7 @@ AGAINST: Final = (
     ),
     Rule(
         "user_clock",
+        "user-space stamps, while the event loop's p99 lag (their error then) is over 1 ms",
         lambda f: f.client.clock == "user" and (f.lag_us is None or f.lag_us > USER_LAG_BOUND_US),
         lambda f: (
             "no kernel stamps: arrivals are late by the loop lag, p99 "
@@ -159,6 +141,7 @@ AGAINST: Final = (
     ),
     Rule(
         "lateness",
+        "open loop: p99 of `client_lateness_ms` over max(1 ms, 5 % of the mean time between slots)",
         lambda f: _over(f.client_lateness_p99_ms, lateness_bound_ms(f)),
         lambda f: (
             f"this client sent its requests late: p99 {f.client_lateness_p99_ms:.3f} ms > {lateness_bound_ms(f):.3f} ms; "
@@ -167,6 +150,7 @@ AGAINST: Final = (
     ),
     Rule(
         "ttft_coalesced",
+        "over 5 % of the first tokens shared a late read: their time is an upper bound",
         lambda f: _over(f.client.ttft_coalesced_share, TTFT_COALESCED_BOUND),
         lambda f: (
             f"{f.client.ttft_coalesced_share:.1%} of the first tokens shared a late read > {TTFT_COALESCED_BOUND:.0%}: "
@@ -176,6 +160,7 @@ AGAINST: Final = (
     ),
     Rule(
         "starved",
+        "a worker waited for a CPU for over 5 % of the time, and segments had no stamps of their own",
         lambda f: f.starved and f.client.stamps != "segment",
         lambda f: (
             f"a worker waited for a CPU for {f.client.run_queue_wait_share:.1%} of the time > {STARVED_BOUND:.0%}: what "
@@ -185,6 +170,7 @@ AGAINST: Final = (
     ),
     Rule(
         "client_stopped",
+        "closed loop: a worker's loop stood still in stops of over 100 ms for over 1 % of the time",
         lambda f: f.closed_loop and _over(f.client.stopped_share, STOPPED_BOUND),
         lambda f: (
             f"a worker's loop stood still for {f.client.stopped_share:.1%} of the time > {STOPPED_BOUND:.0%}, in stops "
@@ -193,6 +179,7 @@ AGAINST: Final = (
     ),
     Rule(
         "cpu",
+        "the busiest worker used over 90 % of its core",
         lambda f: _over(f.client.cpu_utilisation, CPU_BOUND),
         lambda f: (
             f"this client was short of CPU: the busiest worker used {f.client.cpu_utilisation:.0%} of its core > "
@@ -201,6 +188,7 @@ AGAINST: Final = (
     ),
     Rule(
         "steal",
+        "the hypervisor took over 5 % of the machine's CPU time",
         lambda f: _over(f.client.steal_share, STEAL_BOUND),
         lambda f: (
             f"the hypervisor took {f.client.steal_share:.1%} of the CPU time > {STEAL_BOUND:.0%}; use a machine "
@@ -209,6 +197,7 @@ AGAINST: Final = (
     ),
     Rule(
         "worker_restarts",
+        "a worker died; its requests in flight are `lost`, its share of the load paused",
         lambda f: bool(f.client.restarts),
         lambda f: (
             f"{f.client.restarts} workers died and were started again, 0 allowed: their requests in flight were lost; "
@@ -217,26 +206,31 @@ AGAINST: Final = (
     ),
     Rule(
         "censored",
+        "over 1 % of the sent requests were still running at the end: percentiles are lower bounds",
         lambda f: f.share(f.in_flight_at_end) > CENSORED_BOUND,
         lambda f: (
             f"{f.share(f.in_flight_at_end):.1%} of the sent were running at the end > {CENSORED_BOUND:.0%}: "
             "percentiles are lower bounds; give them more time (limits.drain)"
         ),
     ),
+    *of_part(LIMITED_AGAINST, _limited),
 )
-NOTES: Final = (
+NOTES: Final[tuple[Rule[Facts], ...]] = (
     Rule(
         "collector_restarts",
+        "the collector was started again; nothing is counted twice or lost",
         lambda f: bool(f.client.collector_restarts),
         lambda f: f"{f.client.collector_restarts}: nothing was counted twice or lost by it",
     ),
     Rule(
         "gaps_coalesced",
+        "over 50 % of the token gaps shared a read: the exact ITL histogram holds the minority",
         lambda f: _over(f.client.itl_coalesced_share, COALESCED_BOUND),
         lambda f: f"{f.client.itl_coalesced_share:.0%} of the token gaps shared a read > {COALESCED_BOUND:.0%}",
     ),
     Rule(
         "loop_lag",
+        "reads were late by over 5 ms at p99",
         lambda f: f.client.clock == "kernel" and _over(f.lag_us, LAG_BOUND_US),
         lambda f: (
             f"reads were late by p99 {f.lag_us:.0f} us; "
@@ -249,6 +243,7 @@ NOTES: Final = (
     ),
     Rule(
         "starved",
+        "as above, where every segment kept its own stamp",
         lambda f: f.starved and f.client.stamps == "segment",
         lambda f: (
             f"a worker waited for a CPU for {f.client.run_queue_wait_share:.1%} of the time; every segment kept its own "
@@ -257,42 +252,32 @@ NOTES: Final = (
     ),
     Rule(
         "stamps_mixed",
+        "segments had no stamps of their own for a part of the run",
         lambda f: f.client.stamps == "mixed",
         lambda f: f"segments had no stamps of their own in {f.read_ticks}: the tap had ended, or its queue was full",
     ),
     Rule(
         "timeouts",
+        "over 1 % of the sent requests timed out: they are missing from the percentiles",
         lambda f: f.share(f.timeouts) > CENSORED_BOUND,
         lambda f: (
             f"{f.share(f.timeouts):.1%} of the sent timed out > {CENSORED_BOUND:.0%}: the percentiles are of the others"
         ),
     ),
     Rule(
-        "cached_prompts",
-        lambda f: _over(f.cached_share, CACHED_BOUND),
-        lambda f: (
-            f"{f.cached_share:.0%} of the prompt tokens came from the provider's cache: the times to the first token are "
-            "those of a warm cache; ask with prompts that differ from their beginning on (workload.salt)"
-        ),
-    ),
-    Rule(
         "prompt_length",
-        lambda f: _differs(f.length_ratios[0]),
+        "the provider counted over 10 % more or fewer prompt tokens than were asked for",
+        lambda f: _differs(f.prompt_length_ratio),
         lambda f: (
-            f"the provider counted {f.length_ratios[0]:.2f} times the prompt tokens that were asked for; name the model's "
+            f"the provider counted {f.prompt_length_ratio:.2f} times the prompt tokens that were asked for; name the model's "
             "tokenizer (workload.tokenizer) or calibrate (workload.calibration)"
         ),
     ),
-    Rule(
-        "output_length",
-        lambda f: _differs(f.length_ratios[1]),
-        lambda f: (
-            f"replies had {f.length_ratios[1]:.2f} times the output tokens that were asked for: the model ends by itself; "
-            "where the server allows it, set ignore_eos or min_tokens in the target's parameters"
-        ),
-    ),
+    *of_part(LIMITED_NOTES, _limited),
+    *of_part(REPLY_RULES, _replies),
     Rule(
         "burst_replies",
+        "over 1 % of the ok replies came in bursts: they have no pace",
         lambda f: f.ok > 0 and f.client.burst_replies / f.ok > BURST_BOUND,
         lambda f: (
             f"{f.client.burst_replies} of {f.ok} replies came in bursts, something between buffers (a proxy, a gateway, "
@@ -301,37 +286,55 @@ NOTES: Final = (
     ),
     Rule(
         "drawn_rate",
+        "chance drew over 5 % more or fewer arrivals than the plan's rate",
         lambda f: bool(f.draws),
         lambda f: f"{f.draws}: that is chance; a longer phase or another seed comes closer",
     ),
     Rule(
         "clamped",
+        "a value was above the histogram's range",
         lambda f: bool(f.client.clamped),
         lambda f: f"{f.client.clamped} values above the histogram's range are counted at its end",
     ),
     Rule(
         "export_failures",
+        "a write into the run directory failed",
         lambda f: bool(f.client.export_failures),
         lambda f: f"{f.client.export_failures} writes into the run directory failed",
     ),
     Rule(
         "records_dropped",
+        "request rows are missing from requests.msgpack",
         lambda f: bool(f.client.records_dropped),
         lambda f: f"{f.client.records_dropped} request rows are not in requests.msgpack",
     ),
     Rule(
         "details_dropped",
+        "messages of failed requests found their ring full",
         lambda f: bool(f.detail_drops),
         lambda f: f"{f.detail_drops} messages of failed requests found their ring full",
     ),
     Rule(
         "budget_overrun",
+        "the requests cost more than `budget_usd`",
         lambda f: f.overspent_usd > 0,
         lambda f: f"the requests cost {f.overspent_usd:.6f} USD more than budget_usd",
     ),
-    Rule("not_steady", lambda f: bool(f.unsteady), lambda f: f.unsteady),
-    Rule("correlated", lambda f: bool(f.correlated), lambda f: f.correlated),
-    Rule("extra_failed", lambda f: bool(f.problems), lambda f: "; ".join(f.problems)),
+    Rule(
+        "not_steady", "the latency changes by over 10 % over the run", lambda f: bool(f.unsteady), lambda f: f.unsteady
+    ),
+    Rule(
+        "correlated",
+        "the effective number of requests is under half of their count",
+        lambda f: bool(f.correlated),
+        lambda f: f.correlated,
+    ),
+    Rule(
+        "extra_failed",
+        "an extra failed: a price look-up, the tokenizer",
+        lambda f: bool(f.problems),
+        lambda f: "; ".join(f.problems),
+    ),
 )
 
 
@@ -357,7 +360,7 @@ def judge(facts: Facts) -> Verdict:
     return Verdict(state=state, reasons=against + notes, error_budget=error_budget(facts))
 
 
-def _reasons(rules: Sequence[Rule], facts: Facts) -> list[Reason]:
+def _reasons(rules: Sequence[Rule[Facts]], facts: Facts) -> list[Reason]:
     return [Reason(rule.code, rule.text(facts)) for rule in rules if rule.holds(facts)]
 
 

@@ -24,7 +24,7 @@ SHARES: Final = ("itl_coalesced_share", "ttft_coalesced_share", "connection_reus
 
 # Histogram units per unit of the metric. Every metric is counted in the same integer HDR histogram (1e3 .. 3.6e12), so
 # latencies are ns, rates micro-tokens/s and costs 10 pico-USD: 3 digits from 1 token/s and from 5 micro-USD on.
-_SCALE_OF_UNIT: Final = {"ms": 1e6, "tok/s": 1e6, "USD": 1e11}
+_SCALE_OF_UNIT: Final = {"ms": 1e6, "tok/s": 1e6, "USD": 1e11, "tokens": 1e6}
 
 # Upper bounds ("less than or equal", in the metric's unit) of the classic histograms that time-series databases keep.
 # Short enough for low cardinality; TTFT and TPOT hold the bounds that OpenTelemetry's GenAI conventions advise.
@@ -51,6 +51,8 @@ class Metric(NamedTuple):
 
     @property
     def unit(self) -> str:
+        if self.name.endswith("_per_event"):
+            return "tokens"
         return "ms" if self.name.endswith("_ms") else "USD" if self.name.endswith("_usd") else "tok/s"
 
     @property
@@ -123,6 +125,13 @@ METRICS: Final = _by_name(
     ),
     Metric("itl_max_ms", "ITL max", "The longest gap of each request.", needs_gap=True),
     Metric("decode_tps", "decode", "Output tokens after the first per second, first to last token.", needs_gap=True),
+    Metric(
+        "tokens_per_event",
+        "tokens/event",
+        "Output tokens per token event of each streamed reply: over 1 where the server decodes speculatively (then it is "
+        "the mean acceptance length) or sends several tokens at once. `itl_ms` is the time between events.",
+        needs_gap=True,
+    ),
     Metric("e2e_tps", "E2E rate", "Output tokens per second, from sending to the end."),
     Metric(
         "lateness_ms",
@@ -204,6 +213,47 @@ CLIENT: Final = {
         "loop stopped",
         "Share of the time in which the worst worker's loop stood still for over 100 ms at once.",
         "lens_client_stopped_ratio",
+    ),
+    "throttled_share": Field(
+        "throttled",
+        "Share of the time in which the CPU limit of a control group held the workers, over all their cores.",
+        "lens_client_throttled_ratio",
+    ),
+    "stalled_share": Field(
+        "stalled",
+        "Share of the time in which the worst worker stood still for over 30 ms at once without a known cause.",
+        "lens_client_stalled_ratio",
+    ),
+    "gc_pause_share": Field(
+        "in GC", "Share of the time in which garbage collection stopped the worst worker.", "lens_client_gc_pause_ratio"
+    ),
+    "cpu_pressure_share": Field(
+        "CPU pressure",
+        "Share of the time in which some process of the machine waited for a CPU.",
+        "lens_client_cpu_pressure_ratio",
+    ),
+    "memory_pressure_share": Field(
+        "memory pressure",
+        "Share of the time in which some process of the machine waited for memory.",
+        "lens_client_memory_pressure_ratio",
+    ),
+    "io_pressure_share": Field(
+        "I/O pressure",
+        "Share of the time in which some process of the machine waited for a disk.",
+        "lens_client_io_pressure_ratio",
+    ),
+    "write_wait_share": Field(
+        "waiting for the disk",
+        "Share of the time in which the collector waited for the run directory's disk.",
+        "lens_client_write_wait_ratio",
+    ),
+    "retransmit_share": Field(
+        "retransmitted segments (of the host)",
+        "Share of the TCP segments of this network namespace that were sent again.",
+        "lens_client_retransmit_ratio",
+    ),
+    "limited_share": Field(
+        "limited ticks", "Share of the ticks in which this client was limited.", "lens_client_limited_ratio"
     ),
     "ring_drops": _counter("ring drops", "Records lost to a full ring.", "ring_drops", otel=True),
     "clock_steps": _counter("clock steps", "Steps of the wall clock.", "clock_steps", otel=True),

@@ -46,6 +46,9 @@ class RunQueue:
             os.close(self._fd)
             self._fd = -1
 
+    def __del__(self) -> None:
+        self.close()
+
 
 def raise_descriptor_limit() -> int:
     """Raises the soft limit of open files to the hard one (setrlimit(2)); returns the limit."""

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import Final
 
+from ..collectors.bounds import TOKENS_PER_EVENT_BOUND
 from ..collectors.snapshot import Client, Cost, Report, Requests, SteadySlice, Throughput, Tokens
 from ..engine.metrics import CLIENT, CLIENT_COUNTERS
 from . import figures
@@ -25,7 +26,11 @@ def account_lines(report: Report) -> list[tuple[str, str]]:
     if t.goodput_share is not None:
         goodput = f"{figures.share(t.goodput_share)} met every request SLO, {figures.rate(t.goodput_per_s)}/s"
         lines.append(("goodput", goodput))
-    lines += [("tokens", _tokens(report.tokens)), ("cost", _cost(report.cost))]
+    lines.append(("tokens", _tokens(report.tokens)))
+    per_event = report.replies.tokens_per_event
+    if per_event is not None and per_event > TOKENS_PER_EVENT_BOUND:
+        lines.append(("", f"{per_event:.2f} tokens an event: ITL is the time between events, TPOT the time per token"))
+    lines += [("cost", _cost(report.cost))]
     if report.steady is not None and report.steady.from_s is not None and report.steady.to_s is not None:
         lines.append(("steady part", _steady(report.steady, report.steady.from_s, report.steady.to_s)))
     return lines + [("" if i else "client", line) for i, line in enumerate(_client(report.client))]
@@ -115,4 +120,5 @@ def _client(c: Client) -> list[str]:
         load.append(f"{figures.share(c.ttft_coalesced_share)} of first tokens coalesced")
     others = [(CLIENT[name].label, getattr(c, name)) for name in CLIENT_COUNTERS if name != "ring_drops"]
     incidents = ", ".join(f"{n:,} {label}" for label, n in others if n)  # 0 in an undisturbed run
-    return [stamps, ", ".join(load), *([incidents] if incidents else [])]
+    limits = f"limited in {figures.share(c.limited_share)} of the ticks ({figures.parts(c.limited_by)})"
+    return [stamps, ", ".join(load), *([limits] if c.limited_by else []), *([incidents] if incidents else [])]

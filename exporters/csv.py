@@ -20,6 +20,7 @@ from ..collectors.snapshot import Ci95, Distribution, Interval, Report, Snapshot
 from ..engine.errors import OutputError
 from ..engine.metrics import METRICS, STATISTICS
 from . import rundir
+from .estimates import parts
 
 LEVELS: Final = ("count", *STATISTICS)
 COLUMNS: Final = (
@@ -77,16 +78,12 @@ def write_metrics(run_dir: Path, path: Path) -> int:
 
 def metric_rows(report: Report) -> Iterator[list[Any]]:
     """The rows of metrics.csv, in the order of METRICS_HEADER; none for a metric without a value."""
-    parts = [("run", report.run.name, report.metrics)]
-    if report.steady is not None:
-        parts.append(("steady", report.run.name, report.steady.metrics))
-    parts += [("phase", phase.name, phase.metrics) for phase in report.run.phases]
-    parts += [("target", target.name, target.metrics) for target in report.targets]
-    for part, name, metrics in parts:
-        for metric, d in metrics.items():
+    for part in parts(report):
+        for metric, d in part.metrics.items():
             if d.count:
                 bounds = [end for ends in astuple(d.ci95 or Ci95()) for end in ends]
-                yield [part, name, metric, *(getattr(d, level) for level in LEVELS), d.n_eff, *bounds]
+                name = part.name or report.run.name
+                yield [part.scope, name, metric, *(getattr(d, level) for level in LEVELS), d.n_eff, *bounds]
 
 
 def interval_rows(ticks: Iterable[Snapshot]) -> Iterator[list[Any]]:

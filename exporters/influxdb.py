@@ -24,6 +24,9 @@ Timestamps are the tick's `wall_time_ns`, so a tick that is sent twice overwrite
     lens_server    + target (of those with a metrics_url: what the server's own pages say)
                    requests_running requests_waiting kv_cache_usage prompt_tokens_total generation_tokens_total
                    gpu_utilisation gpu_memory_bytes gpu_power_watts gpu_temperature_c age_s:float  scrape_failures:int
+    lens_result   + scope (run, steady, phase, target), target, phase, metric   (one point each, at the end of the run)
+                   count:int  mean stddev min max p50 p90 p95 p99 p99_9 n_eff:float  (in the metric's unit)
+                   mean_low mean_high p50_low p50_high ... p99_9_low p99_9_high:float  (95 % intervals)
     lens_check     alive:int                     (one point when a run begins: proves token, organisation and bucket)
 
 `run` is the only tag whose values grow, one a run.
@@ -37,10 +40,11 @@ from urllib.parse import parse_qs, unquote, urlsplit
 
 import msgspec
 
-from ..collectors.snapshot import Client, Interval, Server, Snapshot
+from ..collectors.snapshot import Client, Interval, Report, Server, Snapshot
 from ..engine.errors import PlanError
 from ..engine.metrics import CLIENT, RATES, SERVER, SHARES, STATISTICS, TOKEN_KINDS, Field
 from ..engine.plan.plan import InfluxExport, Secret
+from .estimates import estimates, parts, span_ns
 from .spool.tail import Destination, Refused, Rejected, Unavailable
 
 if TYPE_CHECKING:
@@ -128,6 +132,9 @@ class InfluxDB(Destination):
     def write(self, ticks: list[Snapshot]) -> None:
         self._send(b"\n".join(line.encode() for tick in ticks for line in lines(tick, self._plan_name)))
 
+    def end(self, report: Report) -> None:
+        self._send(b"\n".join(line.encode() for line in summary_lines(report)))
+
     def close(self) -> None:
         self._client.close()  # type: ignore[no-untyped-call]  # the library has no types here
 
@@ -174,6 +181,20 @@ def lines(tick: Snapshot, name: str) -> Iterator[str]:
     totals: list[tuple[str, Any, str]] = [(f, getattr(tick, f), "i") for f in TOTALS]
     totals += [(f, getattr(tick, f), "") for f in ("elapsed_s", "seconds", "cost_usd_total")]
     yield f"lens_run{own} {_fields(totals)} {at}"
+
+
+def summary_lines(report: Report) -> Iterator[str]:
+    """The `lens_result` points of a finished run."""
+    _, at = span_ns(report)
+    for part in parts(report):
+        tags = {"scope": part.scope, "target": part.target, "phase": part.phase}
+        for metric, d in part.metrics.items():
+            if d.count:
+                values: list[tuple[str, Any, str]] = [("count", d.count, "i"), ("n_eff", d.n_eff, "")]
+                values += [(f, getattr(d, f), "") for f in STATISTICS]
+                values += [(f"{e.statistic}_{e.bound}", e.value, "") for e in estimates(d) if e.bound != "value"]
+                own = _tags(run=report.run.id, name=report.run.name, metric=metric, **tags)
+                yield f"lens_result{own} {_fields(values)} {at}"
 
 
 def _health(health: Client | Server, catalogue: dict[str, Field]) -> list[tuple[str, Any, str]]:

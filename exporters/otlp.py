@@ -3,21 +3,24 @@
 Histograms in s with the GenAI conventions' names (`gen_ai.server.time_to_first_token`,
 `gen_ai.server.time_per_output_token`, `gen_ai.client.operation.duration`) and `lens.ttft_scheduled`,
 `lens.inter_token_latency`, `lens.lateness`; sums `lens.requests` {outcome}, `lens.tokens` {type}, `lens.cost` (USD);
-gauges `lens.requests.in_flight`, `lens.client.*` and `lens.server.*`.
+gauges `lens.requests.in_flight`, `lens.client.*` and `lens.server.*`. When the run has ended, gauges with its statistics
+and their 95 % intervals: `lens.result.ttft` {scope, target, phase, statistic, bound} and so on, `bound` being value, low
+or high, and `lens.result.values` and `lens.result.n_eff` {scope, target, phase, metric}.
 """
 
 from __future__ import annotations
 
 import logging
 import socket
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Final
 from urllib.parse import urlsplit
 
-from ..collectors.snapshot import Interval, Snapshot
+from ..collectors.snapshot import Interval, Report, Snapshot
 from ..engine.errors import PlanError
 from ..engine.metrics import BUCKETS, CLIENT, METRICS, SERVER, TOKEN_KINDS
 from ..engine.plan.plan import OtlpExport
+from .estimates import BaseUnit, estimates, parts, span_ns
 from .spool.tail import Destination, Unavailable
 
 TIMEOUT_S: Final = 10
@@ -64,14 +67,19 @@ class Otlp(Destination):
             raise Unavailable(f"cannot be reached: {error.strerror or error}") from None
 
     def write(self, ticks: list[Snapshot]) -> None:
+        self._push(metric for tick in ticks for metric in self._metrics(tick))
+
+    def end(self, report: Report) -> None:
+        self._push(self._summary(report))
+
+    def _push(self, made: Iterable[Any]) -> None:
         from opentelemetry.sdk.metrics.export import MetricExportResult, MetricsData, ResourceMetrics, ScopeMetrics
 
         metrics: dict[str, Any] = {}
-        for tick in ticks:
-            for metric in self._metrics(tick):
-                known = metrics.setdefault(metric.name, metric)
-                if known is not metric:
-                    known.data.data_points.extend(metric.data.data_points)
+        for metric in made:
+            known = metrics.setdefault(metric.name, metric)
+            if known is not metric:
+                known.data.data_points.extend(metric.data.data_points)
         scope = ScopeMetrics(self._scope, list(metrics.values()), "")
         result = self._exporter.export(MetricsData([ResourceMetrics(self._resource, [scope], "")]))
         if result is not MetricExportResult.SUCCESS:
@@ -117,6 +125,27 @@ class Otlp(Destination):
                 if (value := getattr(server, name)) is not None:
                     at = {"run": tick.run, "target": target}
                     yield Metric(f"lens.server.{name}", field.help, "1", Gauge([_number(value, at, span)]))
+
+    def _summary(self, report: Report) -> Iterator[Any]:
+        from opentelemetry.sdk.metrics.export import Gauge, Metric
+
+        span = span_ns(report)
+        for part in parts(report):
+            at = {"run": report.run.id, "scope": part.scope, "target": part.target, "phase": part.phase}
+            for name, d in part.metrics.items():
+                if not d.count:
+                    continue
+                metric, unit = METRICS[name], BaseUnit.of(METRICS[name])
+                points = [
+                    _number(e.value * unit.factor, {**at, "statistic": e.statistic, "bound": e.bound}, span)
+                    for e in estimates(d)
+                ]
+                yield Metric(f"lens.result.{unit.name}", metric.help, unit.ucum, Gauge(points))
+                for field, value in (("values", d.count), ("n_eff", d.n_eff)):
+                    if value is not None:
+                        yield Metric(
+                            f"lens.result.{field}", "", "1", Gauge([_number(value, {**at, "metric": name}, span)])
+                        )
 
     def _histogram(self, i: Interval, metric: str, run: str, span: tuple[int, int]) -> Any:
         from opentelemetry.sdk.metrics.export import HistogramDataPoint

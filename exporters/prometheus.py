@@ -1,5 +1,8 @@
 """A run's ticks as a Prometheus page: `/metrics` (text format 0.0.4) and `/healthz`, on loopback unless the plan says otherwise.
 
+`lens_result_*` have `scope` run, steady, phase or target, `statistic` mean, 0.5, ..., 0.999, and `bound` value, low or
+high: the statistic and its 95 % interval. A bound that the sample cannot give has no sample.
+
 The page is a pure function of the ticks so far; a scrape reads sums in memory and can hold up nothing but itself.
 OpenTelemetry's GenAI names where they exist, base units everywhere, `target` and `phase` on all but the client's:
 
@@ -12,6 +15,9 @@ OpenTelemetry's GenAI names where they exist, base units everywhere, `target` an
     lens_tokens_total{type}                                                                  counters
     lens_requests_in_flight                                                                  gauge
     lens_tick_latency_seconds{metric,level}    gauge: the exact percentiles of the last tick
+    lens_result_{ttft,e2e,...}_seconds, lens_result_*_tokens_per_second, lens_result_cost_usd
+                                              gauges, once the run has ended: {scope,target,phase,statistic,bound}
+    lens_result_values, lens_result_n_eff                 gauges {scope,target,phase,metric}
     lens_run_info{run,name}, lens_run_tick, lens_run_elapsed_seconds, lens_run_done          gauges
     lens_client_{workers, cpu_utilisation_ratio, cpu_seconds_per_event, steal_ratio, rss_bytes, itl_coalesced_ratio},
     lens_client_loop_lag_seconds{level}                                                   gauges
@@ -32,11 +38,12 @@ from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 
 from ..collectors.rollup import Slice
-from ..collectors.snapshot import Client, Snapshot
+from ..collectors.snapshot import Client, Report, Snapshot
 from ..engine.errors import OutputError, PlanError
 from ..engine.metrics import CLIENT, METRICS, PERCENTILES, SERVER, TOKEN_KINDS
 from ..engine.metrics import Metric as CatalogueMetric
 from ..engine.plan.plan import PrometheusExport
+from .estimates import BaseUnit, estimates, parts
 from .spool.tail import Destination
 
 if TYPE_CHECKING:
@@ -44,7 +51,7 @@ if TYPE_CHECKING:
 
 CONTENT_TYPE: Final = "text/plain; version=0.0.4"
 PORT: Final = 9464
-LEVELS: Final = tuple((name, f"{percent / 100:g}") for name, percent in PERCENTILES.items())
+QUANTILES: Final = {name: f"{percent / 100:g}" for name, percent in PERCENTILES.items()}
 
 Labels = tuple[str, ...]
 _AT: Final = ["target", "phase"]
@@ -62,6 +69,7 @@ class Page:
         self._name = name
         self._slices: dict[Labels, Slice] = {}  # by target and phase
         self.last: Snapshot | None = None
+        self.summary: Report | None = None  # once the run is over
         self._registry = CollectorRegistry(auto_describe=False)
         self._registry.register(self)
 
@@ -79,6 +87,8 @@ class Page:
         families = [*self._counters(), self._token_usage(), *self._latencies()]
         if self.last is not None:
             families += [*_run_gauges(self.last, self._name), *_client(self.last.client), *_servers(self.last)]
+        if self.summary is not None:
+            families += _summary(self.summary)
         return iter(sorted((each for each in families if each.samples), key=lambda family: family.name))
 
     def _counters(self) -> Iterator[Metric]:
@@ -159,11 +169,35 @@ def _run_gauges(tick: Snapshot, name: str) -> Iterator[Metric]:
         for i in tick.intervals
         for metric, d in i.metrics.items()
         if metric.endswith("_ms")
-        for field, level in LEVELS
+        for field, level in QUANTILES.items()
         for value in [getattr(d, field)]
     ]
     text = "Percentiles of the last tick, from HDR histograms."
     yield _gauge("lens_tick_latency_seconds", text, [*_AT, "metric", "level"], latency)
+
+
+def _summary(report: Report) -> Iterator[Metric]:
+    labels = ["scope", "target", "phase"]
+    found = [
+        ((part.scope, part.target, part.phase), metric, d)
+        for part in parts(report)
+        for metric, d in part.metrics.items()
+        if d.count
+    ]
+    for name, metric in METRICS.items():
+        unit = BaseUnit.of(metric)
+        samples = [
+            ((*at, QUANTILES.get(e.statistic, e.statistic), e.bound), e.value * unit.factor)
+            for at, each, d in found
+            if each == name
+            for e in estimates(d)
+        ]
+        text = f"{metric.help} Of the finished run, with its 95 % interval."
+        yield _gauge(f"lens_result_{unit.name}_{unit.suffix}", text, [*labels, "statistic", "bound"], samples)
+    counts = [((*at, name), float(d.count)) for at, name, d in found]
+    yield _gauge("lens_result_values", "Values of the finished run.", [*labels, "metric"], counts)
+    text = "So many independent values would be as sure as those of the finished run."
+    yield _gauge("lens_result_n_eff", text, [*labels, "metric"], [((*at, name), d.n_eff) for at, name, d in found])
 
 
 def _servers(tick: Snapshot) -> Iterator[Metric]:
@@ -228,6 +262,12 @@ class Prometheus(Destination):
         with self._lock:
             for tick in ticks:
                 self._page.add(tick)
+            self._fresh = True
+            self._scraped.clear()
+
+    def end(self, report: Report) -> None:
+        with self._lock:
+            self._page.summary = report
             self._fresh = True
             self._scraped.clear()
 

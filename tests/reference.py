@@ -16,6 +16,8 @@ import msgspec
 from llm_latency_lens.collectors.doctor.active_checks import TARGET_CHECKS
 from llm_latency_lens.collectors.doctor.table import ACTIVE, PASSIVE
 from llm_latency_lens.collectors.snapshot import Report
+from llm_latency_lens.collectors.tick_health import LIMITS
+from llm_latency_lens.collectors.verdict import AGAINST, NOTES
 from llm_latency_lens.engine.metrics import CLIENT, METRICS, OUTCOMES, SERVER, STATISTICS, UNSENT
 from llm_latency_lens.engine.plan.plan import Generic
 from llm_latency_lens.engine.plan.slo import TOTALS
@@ -160,6 +162,26 @@ def type_of(schema: dict[str, Any]) -> str:
     return str(schema.get("type", "any"))
 
 
+def verdict() -> str:
+    """The verdict's rules, those that invalidate first."""
+    rows = [(f"`{rule.code}`", "INVALID", rule.when) for rule in AGAINST]
+    rows += [(f"`{rule.code}`", "note", rule.when) for rule in NOTES]
+    return table(("code", "effect", "when"), rows)
+
+
+def limits() -> str:
+    """What limits this client in a tick."""
+    rows = (
+        (
+            f"`{limit.code}`",
+            limit.when,
+            "no" if not limit.harms else "without segment stamps" if limit.stamps_protect else "yes",
+        )
+        for limit in LIMITS
+    )
+    return table(("reason", "when", "harms what is measured"), rows)
+
+
 TABLES: Final[dict[str, Callable[[], str]]] = {
     "metrics": metrics,
     "statistics": lambda: names(STATISTICS),
@@ -168,6 +190,8 @@ TABLES: Final[dict[str, Callable[[], str]]] = {
     "unsent": lambda: table(("reason", "meaning"), ((f"`{name}`", text) for name, text in UNSENT.items())),
     "client": lambda: fields(CLIENT),
     "server": lambda: fields(SERVER),
+    "verdict": verdict,
+    "limits": limits,
     "summary": summary,
     "plan": plan_keys,
     "flags": flags,

@@ -6,9 +6,10 @@ from typing import Any
 
 import numpy as np
 
+from llm_latency_lens.collectors.batches import Reader
 from llm_latency_lens.collectors.cost import Prices
 from llm_latency_lens.collectors.goodput import Line
-from llm_latency_lens.collectors.series import Batch, Reader, Series, Slab
+from llm_latency_lens.collectors.series import Batch, Series, Slab
 from llm_latency_lens.engine.plan.plan import Load, Output, Phase, Plan, Shape, Target, Workload
 from llm_latency_lens.engine.plan.slo import Condition
 from llm_latency_lens.engine.records.record import FIELDS, UNKNOWN, Outcome, record_dtype

@@ -11,6 +11,7 @@ import contextlib
 import http.client
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -21,6 +22,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
+
+from llm_latency_lens.engine.simulator.providers.provider import VARIANT, WORDS
 
 DEADLINE_S = 10.0
 CHAT = "/v1/chat/completions"
@@ -155,8 +158,13 @@ def content_in(chunk: dict[str, Any]) -> str:
 
 
 def content_of(body: bytes) -> str:
-    """The text of a streamed chat reply."""
-    return "".join(content_in(chunk) for chunk in chunks_of(body))
+    """The text of a streamed chat reply, with the placeholder of `text_of` for what is the prompt's own in it."""
+    return without_variant("".join(content_in(chunk) for chunk in chunks_of(body)))
+
+
+def without_variant(text: str) -> str:
+    """A simulated reply's text as `text_of` has it: the part that depends on the prompt replaced."""
+    return re.sub(rf"^{WORDS[0]}[0-9a-f]{{{len(VARIANT)}}}", WORDS[0] + VARIANT, text)
 
 
 def row_of(running: Simulator, headers: dict[str, str]) -> dict[str, Any]:

@@ -7,33 +7,33 @@ from typing import Any
 import msgspec
 import pytest
 
-from llm_latency_lens.collectors.asked import cached_share, draws, lengths
+from llm_latency_lens.collectors.asked import asks_for_shared_prefixes, draws, prompt_length_ratio
 from llm_latency_lens.engine.plan.plan import Load, Phase, Shape, Workload
 from llm_latency_lens.engine.runs.manifest import PhaseTimes
 from tests.support_collector import SECOND, fields, plan, series
 
 
 @pytest.mark.parametrize(
-    ("workload", "share"),
+    ("workload", "asks"),
     [
-        ({"kind": "synthetic"}, 0.5),
-        ({"kind": "prompt"}, 0.5),
-        ({"kind": "synthetic", "prefix": "unique"}, 0.5),
-        ({"kind": "synthetic", "prefix": "shared"}, None),
-        ({"kind": "sessions"}, None),
-        ({"kind": "trace"}, None),
+        ({"kind": "synthetic"}, False),
+        ({"kind": "prompt"}, False),
+        ({"kind": "synthetic", "prefix": "unique"}, False),
+        ({"kind": "synthetic", "prefix": "shared"}, True),
+        ({"kind": "sessions"}, True),
+        ({"kind": "trace"}, True),
     ],
 )
-def test_cached_prompts_count_where_the_plan_does_not_ask_for_them(workload: dict[str, Any], share: float) -> None:
+def test_cached_prompts_count_where_the_plan_does_not_ask_for_them(workload: dict[str, Any], asks: bool) -> None:
     """The same command twice measured the first run's cache: 17 ms became 4, and both were VALID without a word."""
     asked = msgspec.structs.replace(plan(), workload=Workload(**workload))
-    assert cached_share(asked, series(fields(cached_tokens=100), fields(cached_tokens=0))) == share
+    assert asks_for_shared_prefixes(asked) is asks
 
 
-def test_lengths_are_the_ratio_of_the_sums_and_none_where_nothing_was_asked() -> None:
+def test_the_prompts_length_is_the_ratio_of_the_sums_and_none_where_nothing_was_asked() -> None:
     """`--input-tokens 100` sent 622 tokens and nothing said so."""
-    assert lengths(series(fields(asked_input_tokens=100, input_tokens=622))) == (6.22, None)
-    assert lengths(series(fields())) == (None, None)
+    assert prompt_length_ratio(series(fields(asked_input_tokens=100, input_tokens=622))) == 6.22
+    assert prompt_length_ratio(series(fields())) is None
 
 
 def test_a_draw_that_differs_from_the_rate_is_named() -> None:

@@ -283,6 +283,11 @@ def test_unlike_and_damaged_runs_are_compared_where_they_can_be(
     single = lens("compare", base[0], "--", str(copy), "--across", "--steady", "--json", cwd=tmp_path)
     assert single.code == 0, single.stderr
     assert "too_short" in single.stdout
+    # The window is the one that the run itself found and judged by: none of this copy's values lie in this one.
+    for end in ("from_s", "to_s"):
+        edited("summary.json", "steady", end, value=0.0)(copy)
+    nothing = lens("compare", base[0], "--", str(copy), "--across", "--steady", "--json", cwd=tmp_path)
+    assert "ttft_ms p50" in {note["code"]: note["detail"] for note in json.loads(nothing.stdout)["notes"]}["too_few"]
 
 
 @pytest.mark.parametrize(

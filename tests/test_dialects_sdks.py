@@ -23,7 +23,7 @@ from tests.support_dialects import fresh, read, read_whole, target
 from tests.support_simulator import Simulator, simulator
 
 PROMPT = "how fast is the light"
-SCRIPT: dict[str, Any] = {"ttft_ms": 1, "itl_ms": 0.1, "tokens": 40, "reasoning_tokens": 3}
+SCRIPT: dict[str, Any] = {"ttft_ms": 1, "itl_ms": 0.1, "tokens": 40, "reasoning_tokens": 3, "distinct_replies": 1}
 
 PRELUDE = """
 import json, sys, warnings

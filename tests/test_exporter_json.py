@@ -15,7 +15,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from msgpack import Unpacker
 
-from llm_latency_lens.collectors.series import Reader, Slab
+from llm_latency_lens.collectors.batches import Reader
+from llm_latency_lens.collectors.series import Slab
 from llm_latency_lens.collectors.snapshot import SNAPSHOT_DECODER, Report, Run, Snapshot
 from llm_latency_lens.engine.errors import OutputError
 from llm_latency_lens.engine.records.detail import Detail

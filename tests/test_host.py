@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
 import pytest
 
@@ -11,7 +12,7 @@ from llm_latency_lens.collectors import host
 STAT = "cpu  100 5 50 1000 10 1 2 40 30 3\ncpu0 100 5 50 1000 10 1 2 40 30 3\nintr 12\n"
 SNMP = (
     "Ip: Forwarding DefaultTTL\nIp: 1 64\n"
-    "Tcp: RtoAlgorithm RtoMin ActiveOpens RetransSegs InErrs\nTcp: 1 200 77 42 0\n"
+    "Tcp: RtoAlgorithm RtoMin OutSegs RetransSegs InErrs\nTcp: 1 200 77 42 0\n"
     "Udp: InDatagrams\nUdp: 5\n"
 )
 
@@ -20,8 +21,35 @@ def test_guest_time_is_not_counted_twice() -> None:
     assert host.steal_and_total(STAT) == (40, 100 + 5 + 50 + 1000 + 10 + 1 + 2 + 40)
 
 
-def test_retransmits_are_found_by_name() -> None:
-    assert host.retransmits(SNMP) == 42
+def test_segments_are_found_by_name() -> None:
+    """Kernels differ in the columns that they have."""
+    assert host.segments(SNMP) == (77, 42)
+
+
+def test_pressure_is_the_time_in_which_some_process_waited() -> None:
+    """The averages of the kernel are over windows of their own, which are not our ticks."""
+    some = "some avg10=84.14 avg60=52.72 avg300=17.14 total=5512003729\n"
+    assert host.pressure_ns(some + "full avg10=0.00 avg60=0.00 avg300=0.00 total=7\n") == 5_512_003_729_000
+
+
+@pytest.mark.parametrize(
+    ("own", "folder", "stat", "ns"),
+    [
+        ("0::/a/b\n", "a/b", "usage_usec 9\nnr_throttled 1\nthrottled_usec 1500\n", 1_500_000),
+        ("0::/a/b\n", "a", "throttled_usec 2\n", 2_000),
+        ("4:memory:/x\n2:cpu,cpuacct:/a/b\n0::/\n", "cpu,cpuacct/a/b", "nr_throttled 1\nthrottled_time 77\n", 77),
+    ],
+)
+def test_throttling_is_read_from_the_control_group_and_those_above_it(
+    tmp_path: Path, own: str, folder: str, stat: str, ns: int
+) -> None:
+    """In a container the limit is that of a group above; nobody finds that out from the latencies."""
+    for part in ("proc/7", f"cgroup/{folder}"):
+        (tmp_path / part).mkdir(parents=True)
+    (tmp_path / "proc/7/cgroup").write_text(own)
+    (tmp_path / "cgroup" / folder / "cpu.stat").write_text(stat)
+    found = host.throttling([7, 8], proc=tmp_path / "proc", cgroups=tmp_path / "cgroup")
+    assert found == {str(tmp_path / "cgroup" / folder): ns}
 
 
 @pytest.mark.parametrize(

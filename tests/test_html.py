@@ -157,17 +157,23 @@ def test_a_days_run_of_five_targets_stays_small_and_keeps_its_peaks(tmp_path: Pa
     assert f"86,400 ticks, {timeline.ticks_per_span} in each point" in page
 
 
-def test_unhealthy_intervals_are_marked(tmp_path: Path) -> None:
+def test_ticks_in_which_the_client_was_limited_are_shaded_and_stand_in_the_health_strip(tmp_path: Path) -> None:
     """A slow second of this client must not be read as one of the server."""
     run = FakeRun(ticks=10, targets=1)
     run.write(tmp_path)
     lines = (tmp_path / "intervals.jsonl").read_text().splitlines()
-    for k in range(5, 10):
+    for k, reasons in ((5, {"starved": 1}), (6, {"starved": 1, "gc": 1}), (8, {"gc": 1})):
         reported = json.loads(lines[k])
-        reported["client"]["ring_drops"] = 3  # counted once, at the tick where it appears
+        reported["client"]["limited_by"] = reasons
         lines[k] = json.dumps(reported)
     (tmp_path / "intervals.jsonl").write_text("\n".join(lines) + "\n")
-    assert payload_of(report_html([tmp_path]))["unhealthy"] == [[5, 6]]
+    page = report_html([tmp_path])
+    assert payload_of(page)["limited"] == [[5, 6], [6, 7], [8, 9]]
+    strip = page[page.index('class="strip"') :]
+    assert strip.count('class="limited"') == 3
+    assert 'title="5 s to 6 s: starved"' in strip
+    assert 'title="6 s to 7 s: gc, starved"' in strip
+    assert "6 s to 7 s, 8 s to 9 s" in strip  # when garbage was collected
 
 
 @pytest.mark.slow

@@ -12,14 +12,14 @@ from typing import Any
 import msgspec
 import pytest
 
-from llm_latency_lens.collectors.snapshot import ENCODER, Snapshot
+from llm_latency_lens.collectors.snapshot import ENCODER, Ci95, Snapshot
 from llm_latency_lens.engine.errors import PlanError
 from llm_latency_lens.engine.plan.plan import ENCODER as ENCODER_OF_PLANS
 from llm_latency_lens.engine.plan.plan import InfluxExport, Secret
-from llm_latency_lens.exporters.influxdb import InfluxDB, address_of, lines
+from llm_latency_lens.exporters.influxdb import InfluxDB, address_of, lines, summary_lines
 from llm_latency_lens.exporters.spool.tail import Pump, Refused, Tail, Unavailable, cursors
 from tests.support_databases import Influx, VictoriaMetrics, free_port
-from tests.support_runs import FakeRun
+from tests.support_runs import START_NS, FakeRun
 
 
 def export_of(url: str, **options: Any) -> InfluxExport:
@@ -91,6 +91,21 @@ def test_what_is_unknown_is_left_out() -> None:
     assert not any("None" in p for p in lines(snapshot, "n"))
 
 
+def test_a_finished_run_is_one_point_per_metric_and_part_with_its_intervals() -> None:
+    """A dashboard of runs needs the bounds beside the percentiles, and none where the sample gives none."""
+    run = FakeRun(ticks=3, targets=1)
+    list(run.snapshots())
+    report = run.report()
+    ttft = report.metrics["ttft_ms"]
+    ttft.n_eff, ttft.ci95 = 50.5, Ci95(p50=(40.0, 60.5), p99=(95.0, None))
+    point = next(p for p in summary_lines(report) if "metric=ttft_ms" in p and "scope=run" in p)
+    assert {"n_eff=50.5", "p50_low=40.0", "p50_high=60.5", "p99_low=95.0"} <= set(point.split(" ")[1].split(","))
+    assert "p99_high" not in point
+    assert "mean_low" not in point
+    assert point.endswith(f" {START_NS + 3 * 10**9}")
+    assert sum("metric=ttft_ms" in p for p in summary_lines(report)) == 3  # run, phase, target
+
+
 def deliver(folder: Path, export: InfluxExport) -> Pump:
     tail = Tail(folder / "intervals.jsonl", folder / "cursor.json")
     destination = InfluxDB(export, name="fake")
@@ -116,6 +131,8 @@ def test_what_was_written_is_read_back_equal(influx: Influx, tmp_path: Path) -> 
     for row, tick in zip(rows, reported, strict=True):
         d = tick.intervals[1].metrics["ttft_ms"]
         assert [row[f] for f in ("count", "mean", "p50", "p99", "max")] == [d.count, d.mean, d.p50, d.p99, d.max]
+    (summary,) = influx.query(f"SELECT * FROM lens_result WHERE run='{run.id}' AND metric='ttft_ms' AND scope='run'")
+    assert (summary["count"], summary["p99"]) == (report.metrics["ttft_ms"].count, report.metrics["ttft_ms"].p99)
     sums = influx.query(f"SELECT sum(ok) AS ok, sum(failed) AS bad FROM lens_requests WHERE run='{run.id}'")[0]
     assert (sums["ok"], sums["bad"]) == (report.requests.ok, sum(report.requests.failed.values()))
     outcomes = influx.query(f"SELECT sum(count) AS n FROM lens_outcome WHERE run='{run.id}' GROUP BY outcome")

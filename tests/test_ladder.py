@@ -136,5 +136,5 @@ def test_all_ladders_share_one_budget() -> None:
     assert all(int(ladder.blocks().totals.sum()) == 24_000 for _, ladder in ladders)
     restored: Ladders[tuple[int, str]] = Ladders(total_budget=80_000)
     for key, packed in ladders.packed():
-        restored.restore(key, packed)
+        restored.put(key, Ladder.unpacked(packed))
     assert restored.packed() == ladders.packed()

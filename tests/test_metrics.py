@@ -24,7 +24,7 @@ from llm_latency_lens.engine.records.record import FIELDS, Outcome, Unsent
 
 def test_every_number_of_the_client_is_in_the_catalogue() -> None:
     """A health counter that no exporter knows of would be lost data that nobody sees."""
-    assert {*Client.__struct_fields__} == {*CLIENT, "clock", "stamps", "loop_lag_us"}
+    assert {*Client.__struct_fields__} == {*CLIENT, "clock", "stamps", "loop_lag_us", "limited_by"}
 
 
 def test_every_number_of_a_server_is_in_the_catalogue() -> None:

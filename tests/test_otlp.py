@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from llm_latency_lens.collectors.snapshot import Ci95
 from llm_latency_lens.engine.errors import PlanError
 from llm_latency_lens.engine.plan.plan import OtlpExport, Secret
 from llm_latency_lens.exporters.otlp import Otlp, endpoint_of
@@ -61,11 +62,18 @@ def test_a_real_collector_decodes_what_was_measured(tmp_path: Path) -> None:
     try:
         destination = Otlp(export_of(f"otlp://127.0.0.1:{http}"), name="fake", models={"target-0": ("openai", "llama")})
         destination.write(list(run.snapshots()))
+        report = run.report()
+        report.metrics["ttft_ms"].ci95 = Ci95(p99=(95.5, None))
+        destination.end(report)
         destination.close()
     finally:
         collector.stop()
     text = re.sub(r"\x1b\[[0-9;]*m", "", log.read_text())
-    d = run.report().targets[0].metrics["ttft_ms"]
+    summary = text.split("Name: lens.result.ttft")[1].split("Name: ")[0]
+    assert "statistic: Str(p99)" in summary
+    assert "Value: 0.0955" in summary
+    assert "bound: Str(high)" not in summary
+    d = report.targets[0].metrics["ttft_ms"]
     reported = text.split("Name: gen_ai.server.time_to_first_token")
     assert len(reported) == 2  # all ticks of a push are points of one metric
     mine = reported[1].split("Name: ")[0]

@@ -9,8 +9,11 @@ from pathlib import Path
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from llm_latency_lens.collectors.snapshot import Ci95, Report
 from llm_latency_lens.engine.errors import OutputError, PlanError
+from llm_latency_lens.engine.metrics import METRICS, Metric
 from llm_latency_lens.engine.plan.plan import ENCODER, PrometheusExport, Secret
+from llm_latency_lens.exporters.estimates import BaseUnit
 from llm_latency_lens.exporters.prometheus import Page, Prometheus, address_of
 from tests.support_databases import answers, free_port, unpacked
 from tests.support_runs import FakeRun
@@ -82,11 +85,51 @@ def test_quotes_and_backslashes_in_a_model_name_survive() -> None:
     assert 'odd "name"\\' in models
 
 
+@pytest.mark.parametrize("metric", METRICS.values(), ids=METRICS)
+def test_every_metric_has_a_base_unit(metric: Metric) -> None:
+    """A metric of a new unit once took the complete page down, after the run and only then."""
+    unit = BaseUnit.of(metric)
+    assert f"{unit.name}_" in f"{metric.name}_"
+
+
+def summarised() -> tuple[Page, Report]:
+    run = FakeRun(ticks=5, targets=2)
+    page = Page(MODELS, "fake")
+    for tick in run.snapshots():
+        page.add(tick)
+    report = run.report()
+    ttft = report.metrics["ttft_ms"]
+    ttft.n_eff, ttft.ci95 = 190.5, Ci95(p50=(40.0, 60.0), p99=(95.0, None))
+    page.summary = report
+    return page, report
+
+
+def test_a_finished_run_has_its_intervals_and_no_bound_that_it_does_not_know() -> None:
+    """A bound written as 0 would be drawn as one."""
+    page, report = summarised()
+    families = {f.name: f for f in text_string_to_metric_families(page.text())}
+    found = {
+        (s.labels["statistic"], s.labels["bound"]): s.value
+        for s in families["lens_result_ttft_seconds"].samples
+        if s.labels["scope"] == "run"
+    }
+    p99 = report.metrics["ttft_ms"].p99
+    assert p99 is not None
+    assert found["0.5", "low"] == pytest.approx(0.04)
+    assert found["0.5", "high"] == pytest.approx(0.06)
+    assert (found["0.99", "value"], found["0.99", "low"]) == pytest.approx((p99 / 1e3, 0.095))
+    assert ("0.99", "high") not in found
+    n_eff = [s for s in families["lens_result_n_eff"].samples if s.labels["scope"] == "run"]
+    assert [(s.labels["metric"], s.value) for s in n_eff] == [("ttft_ms", 190.5)]
+    scopes = {(s.labels["scope"], s.labels["target"]) for s in families["lens_result_values"].samples}
+    assert {("run", ""), ("target", "target-0"), ("target", "target-1"), ("phase", "")} <= scopes
+
+
 @pytest.mark.slow
 def test_promtool_finds_nothing_to_complain_about() -> None:
     promtool = unpacked("prometheus") / "usr" / "bin" / "promtool"
     command = [str(promtool), "check", "metrics"]
-    page = page_of(FakeRun(ticks=5, targets=2))
+    page = summarised()[0].text()
     checked = subprocess.run(command, input=page, capture_output=True, text=True, check=False)
     assert (checked.returncode, checked.stdout + checked.stderr) == (0, "")
 
@@ -144,4 +187,6 @@ def test_the_exporter_process_serves_a_run_and_ends_with_it(tmp_path: Path) -> N
     ):
         assert process.poll() is None
     (tmp_path / "held.json").rename(tmp_path / "summary.json")
+    while "lens_result_ttft_seconds" not in get(f"http://127.0.0.1:{port}/metrics")[0]:
+        assert process.poll() is None
     assert process.wait(20) == 0

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from llm_latency_lens.engine.simulator.providers.provider import text_of
+from llm_latency_lens.engine.simulator.providers.provider import VARIANT, text_of
 from tests.support_simulator import Simulator, simulator
 
 VISIBLE = 40  # more than the vocabulary, so every word and escape is used
@@ -145,18 +145,20 @@ FAULTS = ("429", "401", "400", "500", "529", "error_event", "cut")
 def report(*understood):
     print(json.dumps(understood))
 """
-EXPECTED = [text_of(VISIBLE), text_of(REASONING), PROMPT_TOKENS, VISIBLE + REASONING]
+SAME = "0" * len(VARIANT)  # in all replies of a simulator with distinct_replies=1
+THOUGHT = text_of(REASONING).replace(VARIANT, SAME)
+EXPECTED = [text_of(VISIBLE).replace(VARIANT, SAME), THOUGHT, PROMPT_TOKENS, VISIBLE + REASONING]
 
 
 @pytest.fixture(scope="module")
 def running() -> Iterator[Simulator]:
-    with simulator(ttft_ms=1, itl_ms=0.1, tokens=VISIBLE, reasoning_tokens=REASONING) as started:
+    with simulator(ttft_ms=1, itl_ms=0.1, tokens=VISIBLE, reasoning_tokens=REASONING, distinct_replies=1) as started:
         yield started
 
 
 def understood_by(sdk: str, running: Simulator) -> list[list[Any]]:
     """What an SDK's script printed: (text, thought, input tokens, output tokens, finish) of replies, then errors."""
-    command = [sys.executable, "-c", PRELUDE + sdk, running.base_url, PROMPT, text_of(REASONING)]
+    command = [sys.executable, "-c", PRELUDE + sdk, running.base_url, PROMPT, THOUGHT]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr
     return [json.loads(line) for line in done.stdout.splitlines()]

@@ -7,9 +7,10 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from llm_latency_lens.collectors.batches import Reader
 from llm_latency_lens.collectors.goodput import Line
 from llm_latency_lens.collectors.report import Losses, ReportBuilder, RunView
-from llm_latency_lens.collectors.series import Reader, Series, Slab
+from llm_latency_lens.collectors.series import Series, Slab
 from llm_latency_lens.collectors.slos import judge_slos, lines_of
 from llm_latency_lens.collectors.snapshot import Client, Report
 from llm_latency_lens.collectors.totals import Totals
@@ -73,7 +74,7 @@ def judged(tmp_path: Path, *rows: dict[str, int], slos: tuple[str, ...]) -> Repo
     reader.records(totals.run, reader.batch(records(*rows), worker=0, details={}))
     view = RunView(manifest(str(tmp_path), made), totals, START + 10_000 * MS)
     builder = ReportBuilder(made, slos=judge_slos(slos))
-    return builder.report(view, client=Client(), errors={}, finished=True, losses=Losses())
+    return builder.report(view, client_of=lambda _: Client(), errors={}, finished=True, losses=Losses())
 
 
 def test_an_objective_of_one_target_in_one_phase_is_judged_by_nothing_else(tmp_path: Path) -> None:

@@ -9,10 +9,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from llm_latency_lens.collectors.batches import Reader
 from llm_latency_lens.collectors.cost import Prices
 from llm_latency_lens.collectors.histogram import Histogram
 from llm_latency_lens.collectors.measures import measures
-from llm_latency_lens.collectors.series import NOBODY, Reader, Series, Slab, Tally
+from llm_latency_lens.collectors.series import NOBODY, Series, Slab, Tally
 from llm_latency_lens.collectors.statistics import (
     P99_9_NEEDS,
     buckets,

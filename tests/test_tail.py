@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from llm_latency_lens.collectors.snapshot import ENCODER, Snapshot
+from llm_latency_lens.collectors.snapshot import ENCODER, Report, Run, Snapshot
 from llm_latency_lens.exporters.spool.tail import (
     Cursor,
     Destination,
@@ -43,6 +43,7 @@ def tick(n: int, note: str = "") -> bytes:
 
 
 LINE = len(tick(1))
+SUMMARY = ENCODER.encode(Report(run=Run(id="r", name="n", version="0", started_at="2026-11-01T08:00:00.000+00:00")))
 
 
 class Shelf(Destination):
@@ -55,12 +56,19 @@ class Shelf(Destination):
         self.writes: list[int] = []  # the number of ticks of each
         self.restarts = 0
         self.faults = faults or []
+        self.late_faults: list[Exception] = []  # of the summary
+        self.ended: list[str] = []  # the run, at each summary
 
     def write(self, ticks: list[Snapshot]) -> None:
         if self.faults:
             raise self.faults.pop(0)
         self.ticks += [t.tick for t in ticks]
         self.writes.append(len(ticks))
+
+    def end(self, report: Report) -> None:
+        if self.late_faults:
+            raise self.late_faults.pop(0)
+        self.ended.append(report.run.id)
 
     def restart(self) -> None:
         self.restarts += 1
@@ -183,7 +191,7 @@ def test_the_pump_ends_when_the_summary_is_there_and_everything_is_delivered(tmp
     with (tmp_path / "intervals.jsonl").open("wb", buffering=0) as file:
         for n in range(30):
             file.write(tick(n))
-    (tmp_path / "summary.json").write_text("{}")
+    (tmp_path / "summary.json").write_bytes(SUMMARY)
     thread.join(10)
     assert result == [True]
     assert shelf.ticks == list(range(30))
@@ -203,7 +211,7 @@ def test_with_an_interval_ticks_wait_for_each_other_and_the_last_ones_for_nothin
             file.write(tick(n))
             thread.join(0.005)
     assert shelf.writes == [1]
-    (tmp_path / "summary.json").write_text("{}")
+    (tmp_path / "summary.json").write_bytes(SUMMARY)
     thread.join(10)
     assert shelf.writes == [1, 29]
     assert shelf.ticks == list(range(30))
@@ -212,7 +220,7 @@ def test_with_an_interval_ticks_wait_for_each_other_and_the_last_ones_for_nothin
 def test_a_destination_that_fails_at_random_gets_every_tick_once_and_in_order(tmp_path: Path) -> None:
     rng = random.Random(5)
     (tmp_path / "intervals.jsonl").write_bytes(b"".join(tick(n) for n in range(40)))
-    (tmp_path / "summary.json").write_text("{}")
+    (tmp_path / "summary.json").write_bytes(SUMMARY)
     shelf = Shelf([Unavailable(f"down {rng.random()}") for _ in range(6)])
     lines: list[str] = []
     pump = pump_of(tmp_path, shelf, log=lines.append)
@@ -224,7 +232,7 @@ def test_a_destination_that_fails_at_random_gets_every_tick_once_and_in_order(tm
 
 def test_ticks_that_are_rejected_are_counted_and_do_not_stop_the_others(tmp_path: Path) -> None:
     (tmp_path / "intervals.jsonl").write_bytes(tick(0))
-    (tmp_path / "summary.json").write_text("{}")
+    (tmp_path / "summary.json").write_bytes(SUMMARY)
     shelf = Shelf([Rejected("bad point")])
     pump = pump_of(tmp_path, shelf)
     assert pump.run()
@@ -233,16 +241,38 @@ def test_ticks_that_are_rejected_are_counted_and_do_not_stop_the_others(tmp_path
 
 def test_after_the_runs_end_an_absent_destination_is_waited_for_only_so_long(tmp_path: Path) -> None:
     (tmp_path / "intervals.jsonl").write_bytes(tick(0))
-    (tmp_path / "summary.json").write_text("{}")
+    (tmp_path / "summary.json").write_bytes(SUMMARY)
     pump = pump_of(tmp_path, Shelf([Unavailable("down")] * 10_000), give_up_s=0.05)
     assert pump.run() is False
     assert pump.tail.cursor.offset == 0  # it can still be delivered later
 
 
+def test_the_summary_follows_the_last_tick_once_it_is_taken(tmp_path: Path) -> None:
+    """The intervals of a run are in its summary only: a database that was away for a moment must get them too."""
+    (tmp_path / "intervals.jsonl").write_bytes(tick(0))
+    (tmp_path / "summary.json").write_bytes(SUMMARY)
+    shelf = Shelf()
+    shelf.late_faults = [Unavailable("down")] * 3
+    pump = pump_of(tmp_path, shelf)
+    assert pump.run()
+    assert (shelf.ticks, shelf.ended, pump.tail.cursor.failures) == ([0], ["r"], 3)
+
+
+def test_a_damaged_summary_is_a_failure_that_ends_nothing(tmp_path: Path) -> None:
+    """Its ticks were delivered; the exporter must not wait for what never comes."""
+    (tmp_path / "intervals.jsonl").write_bytes(tick(0))
+    (tmp_path / "summary.json").write_text("{}")
+    shelf = Shelf()
+    pump = pump_of(tmp_path, shelf)
+    assert pump.run()
+    assert (shelf.ticks, shelf.ended) == ([0], [])
+    assert "damaged" in pump.tail.cursor.error
+
+
 def test_a_rewound_log_makes_the_destination_forget_its_sums(tmp_path: Path) -> None:
     log = tmp_path / "intervals.jsonl"
     log.write_bytes(tick(0) + tick(1))
-    (tmp_path / "summary.json").write_text("{}")
+    (tmp_path / "summary.json").write_bytes(SUMMARY)
     shelf = Shelf()
     pump = pump_of(tmp_path, shelf)
     assert pump.run()

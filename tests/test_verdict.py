@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from llm_latency_lens.collectors.snapshot import Client, Lag, Verdict
+from llm_latency_lens.collectors.snapshot import Client, Lag, Replies, Verdict
 from llm_latency_lens.collectors.verdict import Facts, judge
 
 ENOUGH = {"ok": 1000, "sent": 1000, "planned": 1000, "settled": 1000, "finished": True}
@@ -78,9 +78,16 @@ NOTES = [
     ("export_failures", {"export_failures": 1}),
     ("records_dropped", {"records_dropped": 1}),
     ("details_dropped", {"detail_drops": 1}),
-    ("cached_prompts", {"cached_share": 0.11}),
-    ("prompt_length", {"length_ratios": (1.11, 1.09)}),
-    ("output_length", {"length_ratios": (0.91, 0.89)}),
+    ("cached_prompts", {"replies": Replies(cached_share=0.11)}),
+    ("prompt_length", {"prompt_length_ratio": 1.11}),
+    ("output_length", {"replies": Replies(output_ratio=0.89)}),
+    ("output_length", {"replies": Replies(output_ratio=1.0, length_asked=100, shorter=6, longer=5)}),
+    ("cut_short", {"replies": Replies(length_asked=100, cut_short=2)}),
+    ("finish_missing", {"replies": Replies(finish={"stop": 98, "missing": 2})}),
+    ("identical_replies", {"replies": Replies(compared=100, identical=6)}),
+    ("repeated_prompts", {"replies": Replies(finish={"stop": 100}, repeated_prompts=11)}),
+    ("usage_under_events", {"replies": Replies(counted=100, usage_under_events=2)}),
+    ("tokens_per_event", {"replies": Replies(tokens_per_event=3.2)}),
     ("burst_replies", {"burst_replies": 11}),
     ("drawn_rate", {"draws": "the poisson arrivals of steady drew 107 requests in 10 s"}),
 ]
@@ -102,7 +109,23 @@ def test_what_invalidates_is_no_note() -> None:
 
 def test_within_their_bounds_the_prompts_are_not_worth_a_note() -> None:
     """Every run would end in warnings that nobody reads."""
-    assert not verdict(cached_share=0.1, length_ratios=(1.09, 0.91), burst_replies=10).reasons
+    replies = Replies(
+        finish={"stop": 99, "missing": 11},
+        missing_expected=10,  # of an endpoint whose description names no finish reason
+        length_asked=110,
+        shorter=6,
+        longer=5,
+        cut_short=1,
+        output_ratio=0.91,
+        compared=100,
+        identical=5,
+        repeated_prompts=11,
+        counted=110,
+        usage_under_events=1,
+        tokens_per_event=1.05,
+        cached_share=0.1,
+    )
+    assert not verdict(prompt_length_ratio=1.09, burst_replies=10, replies=replies).reasons
 
 
 def test_thirty_ok_requests_are_the_least() -> None:

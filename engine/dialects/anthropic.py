@@ -143,8 +143,7 @@ class MessageReply(Reply):
     def _said(self, block: Block) -> int:
         """A tool call's first token is its name, redacted thinking is thinking; signatures are nothing."""
         if block.text:
-            if self.keep_text:
-                self.text.append(block.text)
+            self.said(block.text)
             return TOKEN_VISIBLE
         if block.thinking:
             if self.keep_text:

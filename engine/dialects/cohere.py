@@ -129,8 +129,7 @@ class CohereReply(Reply):
             text, thought = (content, None) if isinstance(content, str) else (content.text, content.thinking)
             if text:
                 bits |= TOKEN_VISIBLE
-                if self.keep_text:
-                    self.text.append(text)
+                self.said(text)
             if thought:
                 bits |= TOKEN
                 if self.keep_text:

@@ -150,8 +150,7 @@ class GenerateReply(Reply):
                 if self.keep_text:
                     self.reasoning_text.append(part.text)
                 return TOKEN
-            if self.keep_text:
-                self.text.append(part.text)
+            self.said(part.text)
             return TOKEN_VISIBLE
         return TOKEN_VISIBLE if part.function_call or part.executable_code or part.inline_data else 0
 

@@ -93,8 +93,7 @@ class GenericReply(Reply):
         return self._pointers.finish is None or self.finish is not None
 
     def _plain(self, data: bytes) -> int:
-        if self.keep_text:
-            self.text.append(data.decode("utf-8", "replace"))
+        self.said(data.decode("utf-8", "replace"))
         return TOKEN_VISIBLE if data else 0
 
     def _read(self, value: Any) -> int:
@@ -102,8 +101,7 @@ class GenericReply(Reply):
         bits = 0
         if pointers.text is not None and (text := _text(found_at(pointers.text, value))):
             bits = TOKEN_VISIBLE
-            if self.keep_text:
-                self.text.append(text)
+            self.said(text)
         if pointers.reasoning is not None and (thought := _text(found_at(pointers.reasoning, value))):
             bits |= TOKEN
             if self.keep_text:

@@ -66,8 +66,7 @@ class CompletionReply(Reply):
         for choice in chunk.choices or ():
             if choice.text:
                 bits = TOKEN_VISIBLE
-                if self.keep_text:
-                    self.text.append(choice.text)
+                self.said(choice.text)
             if choice.finish_reason is not None:
                 self.finish = choice.finish_reason
                 if self.finish == "content_filter":

@@ -147,11 +147,10 @@ class ResponseReply(Reply):
     def _delta(self, kind: str, text: str, bits: int) -> int:
         if kind == REFUSAL:
             self._refused = True
-        elif self.keep_text:
-            if kind == TEXT:
-                self.text.append(text)
-            elif not bits & VISIBLE:
-                self.reasoning_text.append(text)
+        elif kind == TEXT:
+            self.said(text)
+        elif self.keep_text and not bits & VISIBLE:
+            self.reasoning_text.append(text)
         return bits
 
     def _end(self, response: Response, status: str) -> int:

@@ -6,7 +6,7 @@ from typing import Any, Final
 
 import msgspec
 
-from ..records.record import Outcome
+from ..records.record import FINISH_LENGTH, FINISH_OTHER, FINISH_STOP, Outcome
 
 MESSAGE_CHARACTERS: Final = 300
 MASK: Final = "***"
@@ -31,6 +31,16 @@ _BY_STATUS: Final = {
 }
 _FILTERED: Final = ("content_filter", "content_policy_violation")  # Azure, OpenAI: the prompt was filtered
 _BAD_KEY: Final = b'"API_KEY_INVALID"'  # Google: the key is wrong
+
+# The APIs' own words for the two usual ends, in lower case.
+_FINISHES: Final = dict.fromkeys(
+    ("stop", "end_turn", "stop_sequence", "complete", "completed", "eos_token", "eos"), FINISH_STOP
+) | dict.fromkeys(("length", "max_tokens", "max_output_tokens", "model_length"), FINISH_LENGTH)
+
+
+def finish_flag(finish: str) -> int:
+    """The record's flag for a reply's finish reason, given in the provider's own word."""
+    return _FINISHES.get(finish) or _FINISHES.get(finish.lower(), FINISH_OTHER)
 
 
 def outcome_of(status: int) -> Outcome:

@@ -17,6 +17,8 @@ class Detail(msgspec.Struct, omit_defaults=True, gc=False):
     request_id: str = ""
     finish: str = ""
     headers: dict[str, str] = {}
+    prompt_crc: int = 0  # of the request's body, 0 for a reply that has no text to compare
+    reply_crc: int = 0  # of the beginning of its text (dialects.Reply)
     texts: list[str] = []
     pieces: int = 0
 
@@ -26,6 +28,8 @@ class Detail(msgspec.Struct, omit_defaults=True, gc=False):
         self.request_id = other.request_id or self.request_id
         self.finish = other.finish or self.finish
         self.headers |= other.headers
+        self.prompt_crc = other.prompt_crc or self.prompt_crc
+        self.reply_crc = other.reply_crc or self.reply_crc
         self.texts += other.texts
         self.pieces = other.pieces or self.pieces
 

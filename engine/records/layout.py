@@ -83,6 +83,8 @@ class Counter(IntEnum):
     QUEUE_WAIT_NS = 17  # ready to run and without a CPU
     QUEUE_WAIT_MEASURED_NS = 18
     STOPPED_MEASURED_NS = 19  # in stops of the loop longer than STOP_NS (worker/health.py)
+    GC_NS = 20  # in garbage collections
+    STALLED_NS = 21  # in stops of the loop longer than STALL_NS that neither a wait for a CPU nor GC explains
 
 
 class Geometry(NamedTuple):

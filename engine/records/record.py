@@ -137,6 +137,14 @@ FRAMED_ONCE: Final = 1 << 8  # the reply came in one piece although a stream was
 LOCAL_TOKENS: Final = 1 << 9  # output_tokens counted by a local tokenizer, not by the provider
 UNPRICED_PARTS: Final = 1 << 10  # the provider bills something that no price per token covers: the cost is unknown
 BILLED_APART: Final = 1 << 11  # billed_input_tokens and billed_output_tokens are what the provider bills
+FINISH_STOP: Final = 1 << 12  # the reply said that it ended by itself
+FINISH_LENGTH: Final = 1 << 13  # ... at its token limit
+FINISH_OTHER: Final = 1 << 14  # ... for another reason; none of the three: it named no reason
+IDENTICAL_REPLY: Final = (
+    1 << 15
+)  # set by the collector: an equal reply to another prompt came before (collectors.conduct)
+REPEATED_PROMPT: Final = 1 << 16  # ... the warm-up asked this prompt before
+REPLY_COMPARED: Final = 1 << 17  # ... its text was long enough to be compared with those of others
 
 GAP_BITS: Final = 42
 GAP_MAX: Final = (1 << GAP_BITS) - 1

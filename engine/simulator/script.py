@@ -59,6 +59,16 @@ class Script(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
         _help("OpenAI: when to report usage (in_finish: with the finish chunk)"),
     ] = "asked"
     cached_share: Annotated[float, _help("share of the prompt tokens reported as cached")] = 0.0
+    cached_after: Annotated[int, _help("requests before cached_share applies: a cache that warms up")] = 0
+    distinct_replies: Annotated[
+        int | None, _help("texts of all replies, in turn (1: always the same); none: one of its own for each prompt")
+    ] = None
+    obey_max_tokens: Annotated[bool, _help("end a reply at the request's limit")] = True
+    finish: Annotated[
+        Literal["true", "stop", "length", "none"],
+        _help("the finish reason that every reply claims; true: why it ended"),
+    ] = "true"
+    usage_factor: Annotated[float, _help("output tokens reported over output tokens sent")] = 1.0
     keep_alive: Annotated[bool, _help("keep connections open after a reply")] = True
     ping_ms: Annotated[float, _help("send an SSE comment or ping this often before the first token; 0: never")] = 0.0
     concurrency: Annotated[int | None, _help("requests in service at once; more wait")] = None
@@ -80,8 +90,9 @@ class Script(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     def __post_init__(self) -> None:
         for name in ("ttft_ms", "itl_ms", "tokens", "reasoning_tokens"):
             _parsed(getattr(self, name), name)
-        for name in ("tokens_per_event", "events_per_write", "concurrency"):
+        for name in ("tokens_per_event", "events_per_write", "concurrency", "distinct_replies"):
             _require(getattr(self, name) is None or getattr(self, name) >= 1, name, ">= 1", getattr(self, name))
+        _require(self.usage_factor > 0, "usage_factor", "> 0", self.usage_factor)
         for name in ("rpm", "tpm"):
             _require(getattr(self, name) is None or getattr(self, name) > 0, name, "> 0", getattr(self, name))
         for name in ("fault_at", "cached_share"):

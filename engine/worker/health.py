@@ -21,8 +21,11 @@ from ..wire.pool import Pool
 from ..wire.reactor import Reactor
 from .ledger import Ledger
 
+BEAT_NS: Final = 100_000_000
 CLOCK_CHECK_NS: Final = 1_000_000_000
-STOP_NS: Final = 100_000_000  # a heartbeat this late: the loop stood still, stopped or without a CPU
+PULSE_NS: Final = 50_000_000  # how often the loop looks at its own punctuality
+STALL_NS: Final = 30_000_000  # a pulse this late, and no wait for a CPU or garbage collection that explains it
+STOP_NS: Final = 100_000_000  # a pulse this late: the loop stood still, stopped or without a CPU
 IDLE_COLLECT_NS: Final = 30_000_000_000  # garbage is collected at idle points, at most this often
 IDLE_GAP_NS: Final = 20_000_000  # a point is idle if nothing is due for this long
 
@@ -53,15 +56,46 @@ class Health:
         self._measured_waited_ns = self._measured_stopped_ns = 0
         self._mark_ns, self._mark_cpu_ns, self._mark_events = monotonic_ns(), 0, 0
         self._mark_waited_ns = self._run_queue.waited_ns()
-        self._late_ns = 0
         self._checked_ns = 0
         self._collected_ns = 0
+        self._collecting_ns = 0  # when the collection that runs began, 0 for none
+        self._mark_gc_ns = 0
+        self._pulse_waited_ns = self._mark_waited_ns
+        self._beat_ns = 0
 
-    def beat(self, now_ns: int, due_ns: int) -> None:
-        """A heartbeat that was due at `due_ns`: measures, publishes and checks the clock mapping about once a second."""
-        self._late_ns = now_ns - due_ns
+    def pulse(self, now_ns: int, due_ns: int) -> None:
+        """A look at the loop's punctuality that was due at `due_ns`, with a heartbeat every BEAT_NS.
+
+        What a late pulse shows is most of the stop, whenever it began: a process that was stopped for 100 ms finds its
+        pulse 50 to 100 ms late.
+        """
+        late_ns = now_ns - due_ns
+        waited_ns = self._run_queue.waited_ns()
+        if late_ns > STALL_NS:
+            self._late(late_ns, waited_ns - self._pulse_waited_ns)
+        self._pulse_waited_ns = waited_ns
+        if late_ns > STALL_NS or now_ns - self._beat_ns >= BEAT_NS:
+            self._beat_ns = now_ns
+            self._beat(now_ns)
+
+    def _late(self, late_ns: int, waited_ns: int) -> None:
+        """Counts a stop of the loop, and what of it has no cause that is counted elsewhere: no wait for a CPU of
+        `waited_ns` since the last pulse, and no garbage collection."""
+        if late_ns > STOP_NS and self._measuring(monotonic_ns()):
+            self._measured_stopped_ns += late_ns
+        gc_ns = self._counters[int(Counter.GC_NS)] - self._mark_gc_ns
+        if self._collecting_ns:  # in another thread, which has not come to note its end
+            gc_ns += monotonic_ns() - self._collecting_ns
+        unexplained_ns = late_ns - waited_ns - gc_ns
+        if unexplained_ns > STALL_NS:
+            self._counters[int(Counter.STALLED_NS)] += unexplained_ns
+
+    def _measuring(self, now_ns: int) -> bool:
+        return any(run.phase.measure and run.start_ns <= now_ns for run in self._runs)
+
+    def _beat(self, now_ns: int) -> None:
+        """A heartbeat: measures, publishes and checks the clock mapping about once a second."""
         self.measure()
-        self._late_ns = 0
         if self._tap is not None:
             self._reactor.protected = self._tap.protects(now_ns)
         self.publish()
@@ -89,9 +123,13 @@ class Health:
         return True
 
     def on_gc(self, phase: str, _details: dict[str, int]) -> None:
-        """The garbage collector's hook (gc.callbacks): every pause is counted."""
+        """The garbage collector's hook (gc.callbacks): every pause is counted, with its length."""
         if phase == "start":
             self._counters[int(Counter.GC_PAUSES)] += 1
+            self._collecting_ns = monotonic_ns()
+        else:
+            self._counters[int(Counter.GC_NS)] += monotonic_ns() - self._collecting_ns
+            self._collecting_ns = 0
 
     def collect_if_idle(self, now_ns: int, next_slot_ns: Callable[[], int]) -> None:
         """Collects garbage if no slot is due soon. To be called when nothing is in flight."""
@@ -103,14 +141,13 @@ class Health:
         """Adds time, CPU time and events since the last call to the measured ones, if a measured phase is running."""
         now, cpu, events = monotonic_ns(), process_time_ns(), self._ledger.events_now()
         waited = self._run_queue.waited_ns()
-        if any(run.phase.measure and run.start_ns <= now for run in self._runs):
+        if self._measuring(now):
             self._measured_waited_ns += waited - self._mark_waited_ns
-            if self._late_ns > STOP_NS:
-                self._measured_stopped_ns += self._late_ns
             self._measured_ns += now - self._mark_ns
             self._measured_cpu_ns += cpu - self._mark_cpu_ns
             self._measured_events += events - self._mark_events
         self._mark_ns, self._mark_cpu_ns, self._mark_events, self._mark_waited_ns = now, cpu, events, waited
+        self._mark_gc_ns = self._counters[int(Counter.GC_NS)]
 
     def publish(self) -> None:
         """Writes the counters, the heartbeat last."""

@@ -8,6 +8,7 @@ cleared last, because a request that is in both was recorded, and one that is in
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Sequence
 from time import monotonic_ns
 from typing import Final
@@ -15,7 +16,7 @@ from typing import Final
 import msgspec
 
 from ..dialects import OK
-from ..dialects.outcomes import masked_text
+from ..dialects.outcomes import finish_flag, masked_text
 from ..load.phase_run import PhaseRun
 from ..plan.plan import Plan
 from ..records.detail import Detail
@@ -89,7 +90,10 @@ class Ledger:
         """Writes one request: its details, then the record that commits it; then its entry is free."""
         if self.segment.sent(exchange.inflight_slot, exchange.end_ns):  # refused: it counts as sent, but never was
             exchange.live.count(SENT, exchange.end_ns)
-        if exchange.error or exchange.kept_headers or exchange.reply.finish or exchange.reply.request_id:
+        reply = exchange.reply
+        if reply.finish:
+            exchange.flags |= finish_flag(reply.finish)
+        if exchange.error or exchange.kept_headers or reply.finish or reply.request_id or reply.opening_crc:
             self._detail(run, exchange)
         if self._texts:
             self._text(run, exchange)
@@ -145,6 +149,8 @@ class Ledger:
             masked_text(reply.request_id, hidden)[:REQUEST_ID_CHARS] if reply.request_id else "",
             reply.finish[:FINISH_CHARS] if reply.finish else "",
             headers,
+            body_crc(exchange.wire) if reply.opening_crc else 0,
+            reply.opening_crc,
         )
         blob = _packed(detail)
         if len(blob) > DETAIL_MAX:
@@ -165,3 +171,9 @@ class Ledger:
         for piece in pieces:
             detail = Detail(exchange.request, run.index, texts=[piece], pieces=len(pieces))
             self.segment.push_detail(_packed(detail))
+
+
+def body_crc(wire: bytes) -> int:
+    """The checksum of a rendered request's body: equal for equal prompts, whatever the headers say. 1 us for 1 kB."""
+    at = wire.find(b"\r\n\r\n")
+    return zlib.crc32(memoryview(wire)[at + 4 :])

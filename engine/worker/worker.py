@@ -18,7 +18,6 @@ import random
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from time import monotonic_ns, time_ns
-from typing import Final
 
 from ..clock import StampClock
 from ..dialects import OK, Prompt
@@ -42,11 +41,9 @@ from ..wire.reactor import Reactor
 from ..workload import Session, source_of
 from .allowance import Allowance
 from .deadlines import Deadlines
-from .health import Health
+from .health import PULSE_NS, Health
 from .ledger import Ledger
 from .timers import Timers
-
-HEARTBEAT_NS: Final = 100_000_000
 
 
 class Worker:
@@ -96,8 +93,8 @@ class Worker:
         self.working = False
         self.reserved = 0  # pico-USD, by affordable() for the dispatch that follows it
         self.stopping: Unsent | None = None
-        first_beat_ns = monotonic_ns() + HEARTBEAT_NS
-        self.timers.at(first_beat_ns, self._heartbeat, first_beat_ns)
+        first_ns = monotonic_ns() + PULSE_NS
+        self.timers.at(first_ns, self._pulse, first_ns)
 
     # --- the loop -------------------------------------------------------------------------------------------------
 
@@ -166,10 +163,10 @@ class Worker:
         if self.filling:
             asyncio.get_running_loop().call_soon(self._fill)
 
-    def _heartbeat(self, due_ns: int) -> None:
+    def _pulse(self, due_ns: int) -> None:
         now = monotonic_ns()
-        self.health.beat(now, due_ns)
-        self.timers.at(now + HEARTBEAT_NS, self._heartbeat, now + HEARTBEAT_NS)
+        self.health.pulse(now, due_ns)
+        self.timers.at(now + PULSE_NS, self._pulse, now + PULSE_NS)
         if not self.in_flight:
             self.health.collect_if_idle(now, lambda: min((run.next_due_ns(self) for run in self.runs), default=NEVER))
 

@@ -51,7 +51,7 @@
   function shade(u) {
     u.ctx.save();
     u.ctx.fillStyle = css("--shade");
-    for (const [from, to] of data.unhealthy) {
+    for (const [from, to] of data.limited) {
       const left = Math.max(u.valToPos(from, "x", true), u.bbox.left);
       const right = Math.min(u.valToPos(to, "x", true), u.bbox.left + u.bbox.width);
       if (right > left) u.ctx.fillRect(left, u.bbox.top, Math.max(right - left, 2), u.bbox.height);

@@ -6,7 +6,6 @@ ticks of intervals.jsonl; else all values are those of summary.json.
 
 from __future__ import annotations
 
-import math
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Final, NamedTuple
@@ -18,8 +17,8 @@ from ...collectors.confidence import QUANTILES, batch_means, confidence, student
 from ...collectors.ladder import Blocks
 from ...collectors.paired import paired_bounds
 from ...collectors.rollup import Slice
+from ...collectors.series import ENDED
 from ...collectors.snapshot import Reason, TargetReport
-from ...collectors.steady import Steady, steady
 from ...engine.errors import OutputError, PlanError
 from ...engine.metrics import METRICS, SCALES
 from ..hdr.blocks import Timed, ladders_of
@@ -33,7 +32,7 @@ RATES: Final = ("requests_per_s", "output_tokens_per_s", "goodput_per_s")
 LATENCIES: Final = ("ttft_ms", "itl_ms", "e2e_ms")
 TAILS: Final = ("p99", "p95", "p90")
 BEYOND: Final = 5  # values above a quantile from which a run has one to compare
-_WINDOW: Final = "e2e_ms"  # the metric whose steady window the rates are taken over
+FOREVER_S: Final = 1e9  # ends after every run
 _FEWEST_TICKS: Final = 10
 
 
@@ -92,7 +91,6 @@ class Values:
         found = run.target(target)
         assert found is not None  # pairs_of has seen it
         self.report: TargetReport = found
-        self.windows: dict[str, Steady] = {}
         self._ladders: dict[str, Timed] = {}
         self._read: set[str] = set()
 
@@ -121,9 +119,11 @@ class Values:
         if not self.blocks or not missing:
             return
         self._read |= missing
-        tags = {tag(metric, self.target): metric for metric in missing}
+        # Of requests by their end where there are both: those are the run's, and not in the coarse cells of a tick's.
+        tags = {tag(f"{metric}{end}", self.target): metric for end in ("", ENDED) for metric in missing}
         try:
-            self._ladders |= {tags[name]: timed for name, timed in ladders_of(self.run.path, tags).items()}
+            found = ladders_of(self.run.path, tags)
+            self._ladders |= {metric: found[name] for name, metric in tags.items() if name in found}
         except FileNotFoundError:
             raise OutputError(f"{self.run.path} has no intervals.hlog: its blocks are not known") from None
         except (OSError, EOFError, zlib.error) as error:  # a compressed part
@@ -133,7 +133,7 @@ class Values:
         timed = self._ladders.get(named.metric)
         if timed is None:
             return None
-        blocks = self._window(named.metric, timed)
+        blocks = self._window(timed)
         count = min(int(blocks.totals.sum()), self.count(named.metric))
         if not count or not self._enough(named, count):
             return None
@@ -151,12 +151,20 @@ class Values:
         """The blocks of a distribution over the complete run; None where none were read."""
         return self._ladders.get(metric)
 
-    def _window(self, metric: str, timed: Timed) -> Blocks:
+    def _window(self, timed: Timed) -> Blocks:
         blocks = timed.ladder.blocks()
         if not self.steady:
             return blocks
-        window = self.windows[metric] = steady(blocks, timed.tick_s)
-        return blocks.cut(window.start, window.end)
+        start_s, end_s = self.window_s
+        return blocks.between(round(start_s / timed.tick_s), round(min(end_s, FOREVER_S) / timed.tick_s))
+
+    @property
+    def window_s(self) -> tuple[float, float]:
+        """The steady window that the run itself found, in s since its start."""
+        found = self.run.report.steady
+        if found is None or found.from_s is None or found.to_s is None:
+            return 0.0, FOREVER_S
+        return found.from_s, found.to_s
 
     def _rate(self, name: str) -> Observed | None:
         if self.steady:
@@ -188,13 +196,7 @@ class Values:
 
     def _ticks(self, name: str) -> Iterator[tuple[float, float]]:
         """(events, seconds or all events) of each measured tick of the target, of the steady window if it is asked for."""
-        start_s, end_s = 0.0, math.inf
-        if self.steady and _WINDOW in self._ladders:
-            timed = self._ladders[_WINDOW]
-            self._window(_WINDOW, timed)
-            window = self.windows[_WINDOW]
-            offset = timed.ladder.first * timed.tick_s
-            start_s, end_s = offset + window.from_s, offset + window.to_s
+        start_s, end_s = self.window_s if self.steady else (0.0, FOREVER_S)
         key = {"requests_per_s": "ok", "output_tokens_per_s": "output", "goodput_per_s": "good", SUCCESS: "ok"}[name]
         for tick in ticks(self.run.path):
             parts = [each for each in tick.intervals if each.target == self.target and each.measured]
@@ -238,7 +240,7 @@ def questions_of(
         )
         asked = wanted or [*_usual(sides)]
         for values in sides.all:
-            values.load([named.metric for named in asked] + [_WINDOW] * steady)
+            values.load([named.metric for named in asked])
         questions += [_question(sides, named, margin) for named in asked]
         notes += _window_notes(sides)
     few = [f"{q.metric} {q.statistic} of {q.target}" for q in questions if not q.base or not q.candidate]
@@ -295,6 +297,7 @@ def _paired(sides: Sides, named: Named) -> tuple[float, float] | None:
 
 def _window_notes(sides: Sides) -> Iterator[Reason]:
     for values in sides.all:
-        for metric, window in values.windows.items():
-            if window.state != "steady":
-                yield Reason("not_steady", f"{metric} of {values.run.path.name} is {window.state}: {window.reason}")
+        window = values.run.report.steady
+        if values.steady and (window is None or window.state != "steady"):
+            why = "its summary names no steady window" if window is None else f"{window.state}: {window.reason}"
+            yield Reason("not_steady", f"{values.run.path.name}: {why}")

@@ -101,6 +101,8 @@ class View:
             words.append(f"{s.unsent_total:,} not sent")
         if s.cost_usd_total is not None:
             words.append(figures.money(s.cost_usd_total))
+        if s.client.limited_by:
+            words.append(f"client limited: {', '.join(s.client.limited_by)}")
         if s.client.ring_drops:
             words.append(f"DROPS {s.client.ring_drops:,}")
         if progress.done is not None:
@@ -346,6 +348,8 @@ def _server_line(target: str, server: Server) -> Text:
 
 def _health_line(c: Client) -> Text:
     text = Text("client  ", style="dim")
+    if c.limited_by:
+        text.append(f"LIMITED: {', '.join(c.limited_by)}  ", style="bold yellow")
     text.append(f"{c.ring_drops:,} drops", style="bold red" if c.ring_drops else "")
     if c.loop_lag_us.p99 is not None:
         text.append(f"  lag p99 {figures.value(c.loop_lag_us.p99)} us")

@@ -66,7 +66,7 @@ class Sums:
         self._counts: dict[object, Ints] = {}
 
     def add(self, key: object, encoded: str) -> None:
-        numbers = _numbers(encoded)
+        numbers = numbers_of(encoded)
         if numbers:
             waiting = self._waiting.setdefault(key, [])
             waiting.append(numbers)
@@ -89,7 +89,7 @@ class Sums:
             counts = self._counts.get(key)
             if counts is None:
                 counts = self._counts[key] = np.zeros(CELLS, np.int64)
-            np.add.at(counts, *_cells(waiting))
+            np.add.at(counts, *cells_of(waiting))
 
 
 def sums(path: Path, wanted: Iterable[str] | None = None) -> dict[str, Histogram]:
@@ -108,14 +108,11 @@ def sums(path: Path, wanted: Iterable[str] | None = None) -> dict[str, Histogram
 
 def filled(encoded: str) -> list[tuple[float, int]]:
     """The filled cells of one encoded histogram: the middle value of each, in histogram units, and its count."""
-    values, counts = values_and_counts(Histogram.from_cells(*cells_of(encoded)))
+    numbers = numbers_of(encoded)
+    if not numbers:
+        return []
+    values, counts = values_and_counts(Histogram.from_cells(*cells_of([numbers])))
     return list(zip(values.tolist(), counts.tolist(), strict=True))
-
-
-def cells_of(encoded: str) -> tuple[Ints, Ints]:
-    """The filled cells of one encoded histogram, ascending, and their counts; empty if it is damaged or foreign."""
-    numbers = _numbers(encoded)
-    return _cells([numbers]) if numbers else (np.zeros(0, np.int64), np.zeros(0, np.int64))
 
 
 def values_and_counts(total: Histogram) -> tuple[npt.NDArray[np.float64], Ints]:
@@ -136,7 +133,7 @@ def write_distributions(run_dir: Path, folder: Path) -> Iterator[tuple[Path, int
         yield path, total.count
 
 
-def _numbers(encoded: str) -> bytes:
+def numbers_of(encoded: str) -> bytes:
     """The ZigZag LEB128 numbers of an encoded histogram; empty if it is damaged, foreign or empty."""
     try:
         packed = binascii.a2b_base64(encoded, strict_mode=True)
@@ -152,7 +149,7 @@ def _numbers(encoded: str) -> bytes:
     return numbers if len(numbers) == length and length and numbers[-1] < 0x80 else b""
 
 
-def _cells(parts: list[bytes]) -> tuple[Ints, Ints]:
+def cells_of(parts: list[bytes]) -> tuple[Ints, Ints]:
     """The filled cells and their counts of several histograms, one after the other."""
     data = np.frombuffer(b"".join(parts), np.uint8)
     ends = np.flatnonzero(data < 0x80)

@@ -73,7 +73,7 @@ class Charts(msgspec.Struct):
     latencies: list[Latency]
     series: list[Series]
     health: list[Health]
-    unhealthy: list[tuple[float | None, float | None]]
+    limited: list[tuple[float | None, float | None]]
     distributions: list[DistributionChart]
     heat: list[HeatMap]
 
@@ -90,7 +90,7 @@ def charts_of(runs: Sequence[Run]) -> Charts:
             for target in run.targets
         ],
         health=[_health(run.timeline) for run in runs],
-        unhealthy=[(rounded(span.start_s), rounded(span.end_s)) for span in spans if span.unhealthy],
+        limited=[(rounded(span.start_s), rounded(span.end_s)) for span in spans if span.limited],
         distributions=list(_distributions(runs)),
         heat=[h for run in runs for metric in HEATED if (h := _heat_map(run.timeline, metric, _title(runs, run)))],
     )

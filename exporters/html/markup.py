@@ -23,9 +23,10 @@ def joined(parts: Iterable[object]) -> Markup:
     return Markup("".join(escaped(part) for part in parts))
 
 
-def element(name: str, *children: object, classes: str = "", style: str = "") -> Markup:
-    """`<name class=classes style=style>children</name>`."""
-    attributes = "".join(f' {key}="{escaped(value)}"' for key, value in (("class", classes), ("style", style)) if value)
+def element(name: str, *children: object, classes: str = "", style: str = "", title: str = "") -> Markup:
+    """`<name class=classes style=style title=title>children</name>`."""
+    pairs = (("class", classes), ("style", style), ("title", title))
+    attributes = "".join(f' {key}="{escaped(value)}"' for key, value in pairs if value)
     return Markup(f"<{name}{attributes}>{joined(children)}</{name}>")
 
 

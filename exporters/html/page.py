@@ -21,6 +21,7 @@ from ...engine.metrics import METRICS
 from .. import figures
 from ..account import account_lines
 from .charts import charts_of
+from .health import health_strip
 from .markup import NOTHING, Markup, card, element, escaped, joined, row, table, text_cell
 from .run import Run, read_run
 from .timeline import POINTS
@@ -55,6 +56,7 @@ def page_of(runs: Sequence[Run]) -> str:
         "title": escaped(f"{first.run.name}: {first.verdict.state} - LLM Latency Lens"),
         "body": joined(_head(run.report) for run in runs),
         "tail": joined(part for run in runs for part in _tail(run, alone=len(runs) == 1)),
+        "health": joined(health_strip(run, alone=len(runs) == 1) for run in runs),
         "downsampled": escaped(_downsampled(runs)),
         "distribution_source": escaped(_distribution_source(runs)),
         "data": data.replace("<", "\\u003c"),  # no "</script>" from a server's or a plan's text

@@ -14,7 +14,6 @@ from typing import Final
 
 import msgspec
 
-from ...collectors.bounds import CPU_BOUND, STEAL_BOUND
 from ...collectors.rollup import Slice
 from ...collectors.snapshot import SNAPSHOT_DECODER, Snapshot
 from ...engine.files import UNDECODABLE
@@ -29,7 +28,7 @@ SERVER_LOAD: Final = ("requests_running", "requests_waiting", "kv_cache_usage", 
 class Span:
     """Some neighbouring ticks: their time, the sums of each target, the client's health, the servers' load."""
 
-    __slots__ = ("cpu", "end_s", "lag_us", "seconds", "servers", "start_s", "steal", "targets", "unhealthy")
+    __slots__ = ("cpu", "end_s", "lag_us", "limited", "seconds", "servers", "start_s", "steal", "targets")
 
     def __init__(self, start_s: float) -> None:
         self.start_s = self.end_s = start_s
@@ -37,7 +36,7 @@ class Span:
         self.lag_us: float | None = None
         self.cpu: float | None = None
         self.steal: float | None = None
-        self.unhealthy = False
+        self.limited: set[str] = set()  # why this client was limited in one of the ticks
         self.targets: dict[str, Slice] = {}
         self.servers: dict[tuple[str, str], float] = {}  # (target, one of SERVER_LOAD): the highest
 
@@ -46,7 +45,7 @@ class Span:
         self.end_s = tick.elapsed_s
         self.seconds += tick.seconds
         self._add_health(client.loop_lag_us.p99, client.cpu_utilisation, client.steal_share)
-        self.unhealthy |= (client.steal_share or 0) > STEAL_BOUND or (client.cpu_utilisation or 0) > CPU_BOUND
+        self.limited |= client.limited_by.keys()
         for interval in tick.intervals:
             buckets = {metric: interval.buckets[metric] for metric in heated if metric in interval.buckets}
             # No chart shows moments: adding them up would take most of the time.
@@ -62,7 +61,7 @@ class Span:
         self.end_s = other.end_s
         self.seconds += other.seconds
         self._add_health(other.lag_us, other.cpu, other.steal)
-        self.unhealthy |= other.unhealthy
+        self.limited |= other.limited
         for name, total in other.targets.items():
             if name in self.targets:
                 self.targets[name].merge(total)
@@ -90,16 +89,12 @@ class Timeline:
         self.spans: list[Span] = []
         self.ticks = 0
         self.ticks_per_span = 1
-        self._losses = (0, 0, 0)
 
     def add(self, tick: Snapshot) -> None:
         if self.ticks % self.ticks_per_span == 0:
             self.spans.append(Span(tick.elapsed_s - tick.seconds))
         span = self.spans[-1]
         span.add(tick, self._heated)
-        losses = (tick.client.ring_drops, tick.client.clock_steps, tick.client.restarts)  # they only grow
-        span.unhealthy |= any(now > before for now, before in zip(losses, self._losses, strict=True))
-        self._losses = losses
         self.ticks += 1
         if len(self.spans) > self._points:
             self._halve()

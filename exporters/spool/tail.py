@@ -26,11 +26,11 @@ from typing import Final, Protocol
 
 import msgspec
 
-from ...collectors.snapshot import SNAPSHOT_DECODER, Snapshot
+from ...collectors.snapshot import SNAPSHOT_DECODER, Report, Snapshot
 from ...engine.errors import OutputError
 from ...engine.files import UNDECODABLE, replace
-from ...engine.runs.rundir import SUMMARY
 from ..backoff import backoff_s
+from ..rundir import finished, read_report
 from .parts import View, view_at
 
 MARKS: Final = 16
@@ -63,6 +63,10 @@ class Destination(Protocol):
 
     def write(self, ticks: list[Snapshot]) -> None:
         """Raises Unavailable or Refused (tried again later) or Rejected (counted and passed over)."""
+
+    def end(self, report: Report) -> None:
+        """The run is over and all its ticks were taken: its statistics with their intervals. Raises like `write`."""
+        return
 
     def restart(self) -> None:
         """The log was rewound: forget sums made of earlier ticks."""
@@ -254,12 +258,10 @@ class Pump:
         """Delivers until the run has ended (`follow`) or the log's present end; True if everything was delivered."""
         ended_at: float | None = None
         while not self.stop.is_set():
-            ended = (
-                not follow or (self._run_dir / SUMMARY).exists()
-            )  # asked before reading: the log is complete by then
+            ended = not follow or finished(self._run_dir)  # asked before reading: the log is complete by then
             ended_at = (ended_at or monotonic()) if ended else None
             moved = (ended or monotonic() >= self.rest_until) and self._step()
-            if ended and not moved and self._failed == 0:
+            if ended and not moved and self._failed == 0 and self._end():
                 return True
             if ended_at is not None and self._failed and monotonic() - ended_at > self._give_up_s:
                 self._log(f"{self.destination.name}: gave up with {self.tail.pending_bytes():,} bytes not delivered")
@@ -297,6 +299,19 @@ class Pump:
         self.tail.advance(delivered=len(ticks))
         if self._interval_s and not self.tail.pending_bytes():
             self.rest_until = monotonic() + self._interval_s
+        return True
+
+    def _end(self) -> bool:
+        """After the last tick: delivers the summary, if there is one. False if it is to be tried again."""
+        if not finished(self._run_dir):
+            return True
+        try:
+            self.destination.end(read_report(self._run_dir))
+        except (Unavailable, Refused) as error:
+            self._wait(str(error))
+            return False
+        except OutputError as error:  # it was rejected, or is damaged
+            self._note(str(error))
         return True
 
     def _wait(self, why: str) -> None:

@@ -9,7 +9,7 @@ import msgspec
 from ..framing import ID, Event, Part
 from .provider import Ask, Outline, Route, Token, decoded, text_of, words_in
 
-FINISH: Final = {"stop": "end_turn", "length": "max_tokens", "filter": "refusal"}
+FINISH: Final[dict[str, str | None]] = {"stop": "end_turn", "length": "max_tokens", "filter": "refusal", "none": None}
 _KINDS: Final = {
     400: "invalid_request_error",
     401: "authentication_error",

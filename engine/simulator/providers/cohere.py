@@ -9,7 +9,12 @@ import msgspec
 from ..framing import ID, Comment, Event, Part
 from .provider import Ask, Outline, Route, Token, decoded, text_of, words_in
 
-FINISH: Final = {"stop": "COMPLETE", "length": "MAX_TOKENS", "filter": "ERROR_TOXIC"}
+FINISH: Final[dict[str, str | None]] = {
+    "stop": "COMPLETE",
+    "length": "MAX_TOKENS",
+    "filter": "ERROR_TOXIC",
+    "none": None,
+}
 
 
 class Message(msgspec.Struct):

@@ -10,8 +10,18 @@ from ..framing import Comment, Event, Part
 from .provider import Ask, Outline, Route, Token, decoded, text_of, words_in
 
 _CREATED_AT: Final = "2025-06-15T15:06:40.000000Z"
-_OLLAMA_FINISH: Final = {"stop": "stop", "length": "length", "filter": "content_filter"}
-_TGI_FINISH: Final = {"stop": "eos_token", "length": "length", "filter": "content_filter"}
+_OLLAMA_FINISH: Final[dict[str, str | None]] = {
+    "stop": "stop",
+    "length": "length",
+    "filter": "content_filter",
+    "none": None,
+}
+_TGI_FINISH: Final[dict[str, str | None]] = {
+    "stop": "eos_token",
+    "length": "length",
+    "filter": "content_filter",
+    "none": None,
+}
 
 
 class OllamaMessage(msgspec.Struct):

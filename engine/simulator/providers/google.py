@@ -9,7 +9,7 @@ import msgspec
 from ..framing import ID, Comment, Event, Part
 from .provider import Ask, Outline, Route, Token, decoded, text_of, words_in
 
-FINISH: Final = {"stop": "STOP", "length": "MAX_TOKENS", "filter": "SAFETY"}
+FINISH: Final[dict[str, str | None]] = {"stop": "STOP", "length": "MAX_TOKENS", "filter": "SAFETY", "none": None}
 _STATUS: Final = {
     400: "INVALID_ARGUMENT",
     401: "UNAUTHENTICATED",

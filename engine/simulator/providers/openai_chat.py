@@ -11,7 +11,7 @@ from ..framing import ID, Comment, Event, Part
 from .provider import CREATED, Ask, Invalid, Outline, Route, Token, decoded, text_of, words_in
 
 DONE: Final = Event(b"[DONE]")
-FINISH: Final = {"stop": "stop", "length": "length", "filter": "content_filter"}
+FINISH: Final[dict[str, str | None]] = {"stop": "stop", "length": "length", "filter": "content_filter", "none": None}
 SAFE: Final = {kind: {"filtered": False, "severity": "safe"} for kind in ("hate", "self_harm", "sexual", "violence")}
 _KINDS: Final = {
     400: "invalid_request_error",

@@ -10,8 +10,13 @@ from ..framing import ID, Comment, Event, Part
 from .openai_chat import OpenAIChat
 from .provider import CREATED, Ask, Invalid, Outline, Route, Token, decoded, text_of, words_in
 
-_STATUS: Final = {"stop": "completed", "length": "incomplete", "filter": "incomplete"}
-_INCOMPLETE: Final = {"stop": None, "length": {"reason": "max_output_tokens"}, "filter": {"reason": "content_filter"}}
+_STATUS: Final = {"stop": "completed", "length": "incomplete", "filter": "incomplete", "none": "completed"}
+_INCOMPLETE: Final = {
+    "stop": None,
+    "length": {"reason": "max_output_tokens"},
+    "filter": {"reason": "content_filter"},
+    "none": None,
+}
 OPENING_EVENTS: Final = 2  # created, in_progress
 ITEM_EVENTS: Final = 2  # item added, part added: before an item's first delta
 DONE_EVENTS: Final = 3  # text done, part done, item done: after its last

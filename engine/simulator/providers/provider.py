@@ -1,6 +1,7 @@
 """What every API of the simulator offers (`Provider`), and the values it takes and returns. framing.py makes the bytes.
 
-What a reply says is an `Outline`; its words are always the same, so that a test knows them: `text_of(n)`.
+What a reply says is an `Outline`; its words are always the same, so that a test knows them: `text_of(n)`. Only the
+first word has a part of its own for each prompt: a server that says the same to everybody is one that cheats.
 """
 
 from __future__ import annotations
@@ -20,12 +21,17 @@ WORDS: Final = tuple(
         "would", "tell", "you", "✓\n", "Then",
     )
 )  # fmt: skip
+VARIANT: Final = "~variant"  # stands for that part of the first word; variants have its length
+VARIANT_BYTES: Final = VARIANT.encode()
 CREATED: Final = 1_750_000_000  # the simulated model's replies all say so; wall time is in the log
 
 
 def text_of(count: int, start: int = 0) -> str:
-    """The text of `count` tokens from the `start`-th on."""
-    return "".join(WORDS[index % len(WORDS)] for index in range(start, start + count))
+    """The text of `count` tokens from the `start`-th on, the first one with the placeholder VARIANT."""
+    words = [WORDS[index % len(WORDS)] for index in range(start, start + count)]
+    if words and not start:
+        words[0] += VARIANT
+    return "".join(words)
 
 
 class Invalid(Exception):
@@ -50,15 +56,18 @@ class Outline(NamedTuple):
     cached_tokens: int
     reasoning: int  # tokens
     visible: int  # tokens
-    finish: str  # stop | length | filter
+    finish: str  # stop | length | filter | none
     usage: str  # none | apart | in_finish
     role_chunk: bool
     per_event: int  # tokens an event carries
     newline: bytes
+    usage_factor: float = 1.0
 
     @property
     def output_tokens(self) -> int:
-        return self.reasoning + self.visible
+        """What the usage says."""
+        sent = self.reasoning + self.visible
+        return max(min(sent, 1), round(sent * self.usage_factor))
 
 
 class Token(NamedTuple):

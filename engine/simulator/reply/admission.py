@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import time
+import zlib
 from collections.abc import Callable, Iterable
 from typing import Final
 
@@ -88,8 +89,9 @@ class Admission:
             row.fault = "bad_key"
             self._refuse(client, request, row, provider, 401, "Incorrect API key provided")
             return
+        body = b"".join(request.body)
         try:
-            ask = provider.ask(b"".join(request.body), where)
+            ask = provider.ask(body, where)
         except Invalid as error:
             row.fault = "bad_request"
             self._refuse(client, request, row, provider, 400, str(error))
@@ -107,7 +109,17 @@ class Admission:
             return
         rendering = self._templates.rendering(provider, outline)
         keep_alive = request.keep_alive and self._script.keep_alive
-        reply = Reply(self._service, client, row=row, rendering=rendering, index=index, keep_alive=keep_alive)
+        variants = self._script.distinct_replies
+        variant = b"%08x" % (zlib.crc32(body) if variants is None else index % variants)
+        reply = Reply(
+            self._service,
+            client,
+            row=row,
+            rendering=rendering,
+            index=index,
+            keep_alive=keep_alive,
+            variant=variant,
+        )
         client.reply = reply
         entered = self._service.enter(reply)
         if entered is None:
@@ -157,20 +169,21 @@ class Admission:
         )
         if fault == faults.SPLIT:
             visible, reasoning = min(visible, SPLIT_TOKENS), min(reasoning, SPLIT_TOKENS)
-        if ask.max_tokens is not None and ask.max_tokens < visible + reasoning:
+        if script.obey_max_tokens and ask.max_tokens is not None and ask.max_tokens < visible + reasoning:
             reasoning = min(reasoning, ask.max_tokens)
             visible, finish = ask.max_tokens - reasoning, "length"
         return Outline(
             model=ask.model,
             prompt_tokens=ask.prompt_tokens,
-            cached_tokens=int(ask.prompt_tokens * script.cached_share),
+            cached_tokens=int(ask.prompt_tokens * script.cached_share) if index >= script.cached_after else 0,
             reasoning=reasoning,
             visible=visible,
-            finish="filter" if fault == faults.CONTENT_FILTER else finish,
+            finish="filter" if fault == faults.CONTENT_FILTER else finish if script.finish == "true" else script.finish,
             usage=self._usage(ask.usage, fault),
             role_chunk=script.role_chunk,
             per_event=max(1, visible + reasoning) if fault == faults.ONE_CHUNK else script.tokens_per_event,
             newline=b"\r\n" if fault == faults.CRLF or provider.crlf else b"\n",
+            usage_factor=script.usage_factor,
         )
 
     def _usage(self, asked: bool, fault: str) -> str:

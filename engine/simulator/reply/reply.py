@@ -15,8 +15,9 @@ import time
 from typing import Final
 
 from .. import faults
-from ..framing import LAST_CHUNK, fill
+from ..framing import LAST_CHUNK, Frame, fill
 from ..log import Row
+from ..providers.provider import VARIANT_BYTES
 from ..stats import LATENESS, LATENESS_BUCKETS, LATENESS_SHIFT, LATENESS_TOP_NS, SLOT
 from .client import Client
 from .service import Service
@@ -34,7 +35,7 @@ class Reply:
     __slots__ = (
         "_constant_gap_ns", "_counts", "_extra_events", "_frames", "_gap_extra_ns", "_keep_alive", "_last_ns",
         "_late_ns", "_next_visible", "_per_write", "_plain_until", "_service", "_stamps", "client", "fault_position",
-        "index", "opened", "position", "rendering", "request_id", "row", "total",
+        "index", "opened", "position", "rendering", "request_id", "row", "total", "variant",
     )  # fmt: skip
 
     def __init__(
@@ -46,8 +47,10 @@ class Reply:
         rendering: Rendering,
         index: int,
         keep_alive: bool,
+        variant: bytes,
     ) -> None:
         self._service = service
+        self.variant = variant
         self.client: Client | None = client
         self.row = row
         self.index = index
@@ -100,7 +103,7 @@ class Reply:
             return None
         frame = self.rendering.ping()
         self.row.events += frame.events
-        self.send(fill(frame, self.request_id, time.monotonic_ns()))
+        self.send(self._filled(frame, time.monotonic_ns()))
         return due_ns + self._ping_ns(self._service.draws.ttft.at(self.index))
 
     def tokens(self, due_ns: int) -> int | None:
@@ -168,7 +171,7 @@ class Reply:
             return
         now_ns, row = time.monotonic_ns(), self.row
         fault = row.fault
-        body = fill(self.rendering.complete, self.request_id, now_ns)
+        body = self._filled(self.rendering.complete, now_ns)
         if fault == faults.MALFORMED:
             body = body[:-1] + b","
         head = self._service.head(row, self.rendering.provider, keep_alive=self._keep_alive, length=len(body))
@@ -179,7 +182,7 @@ class Reply:
         row.head_sent_ns = row.end_sent_ns = now_ns
         row.events, row.tokens, row.reasoning_tokens = (
             1,
-            self.rendering.outline.output_tokens,
+            self.rendering.outline.reasoning + self.rendering.outline.visible,
             self.rendering.outline.reasoning,
         )
         row.usage, row.finish = self.rendering.outline.usage != "none", self.rendering.outline.finish
@@ -211,12 +214,12 @@ class Reply:
             frame = rendering.broken(min(self.position, max(0, self.total - 1)))
             row.events += frame.events
             self.fault_position = -1
-            self.send(payload + fill(frame, self.request_id, now_ns))
+            self.send(payload + self._filled(frame, now_ns))
             return now_ns
         if fault == faults.ERROR_EVENT:
             frame = rendering.failure(FAILURE, position=self.position)
             row.events += frame.events
-            payload += fill(frame, self.request_id, now_ns)
+            payload += self._filled(frame, now_ns)
         if fault in (faults.ERROR_EVENT, faults.TRUNCATE):
             row.end_sent_ns = now_ns
             self.send(payload + LAST_CHUNK)
@@ -224,7 +227,7 @@ class Reply:
             return None
         if fault == faults.RESET:
             frame = rendering.token(min(self.position, max(0, self.total - 1)))
-            token = frame.format % ((now_ns, self.request_id) * frame.stamps)
+            token = self._token(frame, now_ns)
             payload += token[: len(token) // 2]
         self.send(payload)
         self._cut()
@@ -246,16 +249,22 @@ class Reply:
         self.opened = True
         row.head_sent_ns = now_ns
         row.events += frame.events
-        return self._service.head(row, self.rendering.provider, keep_alive=self._keep_alive) + fill(
-            frame, self.request_id, now_ns
-        )
+        head = self._service.head(row, self.rendering.provider, keep_alive=self._keep_alive)
+        return head + self._filled(frame, now_ns)
 
     def _close_at(self, now_ns: int) -> bytes:
         frame, outline = self.rendering.closing, self.rendering.outline
         self.row.events += frame.events
         self.row.end_sent_ns = now_ns
         self.row.usage, self.row.finish = outline.usage != "none", outline.finish
-        return fill(frame, self.request_id, now_ns)
+        return self._filled(frame, now_ns)
+
+    def _filled(self, frame: Frame, now_ns: int) -> bytes:
+        return fill(frame, self.request_id, now_ns).replace(VARIANT_BYTES, self.variant)
+
+    def _token(self, frame: Frame, now_ns: int) -> bytes:
+        """A token event that may be the first of its kind, whose word is this reply's own. All others are not."""
+        return (frame.format % ((now_ns, self.request_id) * frame.stamps)).replace(VARIANT_BYTES, self.variant)
 
     def _burst(self, position: int, now_ns: int) -> tuple[int, bytes]:
         """(position after it, bytes) of one write from `position` on, up to where a fault begins."""
@@ -265,7 +274,7 @@ class Reply:
         payload = b""
         for index in range(position, until):
             frame = self.rendering.token(index)
-            payload += frame.format % ((now_ns, self.request_id) * frame.stamps)
+            payload += self._token(frame, now_ns)
             self._extra_events += frame.events - 1
         return until, payload
 
