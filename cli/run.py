@@ -141,8 +141,9 @@ def print_result(run_dir: Path, manifest: Manifest, *, as_json: bool, quiet: boo
             sys.stdout.flush()
         elif not quiet:
             from ..exporters.console.final import print_final
+            from ..exporters.setting import read_setting
 
-            print_final(report)
+            print_final(report, read_setting(run_dir, report))
             click.echo(f"{run_dir}", err=True)
     except OSError as error:
         if not manifest.interrupted:  # a terminal that was closed, which is how the signal came

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Final
 
-from ..collectors.snapshot import Distribution, Requests, Slo, Verdict
+from ..collectors.snapshot import Distribution, Requests, Slo
 from ..engine.metrics import METRICS
 from ..engine.plan.slo import is_per_request
 
@@ -15,12 +15,6 @@ TOO_SMALL: Final = "n/a (n too small)"
 BARS: Final = " ▁▂▃▄▅▆▇█"
 
 HEADLINE: Final = ("ttft_ms", "itl_ms", "e2e_ms")  # shown first and in bold
-
-STATES: Final = {
-    "VALID": "the client stayed within its limits; the numbers can be used",
-    "INVALID": "the client disturbed what it measured; do not use these numbers",
-    "INSUFFICIENT": "too little was measured to be sure of the numbers",
-}
 
 
 def label(metric: str) -> str:
@@ -145,10 +139,6 @@ def parts(counts: dict[str, int]) -> str:
     """`http_rate_limited 12, timeout_total 3`: the non-zero ones, largest first."""
     ordered = sorted(((n, name) for name, n in counts.items() if n), key=lambda pair: (-pair[0], pair[1]))
     return ", ".join(f"{name} {n:,}" for n, name in ordered)
-
-
-def plain_state(verdict: Verdict) -> str:
-    return STATES.get(verdict.state, "")
 
 
 def spark(values: Sequence[float | None], width: int) -> str:

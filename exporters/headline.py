@@ -103,14 +103,12 @@ def error_rate(requests: Requests) -> str:
 
 
 def objectives(slos: Sequence[Slo]) -> str:
-    """`all 3 held`, `1 FAIL, 1 UNDECIDED of 3`; empty without any."""
-    if not slos:
-        return ""
+    """`3 of 3 PASS`, `1 FAIL, 1 UNDECIDED of 3`; empty without any."""
     states = [slo.state for slo in slos]
-    if all(state == "PASS" for state in states):
-        return "held" if len(states) == 1 else f"all {len(states)} held"
-    counted = ", ".join(f"{n} {state}" for state in ("FAIL", "UNDECIDED") if (n := states.count(state)))
-    return f"{counted} of {len(states)}"
+    if states and all(state == "PASS" for state in states):
+        return f"{len(states)} of {len(states)} PASS"
+    counted = [f"{n} {state}" for state in ("FAIL", "UNDECIDED") if (n := states.count(state))]
+    return f"{', '.join(counted)} of {len(states)}" if counted else ""
 
 
 def slo_state(slos: Sequence[Slo]) -> str:
@@ -133,5 +131,5 @@ def totals(report: Report) -> list[tuple[str, str]]:
     if report.throughput.goodput_share is not None:
         found.append((figures.share(report.throughput.goodput_share), "met every request SLO"))
     if report.slo:
-        found.append((objectives(report.slo), "objectives"))
+        found.append((objectives(report.slo), f"objective{'s' * (len(report.slo) != 1)}"))
     return [(number, what) for number, what in found if number != figures.MISSING]

@@ -9,6 +9,7 @@ from __future__ import annotations
 import mmap
 import re
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Final, TypeVar
 
@@ -67,8 +68,7 @@ def _decoded(content: mmap.mmap, start: int, end: int, decode: Callable[[bytes],
     at = _row_start.search(content, start, end)
     while at:
         following = _row_start.search(content, at.end(), end)
-        try:
+        # a row may be torn by a kill, cut by the sample's end, or damaged
+        with suppress(msgspec.DecodeError, UnicodeDecodeError):
             yield decode(content[at.start() : following.start() if following else end])
-        except (msgspec.DecodeError, UnicodeDecodeError):  # torn by a kill, cut by the sample's end, or damaged
-            pass
         at = following

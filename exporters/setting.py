@@ -9,14 +9,17 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 from urllib.parse import urlsplit, urlunsplit
 
 import msgspec
 
 from ..collectors.snapshot import Report
+from ..engine.plan.plan import Plan
+from ..engine.plan.written import masked
 from ..engine.runs.rundir import PLAN
 from . import figures, request_rows
+from .steps import Step, steps_of
 
 SAMPLED: Final = 20_000  # rows that lengths are read from
 TARGETS_SHOWN: Final = 8
@@ -58,6 +61,23 @@ class Lengths(msgspec.Struct):
         return found
 
 
+class Setting(NamedTuple):
+    """What the report does not say itself. `steps` of a load that changes in steps."""
+
+    plan: Document
+    lengths: Lengths
+    steps: Sequence[Step] = ()
+
+    @classmethod
+    def unknown(cls) -> Setting:
+        return cls({}, Lengths())
+
+
+def read_setting(run_dir: Path, report: Report) -> Setting:
+    plan = read_plan(run_dir)
+    return Setting(plan, Lengths.read(run_dir), steps_of(run_dir, report, plan))
+
+
 def read_plan(run_dir: Path) -> Document:
     """plan.json; empty if it is missing or damaged."""
     try:
@@ -67,13 +87,24 @@ def read_plan(run_dir: Path) -> Document:
     return found if isinstance(found, dict) else {}
 
 
-def setting_lines(report: Report, plan: Document, lengths: Lengths) -> list[tuple[str, str]]:
+def setting_lines(report: Report, setting: Setting) -> list[tuple[str, str]]:
     """(name, text); the name is empty where a line continues the one before it."""
+    plan, lengths, _ = setting
     lines = [("" if i else "target", line) for i, line in enumerate(_targets(report, plan))]
     lines += [("" if i else "load", line) for i, line in enumerate(load_lines(report, plan))]
     lines += [("prompts", line) for line in _workload(plan)]
     lines += [("tokens", line) for line in _lengths(report, lengths)]
     return lines
+
+
+def setting_line(plan: Plan, phase: str) -> str:
+    """What a run that goes on measures: `llama at http://127.0.0.1:8000/v1 · steady: 20 requests/s, Poisson arrivals`."""
+    document = masked(plan)
+    first, *others = plan.targets
+    words = f"{first.model or first.name} at {address(first.base_url)}" + f" and {len(others)} more" * bool(others)
+    loads = {str(each.get("name")): each.get("load") for each in _phases(document)}
+    load = loads.get(phase)
+    return f"{words} · {load_words(load)}" if isinstance(load, dict) else words
 
 
 def targets_of(plan: Document) -> list[dict[str, Any]]:
@@ -118,6 +149,20 @@ def load_lines(report: Report, plan: Document) -> list[str]:
     return lines
 
 
+def short_loads(report: Report, plan: Document) -> list[str]:
+    """The load of each phase in few words: `20/s`, `8 at once`, `10 to 50/s`, `steps`."""
+    loads = {str(each.get("name")): each.get("load") for each in _phases(plan)}
+    return [_short(loads.get(phase.name), phase.load) for phase in report.run.phases]
+
+
+def _short(load: Any, model: str) -> str:
+    for key, unit in (("rate", "/s"), ("concurrency", " at once")):
+        if isinstance(load, dict) and key in load:
+            stepped = isinstance(load[key], dict) and "steps" in load[key]
+            return "steps" if stepped else f"{_over_time(load[key])}{unit}"
+    return model.replace("_", " ")
+
+
 def _phases(plan: Document) -> list[dict[str, Any]]:
     phases = plan.get("phases")
     return [each for each in phases if isinstance(each, dict)] if isinstance(phases, list) else []
@@ -126,7 +171,7 @@ def _phases(plan: Document) -> list[dict[str, Any]]:
 def load_words(load: dict[str, Any]) -> str:
     """`20 requests/s, Poisson arrivals, at most 100 in flight`."""
     if "concurrency" in load:
-        return f"{_over_time(load['concurrency'])} at once, each after the one before it (closed loop)"
+        return f"{_over_time(load['concurrency'])} in flight at a time (closed loop)"
     if "rate" not in load:
         return "at the times of the trace" if load.get("replay") else "by a timetable"
     arrivals = str(load.get("arrivals", ""))

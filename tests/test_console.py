@@ -84,7 +84,7 @@ def test_an_invalid_verdict_says_why_in_words() -> None:
     report = reported(ticks=5, targets=1)
     report.verdict = Verdict(state="INVALID", reasons=[Reason("steal", "the hypervisor took 7 % of the cores")])
     text = drawn(FinalTable(report), 80)
-    assert "INVALID: the client disturbed what it measured" in text
+    assert "INVALID: the hypervisor took this machine's CPU time" in text
     assert "the hypervisor took 7 % of the cores (steal)" in text
 
 
@@ -95,7 +95,7 @@ def test_a_note_under_a_valid_verdict_is_labelled_as_one() -> None:
     report.verdict = Verdict(state="INVALID", reasons=reasons)
     text = drawn(FinalTable(report), 80)
     assert "- short of CPU (cpu)" in text
-    assert "- note: 3 values above the range (clamped)" in text
+    assert "- note: 3 values above the range: the highest percentiles are lower bounds" in text
 
 
 @pytest.mark.parametrize("counter", CLIENT_COUNTERS)
