@@ -73,6 +73,8 @@ def informative(metrics: dict[str, Distribution], load: str) -> list[tuple[str, 
             continue
         if name in _CONNECTING and (d.max or 0) <= 0:
             continue
+        if name == "tokens_per_event" and d.max == 1:
+            continue
         other = metrics.get(_REPEATS.get(name, ""))
         if other is None or not _same(d, other):
             found.append((name, d))
@@ -84,6 +86,13 @@ def _same(one: Distribution, other: Distribution) -> bool:
     return one.count == other.count and all(
         a is not None and b is not None and abs(a - b) <= SAME_SHARE * abs(b) for a, b in pairs
     )
+
+
+def far_note(shown: Sequence[tuple[str, Distribution]]) -> str:
+    """Why p99.9 is not there, for all metrics or for those that have none; empty where all have it."""
+    missing = [d for _, d in shown if d.p99_9 is None]
+    others = " of the others" if len(missing) < len(shown) else ""
+    return f"p99.9{others}: {figures.TOO_SMALL}" if missing else ""
 
 
 def paced_by(metrics: dict[str, Distribution]) -> str:

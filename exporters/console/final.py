@@ -19,6 +19,7 @@ from ..account import account_lines
 from ..advice import explained, plain_state, waited
 from ..headline import (
     error_rate,
+    far_note,
     headline_metrics,
     informative,
     label,
@@ -165,8 +166,8 @@ def _metrics(metrics: dict[str, Distribution], load: str, width: int) -> Iterato
             cells.append(literal(scale.interval(d, "p99", name)) or figures.MISSING)
         table.add_row(label(name, scale), *cells, style="bold" if name in figures.HEADLINE else "")
     yield table
-    if not far:
-        yield Text(f"p99.9: {figures.TOO_SMALL}", style="dim")
+    if note := far_note(shown):
+        yield Text(note, style="dim")
 
 
 def _side_by_side(targets: list[TargetReport], width: int) -> Iterator[Table]:

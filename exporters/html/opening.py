@@ -12,6 +12,7 @@ from ..advice import explained, plain_state, waited
 from ..headline import (
     LEVELS,
     error_rate,
+    far_note,
     headline_metrics,
     informative,
     label,
@@ -177,5 +178,4 @@ def all_metrics(r: Report) -> Markup:
         if intervals:
             cells.append(scale.interval(d, "p99", name) or figures.MISSING)
         rows.append(row(cells, classes="key" if name in figures.HEADLINE else ""))
-    note = NOTHING if far else element("p", f"p99.9: {figures.TOO_SMALL}", classes="small soft")
-    return joined((table(head, rows), note))
+    return joined((table(head, rows), element("p", far_note(shown), classes="small soft")))

@@ -16,6 +16,7 @@ import msgspec
 from ...collectors.snapshot import Report
 from ...engine import files
 from ...engine.errors import OutputError
+from .. import figures
 from ..account import account_lines
 from .charts import charts_of
 from .health import health_strip
@@ -30,6 +31,7 @@ FILES: Final = {
     "report_css": "report.css",
     "uplot_js": "uplot/uPlot.iife.min.js",
     "report_js": "report.js",
+    "requests_js": "requests.js",
 }
 
 
@@ -49,18 +51,25 @@ def report_html(run_dirs: Sequence[Path], *, points: int = POINTS) -> str:
 
 def page_of(runs: Sequence[Run]) -> str:
     first = runs[0].report
-    data = msgspec.json.encode(charts_of(runs)).decode()
     parts = {
         "title": escaped(f"{first.run.name}: {first.verdict.state} - LLM Latency Lens"),
         "body": joined(_head(run) for run in runs),
         "tail": joined(part for run in runs for part in _tail(run, alone=len(runs) == 1)),
         "health": joined(health_strip(run, alone=len(runs) == 1) for run in runs),
         "downsampled": escaped(_downsampled(runs)),
+        "marks": escaped(" ".join(_marks(run) for run in runs)),
+        "token_times": escaped(_token_times(runs)),
         "distribution_source": escaped(_distribution_source(runs)),
-        "data": data.replace("<", "\\u003c"),  # no "</script>" from a server's or a plan's text
+        "requests": _embedded([run.pictures for run in runs]),
+        "data": _embedded(charts_of(runs)),
         **{name: _asset(file) for name, file in FILES.items()},
     }
     return Template(_asset("report.html")).substitute(parts)
+
+
+def _embedded(content: object) -> str:
+    """JSON for a script element: no "</script>" from a server's or a plan's text."""
+    return msgspec.json.encode(content).decode().replace("<", "\\u003c")
 
 
 def _asset(name: str) -> str:
@@ -82,6 +91,23 @@ def _distribution_source(runs: Sequence[Run]) -> str:
     if all(run.exact for run in runs):
         return "Of successful requests, from the HDR histograms of the run (3 significant digits)."
     return "Of successful requests. Approximate, from bucket counts: there is no intervals.hlog. The tables are exact."
+
+
+def _marks(run: Run) -> str:
+    """What the marks on the time axes mean, and each incident."""
+    words = ["Red at the bottom: requests failed."] if run.report.requests.failed else []
+    incidents = run.timeline.incidents.marks
+    if incidents:
+        words.append("Triangles: " + ", ".join(f"{m.label} at {figures.clock(m.at_s)}" for m in incidents) + ".")
+    return " ".join(words)
+
+
+def _token_times(runs: Sequence[Run]) -> str:
+    if any(run.pictures.timed for run in runs):
+        return "The slowest requests and one of median duration: a mark is a token event. Red: after a stall. Hollow: it shared a read with the one before, so its own time is not known."
+    return (
+        "The arrival of each token was not kept; output.token_times: slowest:20 in the plan keeps that of the slowest."
+    )
 
 
 def _head(run: Run) -> Markup:

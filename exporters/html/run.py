@@ -10,6 +10,7 @@ from ...collectors.snapshot import Report
 from ..rundir import read_report
 from ..setting import Setting, read_setting
 from .curves import Curves, exact_curves, rough_curves
+from .requests import Pictures, pictures_of
 from .timeline import HEATED, LATENCIES, POINTS, Timeline, read_timeline
 
 
@@ -22,6 +23,7 @@ class Run(NamedTuple):
     timeline: Timeline
     curves: Curves
     exact: bool
+    pictures: Pictures
 
     @property
     def targets(self) -> list[str]:
@@ -38,4 +40,11 @@ def read_run(run_dir: Path, *, points: int = POINTS) -> Run:
     read_timeline(run_dir / "intervals.jsonl", timeline)
     setting = read_setting(run_dir, report)
     plan = json.dumps(setting.plan, indent=2, ensure_ascii=False) if setting.plan else ""
-    return Run(report, plan, setting, timeline, curves or rough_curves(timeline, targets), exact)
+    pictures = pictures_of(
+        run_dir,
+        targets=targets,
+        measured=[phase.name for phase in report.run.phases if phase.measured],
+        edges=timeline.edges(),
+        start_wall_ns=timeline.start_wall_ns,
+    )
+    return Run(report, plan, setting, timeline, curves or rough_curves(timeline, targets), exact, pictures)
