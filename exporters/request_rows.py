@@ -6,12 +6,12 @@ are found without decoding what lies between them: a sample costs the same for a
 
 from __future__ import annotations
 
-import mmap
+import io
 import re
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
-from typing import Final, TypeVar
+from typing import BinaryIO, Final, TypeVar
 
 import msgspec
 
@@ -19,7 +19,8 @@ from ..engine.runs.rundir import REQUESTS
 
 BLOCK_BYTES: Final = 1 << 20  # read at once
 SAMPLES: Final = 64  # places of a large file that a sample is taken from
-_row_start = re.compile(rb"\xde\x00.\xa7request", re.DOTALL)
+MARKER: Final = b"\xde\x00.\xa7request"
+_row_start = re.compile(MARKER, re.DOTALL)
 
 T = TypeVar("T", bound=msgspec.Struct)
 
@@ -34,8 +35,8 @@ def rows(run_dir: Path, kind: type[T]) -> Iterator[T]:
     """Every row as a `kind`, which names the fields that are decoded; damaged and torn rows are left out."""
     decode = msgspec.msgpack.Decoder(kind).decode
     for path in parts(run_dir):
-        with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
-            yield from _decoded(content, 0, len(content), decode)
+        with path.open("rb") as file:
+            yield from _decoded(file, decode)
 
 
 def sample(run_dir: Path, kind: type[T], count: int) -> Iterator[T]:
@@ -44,31 +45,38 @@ def sample(run_dir: Path, kind: type[T], count: int) -> Iterator[T]:
     files = parts(run_dir)
     total = sum(path.stat().st_size for path in files)
     for path in files:
-        with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
-            size = len(content)
-            row_bytes = max(1, _row_bytes(content))
+        size = path.stat().st_size
+        with path.open("rb") as file:
+            row_bytes = max(1, _row_bytes(file.read(BLOCK_BYTES)))
+            file.seek(0)
             wanted = max(1, round(count * size / total))
             if size <= 2 * wanted * row_bytes:
-                yield from _decoded(content, 0, size, decode)
+                yield from _decoded(file, decode)
                 continue
             length = max(row_bytes * wanted // SAMPLES, 2 * row_bytes)
             for k in range(SAMPLES):
-                start = (size - length) * k // max(1, SAMPLES - 1)
-                yield from _decoded(content, start, min(size, start + length), decode)
+                file.seek((size - length) * k // max(1, SAMPLES - 1))
+                yield from _decoded(io.BytesIO(file.read(length)), decode)
 
 
-def _row_bytes(content: mmap.mmap) -> int:
+def _row_bytes(head: bytes) -> int:
     """The mean size of the first rows."""
-    head = content[: min(len(content), BLOCK_BYTES)]
     found = len(_row_start.findall(head))
     return len(head) // found if found else len(head)
 
 
-def _decoded(content: mmap.mmap, start: int, end: int, decode: Callable[[bytes], T]) -> Iterator[T]:
-    at = _row_start.search(content, start, end)
-    while at:
-        following = _row_start.search(content, at.end(), end)
-        # a row may be torn by a kill, cut by the sample's end, or damaged
-        with suppress(msgspec.DecodeError, UnicodeDecodeError):
-            yield decode(content[at.start() : following.start() if following else end])
-        at = following
+def _decoded(file: BinaryIO, decode: Callable[[bytes], T]) -> Iterator[T]:
+    """The rows of a file, a block in memory at a time. A map that is larger than a block is carried on until it ends."""
+    rest = b""
+    while True:
+        block = file.read(BLOCK_BYTES)
+        content = rest + block
+        starts = [found.start() for found in _row_start.finditer(content)]
+        ends = starts[1:] if block else [*starts[1:], len(content)]
+        for start, end in zip(starts, ends, strict=False):
+            # a row may be torn by a kill, cut by the sample's end, or damaged
+            with suppress(msgspec.DecodeError, UnicodeDecodeError):
+                yield decode(content[start:end])
+        if not block:
+            return
+        rest = content[starts[-1] :] if starts else content[-len(MARKER) :]

@@ -4,7 +4,17 @@
   const data = JSON.parse(document.getElementById("data").textContent);
   const shown = new Set(data.series.map((_, i) => i));
   const charts = [];
-  const css = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
+  // Colours and widths are kept: to ask for one after each change of the page would lay all of it out again.
+  const colors = new Map(), widths = new Map();
+  function css(name) {
+    if (!colors.has(name)) colors.set(name, getComputedStyle(document.documentElement).getPropertyValue(name).trim());
+    return colors.get(name);
+  }
+  function widthOf(box, panel) {
+    const kind = panel ? "panel" : "card";
+    if (!widths.has(kind)) widths.set(kind, box.clientWidth);
+    return widths.get(kind);
+  }
   const color = (i) => css("--c" + (i % 8));
   const sync = uPlot.sync("time");
 
@@ -159,7 +169,7 @@
     if (options.time) drawn.push((u) => mark(u, options));
     if (options.also) drawn.push(options.also);
     const spec = {
-      width: Math.max(160, box.clientWidth - pad), height: options.height || 230,
+      width: Math.max(160, widthOf(box, options.panel) - pad), height: options.height || 230,
       legend: { live: true },
       cursor: options.time ? { sync: { key: sync.key }, drag: { x: true, y: false } } : { drag: { x: true, y: false } },
       scales: { x: Object.assign({ time: false }, options.x), y: Object.assign({ range: floor }, options.y), right: { range: [0, 100] } },
@@ -491,6 +501,7 @@
   }
 
   function redraw() {
+    colors.clear();
     for (const c of charts) c.u.redraw(false, true);
     for (const m of maps) paint(m.h, m.canvas);
     document.dispatchEvent(new Event("redraw"));
@@ -499,6 +510,7 @@
   // On paper: light colours, one column of A4 between its margins.
   function forPaper(on) {
     document.documentElement.classList.toggle("paper", on);
+    colors.clear();
     resize();
     redraw();
   }

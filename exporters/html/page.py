@@ -128,7 +128,7 @@ def _tail(run: Run, *, alone: bool) -> Iterator[Markup]:
     yield element("h2", "Totals")
     yield card(table((), ((name, text_cell(line)) for name, line in account_lines(r))))
     yield element("h2", "Plan and host")
-    plan = details("Plan", element("pre", run.plan)) if run.plan else NOTHING
+    plan = details("Plan", element("pre", run.plan, tabindex="0")) if run.plan else NOTHING
     digest = element("p", f"Plan sha256 {r.run.plan_sha256}", classes="small soft")
     host = table((), ((name, text_cell(plain(value))) for name, value in r.run.host.items()))
     yield element("div", card(plan, digest, classes=""), card(host), classes="grid")

@@ -7,7 +7,7 @@ its timeline; the token times of the slowest requests and of one of median durat
 from __future__ import annotations
 
 import heapq
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterator, Sequence
 from itertools import count
 from pathlib import Path
@@ -140,7 +140,7 @@ class _Reader:
         moment_ms = row.first_token_ms if row.first_token_ms is not None else row.end_ms
         column = bisect_right(self._edges, start_s + (moment_ms or 0.0) / 1e3) - 1
         column = min(max(column, 0), len(self._edges) - 2)
-        bucket = -1 if row.ttft_ms is None else int(np.searchsorted(BUCKETS["ttft_ms"], row.ttft_ms))
+        bucket = -1 if row.ttft_ms is None else bisect_left(BUCKETS["ttft_ms"], row.ttft_ms)
         key = (column, bucket if row.outcome == "ok" else -1)
         if self._cells.get(key, 0) >= PER_CELL:
             return
