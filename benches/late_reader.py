@@ -14,49 +14,25 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
-from time import monotonic, sleep
 from typing import Any
 
 import numpy as np
-import psutil
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+from tests.support_lens import LENS
 from tests.support_simulator import simulator
-
-STOP_S, PERIOD_S = 0.3, 0.5
-POINTS = {"p50": 50, "p99": 99, "max": 100}
+from tests.support_stamps import found, stop_again_and_again
 
 
 def stopped_run(url: str, stamps: str, streams: int, seconds: float) -> dict[str, Any]:
     """The summary of a run whose worker is stopped again and again."""
-    command = [
-        sys.executable,
-        "-m",
-        "llm_latency_lens.cli",
-        "run",
-        "--json",
-        "--quiet",
-        "--base-url",
-        url,
-        "--model",
-        "m",
-    ]
-    command += ["--workers", "1", "--concurrency", str(streams), "--duration", f"{seconds}s", "--stamps", stamps]
-    with tempfile.TemporaryDirectory() as folder:
-        run = subprocess.Popen([*command, "--out", folder], stdout=subprocess.PIPE)
-        sleep(1)
-        workers = [
-            c for c in psutil.Process(run.pid).children(recursive=True) if "engine.worker" in " ".join(c.cmdline())
-        ]
-        end = monotonic() + seconds
-        while monotonic() < end and run.poll() is None:
-            for worker in workers:
-                worker.suspend()
-            sleep(STOP_S)
-            for worker in workers:
-                worker.resume()
-            sleep(PERIOD_S - STOP_S)
-        summary: dict[str, Any] = json.loads(run.communicate()[0])
+    command = [*LENS, "run", "--json", "--quiet", "--base-url", url, "--model", "m", "--workers", "1"]
+    command += ["--concurrency", str(streams), "--duration", f"{seconds}s", "--stamps", stamps]
+    with tempfile.TemporaryDirectory() as folder, tempfile.TemporaryFile("w+") as output:
+        run = subprocess.Popen([*command, "--out", folder], stdout=output, text=True)
+        stop_again_and_again(run, found(run, "engine.worker"))
+        output.seek(0)
+        summary: dict[str, Any] = json.load(output)
     return summary
 
 

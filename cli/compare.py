@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 import click
 
 from ..engine.errors import OutputError, PlanError
+from .options import share
 
 if TYPE_CHECKING:
     from ..collectors.compare import Compared
     from ..exporters.compare.repeated import SidesOf
-    from ..exporters.compare.run import Runs
 
 WORSE: Final = 3  # the exit code of a gate that failed
 _DIVIDER: Final = "\0--"  # stands for `--` while click parses: options may follow the candidates, and no path holds \0
@@ -32,24 +33,13 @@ class TwoLists(click.Command):
         return ["BASE... -- CANDIDATE... [OPTIONS]  |  DIR [OPTIONS]"]
 
 
-def share(text: str) -> float:
-    """`5%` or `0.05`. Raises PlanError."""
-    try:
-        value = float(text.removesuffix("%")) / (100 if text.endswith("%") else 1)
-    except ValueError:
-        value = -1.0
-    if not 0 < value <= 1:
-        raise PlanError(f"--margin {text!r} is not a share above 0 and up to 100 %, such as 5% or 0.05")
-    return value
-
-
 @click.command(cls=TwoLists)
 @click.argument("run_dirs", nargs=-1, required=True)
 @click.option(
     "--margin",
     default="5%",
     show_default=True,
-    callback=lambda _ctx, _parameter, text: share(text),
+    callback=lambda _ctx, _parameter, text: share("--margin", text),
     metavar="SHARE",
     help="Difference that does not matter.",
 )
@@ -77,26 +67,36 @@ def compare(
     junit: Path | None,
     html: Path | None,
 ) -> int:
-    """Compare the runs before `--` with those after it, or the two sides of DIR that `lens run --against` made.
+    """Compare the runs before `--` with those after it, a sweep with another, or the two sides of DIR that `lens run
+    --against` made.
 
     Several runs on each side are compared run by run, single ones by the blocks within them. Each statistic is better,
     worse, the same (its 95 % interval lies within the margin) or undecided. The exit code is 3 if anything is worse.
     """
+    from ..exporters.compare import page
     from ..exporters.compare.run import compare_runs
+    from ..exporters.compare.sweeps import compare_sweeps, is_sweep
+    from ..exporters.compare.sweeps import page_of as page_of_sweeps
 
     if as_json and as_markdown:
         raise PlanError("--json and --markdown both print on stdout; give one of them")
     sides = _sides(run_dirs)
-    compared, runs = compare_runs(
-        sides.base,
-        sides.candidate,
-        margin=margin,
-        metrics=metrics,
-        steady=steady,
-        across=across,
-        first_notes=sides.notes,
-    )
-    write_files(junit, html, compared, runs)
+    if any(is_sweep(path) for path in (*sides.base, *sides.candidate)):
+        compared, sweeps = compare_sweeps(
+            sides.base, sides.candidate, margin=margin, metrics=metrics, steady=steady, across=across
+        )
+        write_files(junit, html, compared, lambda: page_of_sweeps(compared, sweeps))
+    else:
+        compared, runs = compare_runs(
+            sides.base,
+            sides.candidate,
+            margin=margin,
+            metrics=metrics,
+            steady=steady,
+            across=across,
+            first_notes=sides.notes,
+        )
+        write_files(junit, html, compared, lambda: page.page_of(compared, runs))
     print_compared(compared, as_json=as_json, as_markdown=as_markdown)
     return WORSE if compared.state == "FAIL" else 0
 
@@ -137,14 +137,14 @@ def _sides(run_dirs: tuple[str, ...]) -> SidesOf:
     return named_sides(base, candidate)
 
 
-def write_files(junit: Path | None, html: Path | None, compared: Compared, runs: Runs) -> None:
+def write_files(junit: Path | None, html: Path | None, compared: Compared, page: Callable[[], str]) -> None:
     """Writes the files that were asked for. Raises OutputError."""
     from ..engine.files import replace
-    from ..exporters.compare import formats, page
+    from ..exporters.compare import formats
 
     for path, content in (
         (junit, formats.junit(compared) if junit else b""),
-        (html, page.page_of(compared, runs).encode("utf-8", "replace") if html else b""),
+        (html, page().encode("utf-8", "replace") if html else b""),
     ):
         if path is not None:
             try:

@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
+from ..collectors.host import describe
 from ..engine import __version__
 from ..engine.errors import LensError, PlanError
 from ..engine.load.models import planned_slots
@@ -37,6 +38,7 @@ from ..engine.runs.rundir import (
 )
 from ..engine.runs.supervisor import Supervisor
 from ..engine.runs.tap import TapProcess, servers_of, start_tap
+from ..engine.wire.proxy import proxied
 from ..engine.wire.tap.filters import Server
 from ..engine.wire.tap.process import refusal
 
@@ -179,7 +181,10 @@ def manifest_of(plan: Plan, run_id: str, run_dir: Path, workers: int, planned: S
         workers=workers,
         started_at=datetime.datetime.now(datetime.UTC).isoformat(timespec="milliseconds"),
         phases=[PhaseTimes(planned=slots) for slots in planned],
+        proxied=[target.name for target in plan.targets if proxied(target, os.environ)],
         pids={"supervisor": os.getpid()},
+        # Here, not in the collector: that one is pinned, and would count only its own cores as usable.
+        host=describe(),
     )
 
 

@@ -34,8 +34,15 @@ class Entry(NamedTuple):
 COMMANDS: Final = {
     "run": Entry("llm_latency_lens.cli.run", "run", "Run a plan, or a load given by flags, and report."),
     "probe": Entry("llm_latency_lens.cli.probe.command", "probe", "Measure continuously at a low rate, as a service."),
+    "sweep": Entry("llm_latency_lens.cli.sweep.command", "sweep", "Find the highest load that meets the objectives."),
     "compare": Entry(
         "llm_latency_lens.cli.compare", "compare", "Tell whether runs are worse than others, for a CI gate."
+    ),
+    "calibrate": Entry(
+        "llm_latency_lens.cli.calibrate.command", "calibrate", "Measure the accuracy and the limits of this host."
+    ),
+    "verify": Entry(
+        "llm_latency_lens.cli.verify.command", "verify", "Compare a run's times with a packet capture of it."
     ),
     "validate": Entry("llm_latency_lens.cli.validate", "validate", "Check a plan and show what it will do."),
     "doctor": Entry("llm_latency_lens.cli.doctor", "doctor", "Check this machine, and a plan's targets, before a run."),

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import os
-import subprocess
 import sys
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
-import msgspec
 
+from ..engine import __version__
 from ..engine.errors import LensError
 from ..engine.plan.plan import Plan
 from ..engine.runs.interrupts import Interrupts
@@ -22,6 +21,11 @@ from ..engine.runs.rundir import HTML, SUMMARY, leftovers, run_id_of
 from .launch import Stamps
 from .options import plan_from, run_options
 from .repeat.options import repeat_of, repeat_options
+from .simulated import simulator
+
+if TYPE_CHECKING:
+    from .processes.export import Exporter
+    from .stops import StopRules
 
 
 @click.command(short_help="Run a plan, or a load given by flags, and report.")
@@ -38,8 +42,9 @@ def run(plan_path: str | None, *, as_json: bool, quiet: bool, strict: bool, **fl
         interrupts = stack.enter_context(Interrupts())  # first: a signal must never find nobody
         beside: list[int] = []
         if flags["simulate"]:
-            flags["base_url"], pid = stack.enter_context(simulator())
-            beside.append(pid)
+            simulated = stack.enter_context(simulator())
+            flags["base_url"] = f"{simulated.base_url}/v1"
+            beside.append(simulated.pid)
         plan = plan_from(plan_path, flags)
         if repeat is not None:
             from .repeat.command import carry_out_repeated
@@ -63,6 +68,35 @@ def carry_out(
 
     `run_id` is a new one if it is empty; `warn`: say on stderr what the plan and the machine have against the run.
     """
+    live = not (quiet or as_json)
+    done = measure(plan, interrupts, warn=warn and not quiet, live=live, beside=beside, run_id=run_id)
+    try:
+        write_report(done.run_dir)
+        return print_result(done.run_dir, done.manifest, as_json=as_json, quiet=quiet, strict=strict)
+    finally:
+        done.exporter.finish()
+
+
+class Done(NamedTuple):
+    """A run that has its summary. `exporter.finish()` is still to be called."""
+
+    run_dir: Path
+    manifest: Manifest
+    exporter: Exporter
+
+
+def measure(
+    plan: Plan,
+    interrupts: Interrupts,
+    *,
+    warn: bool,
+    live: bool,
+    beside: Sequence[int] = (),
+    run_id: str = "",
+    rules: Callable[[Plan, Path], StopRules] | None = None,
+) -> Done:
+    """Runs a plan to its summary. `rules` make what ends it early, from its plan and segment directory; `warn` says on
+    stderr what the plan and the machine have against the run, `live` is the live view. Raises LensError."""
     from ..engine.wire.preflight import check_targets
     from ..engine.workload import cautions
     from .launch import budget_prices, launched
@@ -70,36 +104,33 @@ def carry_out(
     from .stops import StopRules
 
     prices = budget_prices(plan)
+    warn_of_ceiling(plan, quiet=not warn)
     check_targets(plan, os.environ)
     run_id = run_id or run_id_of(plan.name)
-    known = [] if quiet or beside or not warn else cautions(plan)  # the simulator beside it limits itself
+    known = cautions(plan) if warn and not beside else []  # the simulator beside it limits itself
     for warning in [*known, *check_exports(plan, run_id)]:
         click.echo(f"lens: {warning}", err=True)
     with contextlib.ExitStack() as failed:
         with launched(plan, run_id, interrupts, prices=prices) as launch:
-            warn_of_leftovers(quiet=quiet or not warn)
+            warn_of_leftovers(quiet=not warn)
             exporter = Exporter(plan, launch.run_dir)
             failed.callback(exporter.abandon)
-            rules = StopRules(plan, launch.segment_dir)
+            stops = (rules or StopRules)(plan, launch.segment_dir)
 
             def on_tick() -> str | None:
                 if exporter.restart_if_ended():
                     launch.manifest.exporter_restarts += 1
                     supervisor.publish()
-                return rules.reason()
+                return stops.reason()
 
             supervisor = launch.supervisor(on_tick)
             supervisor.keep_aside(beside)
-            if warn and not quiet:
+            if warn:
                 warn_of_stamps(launch.stamps, supervisor.worker_cores, beside)
-            with live_console(launch.segment_dir, quiet=quiet or as_json):
+            with live_console(launch.segment_dir, quiet=not live):
                 manifest = supervisor.run()
         failed.pop_all()  # from here on there is a summary, and the exporter can come to its end
-    try:
-        write_report(launch.run_dir)
-        return print_result(launch.run_dir, manifest, as_json=as_json, quiet=quiet, strict=strict)
-    finally:
-        exporter.finish()
+    return Done(launch.run_dir, manifest, exporter)
 
 
 def warn_of_stamps(stamps: Stamps, worker_cores: Collection[int], beside: Collection[int]) -> None:
@@ -107,6 +138,20 @@ def warn_of_stamps(stamps: Stamps, worker_cores: Collection[int], beside: Collec
     own processes `beside` it were moved to other cores."""
     lines = [f"one stamp per read: {stamps.refusal}"] if stamps.refusal else []
     for line in [*lines, *core_warnings([each for each in stamps.local if each.pid not in beside], worker_cores)]:
+        click.echo(f"lens: {line}", err=True)
+
+
+def warn_of_ceiling(plan: Plan, *, quiet: bool) -> None:
+    """A line on stderr if the plan asks for more than this host's calibration found possible, or if that is unusable."""
+    from ..collectors.calibration.stored import excess, load
+    from ..collectors.host import describe
+    from ..engine.runs.placement import worker_count
+
+    loaded = load(describe()["host_hash"], __version__, os.environ)
+    lines = [loaded.ignored] if loaded.ignored and not quiet else []
+    if loaded.calibration is not None:
+        lines.append(excess(plan, worker_count(plan), loaded.calibration))
+    for line in filter(None, lines):
         click.echo(f"lens: {line}", err=True)
 
 
@@ -175,23 +220,3 @@ def live_console(segment_dir: Path, *, quiet: bool) -> Iterator[None]:
 
     with LiveConsole(segment_dir):
         yield
-
-
-@contextlib.contextmanager
-def simulator() -> Iterator[tuple[str, int]]:
-    """The built-in provider on a free loopback port, for as long as the run lasts: its base URL and its pid."""
-    process = subprocess.Popen(
-        [sys.executable, "-m", "llm_latency_lens.engine.simulator", "--port", "0", "--die-with-parent"],
-        stdout=subprocess.PIPE,
-        start_new_session=True,
-    )
-    try:
-        line = process.stdout.readline() if process.stdout else b""
-        if not line:
-            raise LensError(f"the simulator ended with exit code {process.wait()} before it listened")
-        yield f"http://127.0.0.1:{msgspec.json.decode(line)['port']}/v1", process.pid
-    finally:
-        process.terminate()
-        process.wait()
-        if process.stdout:
-            process.stdout.close()

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections import deque
 from pathlib import Path
 
-from ..collectors.snapshot import REPORT_DECODER, SNAPSHOT_DECODER
+from ..collectors.snapshot import REPORT_DECODER, SNAPSHOT_DECODER, Report, Snapshot
 from ..engine.files import UNDECODABLE
 from ..engine.plan.plan import SECOND, Plan
 from ..engine.runs.rundir import LIVE_REPORT, SNAPSHOT
@@ -22,13 +22,14 @@ class StopRules:
     def __init__(self, plan: Plan, segment_dir: Path) -> None:
         self._limits = plan.limits
         self._goals = bool(plan.until)
+        self._watching = self._goals or plan.limits.max_error_rate is not None or plan.limits.stop_on_slo
         self._dir = segment_dir
         self._tick = -1
         self._window: deque[tuple[float, int, int]] = deque([(0.0, 0, 0)])  # (elapsed s, ok, failed), cumulative
 
     def reason(self) -> str | None:
         """`max_error_rate` or `slo` when a rule is broken, `until` when enough is known."""
-        if self._limits.max_error_rate is None and not self._limits.stop_on_slo and not self._goals:
+        if not self._watching:
             return None
         try:
             snapshot = SNAPSHOT_DECODER.decode((self._dir / SNAPSHOT).read_bytes())
@@ -37,6 +38,10 @@ class StopRules:
         if snapshot.tick == self._tick:
             return None
         self._tick = snapshot.tick
+        return self.judged(snapshot)
+
+    def judged(self, snapshot: Snapshot) -> str | None:
+        """The same of a tick that was not seen before."""
         self._window.append((snapshot.elapsed_s, snapshot.ok_total, snapshot.failed_total))
         if self._too_many_errors():
             return "max_error_rate"
@@ -55,5 +60,9 @@ class StopRules:
         return ok + failed >= SAMPLES_MIN and failed / (ok + failed) > limit
 
     def _slo_broken(self) -> bool:
-        report = REPORT_DECODER.decode((self._dir / LIVE_REPORT).read_bytes())
+        report = self.report()
         return report.requests.ok >= SAMPLES_MIN and any(slo.state == "FAIL" for slo in report.slo)
+
+    def report(self) -> Report:
+        """The numbers so far."""
+        return REPORT_DECODER.decode((self._dir / LIVE_REPORT).read_bytes())

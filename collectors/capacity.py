@@ -4,7 +4,9 @@ Both are functions of the points measured until now, so that a sweep that was ki
 
     1. From the lowest load on, each next one is twice the last, until one does not pass.
     2. Bisection (of logarithms) between the highest load that passes and the lowest that does not, until the bracket is
-       as narrow as the precision. A point that stays UNDECIDED is kept out of both: its two sides are bisected.
+       as narrow as the precision. A point that stays UNDECIDED is kept out of both: its two sides are bisected. But one
+       that is only UNDECIDED because it has too few requests, clear of its objective, is taken for one that passes until
+       it is the end of the bracket (4): a low rate takes minutes to prove a 99th percentile.
     3. Where undecided points keep the bracket too wide, the one nearest the middle is measured again, for longer.
     4. Both ends of the bracket are measured a second time. One wrong verdict would otherwise move the bracket for good:
        bisection never looks back. A load with one PASS and one FAIL gets a third look, and the majority counts.
@@ -12,7 +14,8 @@ Both are functions of the points measured until now, so that a sweep that was ki
 The value of the answer is where a line through the points around the bracket meets the objective (weighted least squares
 of the logarithms of load and of measured/objective), kept inside the bracket; the interval is the bracket and the line's
 own: points that are judged at every doubling of their requests are judged wrongly more often than one by itself. A load at which
-the client is the limit never counts as one that the server fails.
+the client is the limit never counts as one that the server fails; and one such look may be a moment's disturbance, so
+that it takes two to end the range.
 """
 
 from __future__ import annotations
@@ -33,6 +36,7 @@ Found = Literal["FOUND", "ABOVE_RANGE", "BELOW_RANGE", "CLIENT_LIMITED", "UNDECI
 FACTOR: Final = 2.0  # between loads while there is no upper end
 LOOKS_MAX: Final = 3  # at one load
 NEAR: Final = 1.25  # loads up to so far outside the bracket are part of the fit
+CLEAR: Final = 0.7  # measured over objective below which an undecided load is searched above, as if it passed
 KNEE_POINTS: Final = 4  # fewer have no knee
 _DRAWS: Final = 400
 _Z: Final = NormalDist().inv_cdf(0.975)
@@ -109,7 +113,7 @@ def next_load(points: Sequence[Point], range_: Range) -> Next | None:
     if not points:
         return Next(range_.low, 1)
     looks = _looks(points)
-    bracket = _bracket(looks)
+    bracket = _bracket(looks, presumed=True)
     for value in _open_questions(bracket, looks, range_):
         return Next(value, len(looks.get(value, ())) + 1)
     return None
@@ -118,6 +122,7 @@ def next_load(points: Sequence[Point], range_: Range) -> Next | None:
 def _open_questions(bracket: _Bracket, looks: dict[float, list[Point]], range_: Range) -> Iterator[float]:
     """What is worth a measurement, the most useful first; the ends' second looks come last."""
     low, high = bracket.low, bracket.high
+    yield from (value for value, points in looks.items() if _disturbed(points))
     if high is None:
         top = max(looks)
         if top < range_.high:
@@ -151,6 +156,12 @@ def _inside(
     )
 
 
+def _disturbed(points: Sequence[Point]) -> bool:
+    """A load at which the client was the limit once: that says nothing yet."""
+    decided = [point.state for point in points if point.state != "UNDECIDED"]
+    return decided == ["CLIENT_LIMITED"] and len(points) < LOOKS_MAX
+
+
 def _unsure(points: Sequence[Point]) -> bool:
     """An end of the bracket that was looked at once only; or whose looks disagree, and there may be more."""
     decided = [point.state for point in points if point.state != "UNDECIDED"]
@@ -167,11 +178,23 @@ def _looks(points: Sequence[Point]) -> dict[float, list[Point]]:
 def _state(points: Sequence[Point]) -> State:
     """What the decided looks at one load agree on, or their majority; UNDECIDED where there is none."""
     decided = [point.state for point in points if point.state != "UNDECIDED"]
+    if decided == ["CLIENT_LIMITED"]:
+        return "UNDECIDED"
     return next((state for state in decided if 2 * decided.count(state) > len(decided)), "UNDECIDED")
 
 
-def _bracket(looks: dict[float, list[Point]]) -> _Bracket:
+def _clear(points: Sequence[Point]) -> bool:
+    """Whether all looks at a load were far from what the objective allows."""
+    return all(point.against is not None and point.against < CLEAR for point in points)
+
+
+def _bracket(looks: dict[float, list[Point]], *, presumed: bool = False) -> _Bracket:
+    """`presumed`: undecided loads that are clear of their objective count as passed."""
     states = {value: _state(looks[value]) for value in sorted(looks)}
+    if presumed:
+        states = {
+            value: "PASS" if state == "UNDECIDED" and _clear(looks[value]) else state for value, state in states.items()
+        }
     failed = [value for value, state in states.items() if state in ("FAIL", "CLIENT_LIMITED")]
     passed = [value for value, state in states.items() if state == "PASS"]
     # Where a load fails below one that passes, the end is the careful one on either side.

@@ -27,6 +27,7 @@ import msgspec
 from ..engine.files import write_at
 from .run_ladders import RunLadders
 from .series import Slab
+from .server_window import PageWindow
 
 FILE: Final = "checkpoint"
 REBASE_BYTES: Final = 4 << 20  # deltas up to this size are kept beside the smallest base
@@ -77,6 +78,7 @@ class Progress(msgspec.Struct, kw_only=True):
     pending: list[
         tuple[int, int, int, bytes]
     ] = []  # tick, phase, target, counts that were read before their tick closed
+    servers: dict[str, PageWindow] = {}  # by URL
     health: Health = msgspec.field(default_factory=Health)
 
 

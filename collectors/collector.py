@@ -32,6 +32,7 @@ from ..engine.runs.manifest import Manifest, read_manifest
 from . import host
 from .batches import Reader
 from .blocked import Blocked
+from .calibration.result import Calibration
 from .checkpoint import FILE as CHECKPOINT
 from .checkpoint import Checkpoint, Progress
 from .conduct import ReplyComparison
@@ -43,8 +44,10 @@ from .report import Losses, ReportBuilder, RunView, phase_at
 from .rollup import PICO_PER_USD
 from .self_checks import Arrivals, failed_checks
 from .series import NOBODY, Batch, Series, Slab, Tally
+from .server import Servers
 from .slos import Slos, lines_of
-from .snapshot import ENCODER, Client, Reason, Report, Server, Snapshot
+from .snapshot import ENCODER, Client, Reason, Report, Snapshot
+from .time_parts import time_parts
 from .totals import Totals
 
 _detail_of = msgspec.msgpack.Decoder(Detail).decode
@@ -52,6 +55,7 @@ TURN_S: Final = 0.05
 GRACE_NS: Final = 50_000_000  # a tick is closed this long after its end: its last records are on their way
 DETAILS_KEPT: Final = 1 << 16  # that wait for their record: more than all rings hold at once
 MESSAGE_CHARS: Final = 300
+LATE_NS: Final = 10_000_000_000  # so long after the drain a server's counters are not those of the run's end any more
 UNSAVED_MAX: Final = 100  # ticks kept for the checkpoint while tmpfs is full; after more it is written anew
 
 
@@ -91,21 +95,21 @@ class Collector:
         sinks: Sequence[Sink] = (),
         prices: Prices | None = None,
         slos: Slos | None = None,
-        servers: Callable[[], dict[str, Server]] = dict,
         count_tokens: Callable[[str], int] | None = None,
+        calibration: Calibration | None = None,
         clock: Callable[[], int] = time.monotonic_ns,
     ) -> None:
         self.directory = segment_dir
         self.manifest = read_manifest(segment_dir)
         self.manifest.host = host.describe() | self.manifest.host
         self.sinks = list(sinks)
-        self.servers = servers
         self.count_tokens = count_tokens
         self.problems = list(prices.problems) if prices else []
         self.clock = clock
         self.checkpoint = Checkpoint(segment_dir / CHECKPOINT)
         saved = self.checkpoint.load()
         self.state = saved.state if saved else Progress()
+        self.servers = Servers(self.manifest.plan, self.state.servers)
         self.reader = Reader(len(self.manifest.plan.targets), prices=prices, lines=lines_of(self.manifest.plan))
         self.totals = Totals(self.reader, start_ns=0, tick_ns=self.manifest.plan.output.tick_ns)
         self.totals.next_tick = self.state.next_tick
@@ -113,7 +117,9 @@ class Collector:
             self.totals.run, self.totals.ladders, self.totals.open = saved.totals, saved.ladders, saved.open
         self.intake = Intake(segment_dir, self.state, sessions=self.manifest.plan.workload.kind == "sessions")
         self.live = LiveTicks(len(self.manifest.plan.targets), self.state)
-        self.builder = ReportBuilder(self.manifest.plan, price_date=prices.date if prices else None, slos=slos)
+        self.builder = ReportBuilder(
+            self.manifest.plan, price_date=prices.date if prices else None, slos=slos, calibration=calibration
+        )
         self.comparison = ReplyComparison(self.manifest.plan.phases)
         self.arrivals = Arrivals(self.manifest.plan) if saved is None else None
         self.errors = {(t, o): (message, status) for t, o, message, status in self.state.errors}
@@ -151,6 +157,7 @@ class Collector:
         finished = self.manifest.state == "finished"
         if not self.totals.start_ns and not finished:
             return None
+        self.servers.follow(self.manifest.phases, now)
         self.intake.scan()
         for drained in self.intake.drain(finished=finished):
             self._enter(drained, now)
@@ -311,7 +318,11 @@ class Collector:
         client = partial(
             client_of_run, moment, health=self.state.health, workers=self.manifest.workers, restarts=self._restarts
         )
-        return self.builder.report(view, client_of=client, errors=self.errors, finished=finished, losses=losses)
+        report = self.builder.report(view, client_of=client, errors=self.errors, finished=finished, losses=losses)
+        for target in report.targets:
+            target.server = self.servers.window(target.name) if finished else None
+            target.time = time_parts(target, proxied=target.name in self.manifest.proxied)
+        return report
 
     def _self_checks(self) -> tuple[Reason, ...]:
         totals, phases = self.totals, {}
@@ -340,6 +351,7 @@ class Collector:
         state.sinks = [sink.position() for sink in self.sinks]
         state.errors = [(target, outcome, *message) for (target, outcome), message in self.errors.items()]
         state.details = [(key[0], msgspec.msgpack.encode(detail)) for key, detail in self.details.items()]
+        state.servers = self.servers.windows
         self.intake.save(state)
         self.live.save(state)
         try:
@@ -369,6 +381,8 @@ class Collector:
 
     def _finish(self, now: int) -> Report:
         """Closes every tick up to now, also the one that runs, and writes the last report."""
+        ended_ns = max((times.end_ns for times in self.manifest.phases), default=0)
+        self.servers.finish(late=now - ended_ns > self.manifest.plan.limits.drain_ns + LATE_NS)
         ticks = 0
         if self.totals.start_ns and not self.state.done:
             next_tick, now_tick = self.totals.next_tick, self.totals.tick_at(now)

@@ -49,9 +49,22 @@ def measures(records: Records) -> dict[str, Column]:
     columns |= _pace(records)
     has, late = columns["lateness_ms"]
     columns["client_lateness_ms"] = (has, np.maximum(late - _signed(records["waited_ns"]), 0))
+    columns |= _parts(records, columns["ttft_ms"])
     columns["tokens_per_event"] = _tokens_per_event(records)
     columns["itl_max_ms"] = (records["itl_max_ns"] > 0, _signed(records["itl_max_ns"]))
     return columns
+
+
+def _parts(records: Records, ttft: Column) -> dict[str, Column]:
+    """Whose time the first token took, as far as the kernel and the provider say."""
+    near = records["rtt_us"] != UNKNOWN
+    rtt = _signed(records["rtt_us"]) * 1000
+    has, value = ttft
+    return {
+        "rtt_ms": (near, rtt),
+        "server_ttft_ms": (has & near, np.maximum(value - rtt, 0)),
+        "provider_ms": (records["provider_us"] != UNKNOWN, _signed(records["provider_us"]) * 1000),
+    }
 
 
 def output_tokens(records: Records) -> Values:

@@ -12,8 +12,12 @@ from ..engine.plan.plan import SECOND, InfluxExport, Phase, Plan
 from ..engine.records.record import Outcome
 from ..engine.runs.manifest import Manifest
 from .asked import draws, prompt_length_ratio
+from .bounds import STARVED_BOUND
+from .calibration.result import Calibration
+from .calibration.stored import excess, quoted
 from .evidence import Evidence, Layout
 from .goodput import Key
+from .gpus import gpus_of
 from .judge import Judge
 from .replies import replies_of
 from .run_ladders import WINDOW_METRICS, Chosen, View
@@ -27,6 +31,7 @@ from .snapshot import (
     Interval,
     PhaseReport,
     Reason,
+    Replies,
     Report,
     Run,
     Snapshot,
@@ -76,8 +81,16 @@ def nothing_known(_: Chosen) -> None:
 class ReportBuilder:
     """A plan's options, and the numbers made of its totals at any moment."""
 
-    def __init__(self, plan: Plan, *, price_date: str | None = None, slos: Slos | None = None) -> None:
+    def __init__(
+        self,
+        plan: Plan,
+        *,
+        price_date: str | None = None,
+        slos: Slos | None = None,
+        calibration: Calibration | None = None,
+    ) -> None:
         self.plan = plan
+        self.calibration = calibration
         self.hdr = any(isinstance(export, InfluxExport) and export.hdr for export in plan.export)
         self.lines = lines_of(plan)
         self.price_date = price_date
@@ -178,6 +191,7 @@ class ReportBuilder:
             errors=self._errors(totals, errors),
             **{name: value for name, value in numbers.items() if name not in SHARES},
         )
+        report.gpus = gpus_of(self.plan.gpus, report.throughput)
         if finished:
             report.run.ended_by = ended_by(view.manifest, self.plan, by_phase)
             report.steady = self.judge.steady(view.totals, series, spans)
@@ -290,12 +304,27 @@ class ReportBuilder:
             problems=losses.problems,
             self_checks=losses.self_checks,
             prompt_length_ratio=prompt_length_ratio(series),
-            replies=report.replies,
+            replies=report.replies or Replies(),
             draws=draws(plan.phases, manifest.phases),
             died=manifest.stop_reason if manifest.stop_reason.startswith(DIED) else "",
             unsteady=report.steady.reason if report.steady and report.steady.state == "drifting" else "",
             correlated=correlated(report.metrics),
+            **self._calibrated(manifest, report),
         )
+
+    def _calibrated(self, manifest: Manifest, report: Report) -> dict[str, Any]:
+        """The facts that this host's calibration knows."""
+        known, client = self.calibration, report.client
+        if known is None:
+            return {}
+        secure = all(target.base_url.startswith("https:") for target in self.plan.targets)
+        stalled = any(
+            share is not None and share > STARVED_BOUND for share in (client.run_queue_wait_share, client.stopped_share)
+        )
+        return {
+            "calibration": quoted(known, report, transport="tls" if secure else "tcp", stalled=stalled),
+            "beyond_ceiling": excess(self.plan, manifest.workers, known),
+        }
 
 
 def tick_ranges(spans: Sequence[tuple[int, int]], start_ns: int, tick_ns: int) -> str:

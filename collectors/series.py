@@ -23,6 +23,7 @@ from ..engine.records.record import (
     GAP_MAX,
     LOCAL_TOKENS,
     OUTCOMES,
+    RETRANSMITS_UNKNOWN,
     REUSED,
     TTFT_COALESCED,
     UNKNOWN,
@@ -32,7 +33,7 @@ from ..engine.records.record import (
 )
 from .goodput import Key, Line, meets
 from .histogram import Histogram
-from .measures import Column, Records, Values, conduct, in_bursts, output_tokens
+from .measures import Column, Flags, Records, Values, conduct, in_bursts, output_tokens
 from .rollup import UNRECORDED
 from .snapshot import Moments
 
@@ -102,12 +103,15 @@ class Tally(IntEnum):
     LIVE_TOKENS = ATTEMPTS + 50
     IN_FLIGHT_SUM = ATTEMPTS + 51  # requests in flight at the ends of ticks, added up
     IN_FLIGHT_TICKS = ATTEMPTS + 52  # at how many; counted in the first target of a phase
-    FIRST_END = ATTEMPTS + 53  # extremes, CLOCK_MONOTONIC ns; 0 where there is none
-    LAST_END = ATTEMPTS + 54
+    RETRANSMITS = ATTEMPTS + 53  # segments sent again, of sent requests of which the kernel said, and their number
+    RETRANSMITS_KNOWN = ATTEMPTS + 54
+    FIRST_END = ATTEMPTS + 55  # extremes, CLOCK_MONOTONIC ns; 0 where there is none
+    LAST_END = ATTEMPTS + 56
 
 
 TALLIES: Final = Tally.LAST_END + 1
 _SUMMED: Final = Tally.FIRST_END
+_SUMS: Final = ((Tally.ATTEMPTS, "attempts"), (Tally.EVENTS, "events"), (Tally.EMPTY_EVENTS, "empty_events"))
 _LINE_NAMES: Final = ("line_met", "line_sent")
 # The names of the sums in Interval.counts, by their position in `Series.tally`.
 _NAMES: Final = (
@@ -265,16 +269,11 @@ class Series:
             if failure in FAILURES and (mine := (outcome == failure) & has & believed).any():
                 self.failures.setdefault(Outcome(failure), Histogram()).record(value[mine])
 
-    def _counts(
-        self,
-        records: Records,
-        sent: npt.NDArray[np.bool_],
-        ok: npt.NDArray[np.bool_],
-        stepped: npt.NDArray[np.bool_],
-    ) -> None:
+    def _counts(self, records: Records, sent: Flags, ok: Flags, stepped: Flags) -> None:
         flags, tally = records["flags"], self.tally
         arrived = sent & (records["headers_ns"] > 0)
         streams = ok & (records["first_token_ns"] > 0)
+        known = sent & (records["tcp_retransmits"] != RETRANSMITS_UNKNOWN)
         for position, chosen in (
             (Tally.STEPPED, sent & stepped),
             (Tally.USER_STAMPED, arrived & ((flags & USER_CLOCK) != 0)),
@@ -283,12 +282,13 @@ class Series:
             (Tally.OPENED, ok & ((flags & REUSED) == 0)),
             (Tally.STREAMS, streams),
             (Tally.STREAMS_COALESCED, streams & ((flags & TTFT_COALESCED) != 0)),
+            (Tally.RETRANSMITS_KNOWN, known),
             (Tally.BURSTS, ok & in_bursts(records)),
         ):
             tally[position] += int(np.count_nonzero(chosen))
-        tally[Tally.ATTEMPTS] += int(records["attempts"][sent].sum(dtype=np.int64))
-        tally[Tally.EVENTS] += int(records["events"][sent].sum(dtype=np.int64))
-        tally[Tally.EMPTY_EVENTS] += int(records["empty_events"][sent].sum(dtype=np.int64))
+        tally[Tally.RETRANSMITS] += int(records["tcp_retransmits"][known].sum(dtype=np.int64))
+        for position, name in _SUMS:
+            tally[position] += int(records[name][sent].sum(dtype=np.int64))
 
     def _tokens(self, ok: Records) -> None:
         tally = self.tally

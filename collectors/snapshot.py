@@ -67,6 +67,7 @@ class Requests(msgspec.Struct, kw_only=True):
     cancelled: int = 0
     in_flight_at_end: int = 0
     attempts: int = 0
+    tcp_retransmits: int | None = None  # segments of these requests and their handshakes sent again; None: not known
 
 
 class Throughput(msgspec.Struct, kw_only=True):
@@ -113,10 +114,52 @@ class Slice(msgspec.Struct, kw_only=True):
     connection_reused_share: float | None = None
 
 
+class ServerTime(msgspec.Struct, kw_only=True):
+    """One histogram of a server's page over the measured part. llama.cpp has sums without counts."""
+
+    count: int | None = None
+    sum_s: float | None = None
+    mean_ms: float | None = None
+
+
+class ServerWindow(msgspec.Struct, kw_only=True):
+    """What a target's own pages counted in the measured part, requests of other clients included."""
+
+    window_s: float | None = None  # between the two readings
+    ttft: ServerTime = msgspec.field(default_factory=ServerTime)
+    queue: ServerTime = msgspec.field(default_factory=ServerTime)
+    prefill: ServerTime = msgspec.field(default_factory=ServerTime)
+    decode: ServerTime = msgspec.field(default_factory=ServerTime)
+    prefix_cache_queries: int | None = None  # prompt tokens looked up
+    prefix_cache_hits: int | None = None
+    prefix_cache_hit_share: float | None = None
+    preemptions: int | None = None
+    reason: str = ""  # why there are no numbers
+
+
+class TimeParts(msgspec.Struct, kw_only=True):
+    """Where the time of a mean request went, ms; None is unknown. network + queue + prefill + other = TTFT.
+
+    `queue_ms` and `prefill_ms` are the server's own (`sources` says whose word each is); `other_ms` is what of the
+    server's time to the first token it does not explain. `decode_ms` is from the first token to the end.
+    """
+
+    client_ms: float | None = None
+    network_ms: float | None = None
+    queue_ms: float | None = None
+    prefill_ms: float | None = None
+    other_ms: float | None = None
+    server_ms: float | None = None  # queue, prefill and other together
+    decode_ms: float | None = None
+    sources: dict[str, str] = msgspec.field(default_factory=dict)
+
+
 class TargetReport(Slice, kw_only=True):
     name: str
     provider: str
     model: str
+    server: ServerWindow | None = None  # None without a metrics_url, and while the run goes on
+    time: TimeParts = msgspec.field(default_factory=TimeParts)
 
 
 class PhaseReport(Slice, kw_only=True):
@@ -255,6 +298,20 @@ class SteadySlice(msgspec.Struct, kw_only=True):
     drift: dict[str, DriftReport] = msgspec.field(default_factory=dict)  # by metric
 
 
+class GpuReport(msgspec.Struct, kw_only=True):
+    """What the run means per GPU: throughput, the price of the tokens and their energy. None where the plan and the
+    server's pages do not say."""
+
+    count: int
+    requests_per_s: float | None = None  # of one GPU, as the two below
+    output_tokens_per_s: float | None = None
+    total_tokens_per_s: float | None = None
+    usd_per_million_output_tokens: float | None = None
+    usd_per_million_total_tokens: float | None = None
+    watts: float | None = None  # of all GPUs together
+    joules_per_output_token: float | None = None
+
+
 class Run(msgspec.Struct, kw_only=True):
     id: str
     name: str
@@ -285,7 +342,8 @@ class Report(msgspec.Struct, kw_only=True):
     steady: SteadySlice | None = None  # None while the run goes on
     targets: list[TargetReport] = msgspec.field(default_factory=list)
     slo: list[Slo] = msgspec.field(default_factory=list)
-    replies: Replies = Replies()
+    gpus: GpuReport | None = None  # None where the plan has no `gpus`
+    replies: Replies | None = None  # None for a part of a run
     client: Client = msgspec.field(default_factory=Client)
     errors: list[ErrorSample] = msgspec.field(default_factory=list)
 

@@ -133,6 +133,7 @@ def requests(series: Series, *, planned: int | None = None) -> Requests:
         cancelled=int(tally[Outcome.CANCELLED]),
         in_flight_at_end=int(tally[Outcome.IN_FLIGHT]),
         attempts=int(tally[Tally.ATTEMPTS]),
+        tcp_retransmits=int(tally[Tally.RETRANSMITS]) if tally[Tally.RETRANSMITS_KNOWN] else None,
     )
 
 

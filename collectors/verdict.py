@@ -64,6 +64,8 @@ class Facts(NamedTuple):
     replies: Replies = Replies()
     limited: LimitedTicks = LimitedTicks()
     draws: str = ""  # where random arrivals differ from the plan's rate
+    calibration: dict[str, Any] | None = None  # the nearest point of this host's calibration
+    beyond_ceiling: str = ""  # in what the plan asks more than the calibration found possible
 
     @property
     def lag_us(self) -> float | None:
@@ -335,6 +337,12 @@ NOTES: Final[tuple[Rule[Facts], ...]] = (
         lambda f: bool(f.problems),
         lambda f: "; ".join(f.problems),
     ),
+    Rule(
+        "beyond_ceiling",
+        "the plan asks more of a worker than `lens calibrate` found possible on this host",
+        lambda f: bool(f.beyond_ceiling),
+        lambda f: f.beyond_ceiling,
+    ),
 )
 
 
@@ -390,4 +398,5 @@ def error_budget(facts: Facts) -> dict[str, Any]:
         "clock_stepped_requests": facts.stepped,
         "ring_drops": client.ring_drops,
         "gap_drops": facts.gap_drops,
+        "calibration": facts.calibration,
     }

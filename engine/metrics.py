@@ -155,6 +155,23 @@ METRICS: Final = _by_name(
     Metric("dns_ms", "DNS", "Name lookup of a new connection.", "connect_start", "dns_done"),
     Metric("tcp_ms", "TCP connect", "TCP handshake of a new connection.", "dns_done", "tcp_done"),
     Metric("tls_ms", "TLS handshake", "TLS handshake of a new connection.", "tcp_done", "tls_done"),
+    Metric(
+        "rtt_ms",
+        "RTT",
+        "Network round trip of the request's connection, the lowest of its last 5 minutes, by TCP_INFO at the first token. "
+        "Through a proxy it is the way to the proxy.",
+    ),
+    Metric(
+        "server_ttft_ms",
+        "server TTFT",
+        "TTFT without one network round trip: the server's part, and that of whatever lies behind a proxy.",
+    ),
+    Metric(
+        "provider_ms",
+        "by provider",
+        "What the provider says it took until the reply began: llama.cpp's timings.prompt_ms, openai-processing-ms, or "
+        "x-envoy-upstream-service-time.",
+    ),
     Metric("cost_usd", "cost", "Usage by the provider times the dated price."),
 )
 SCALES: Final = {name: metric.scale for name, metric in METRICS.items()}

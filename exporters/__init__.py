@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING
 from ..engine.plan.plan import Export, InfluxExport, PrometheusExport
 
 if TYPE_CHECKING:
+    from ..collectors.snapshot import Snapshot
     from .spool.tail import Destination
 
 
-def destination_of(export: Export, *, name: str, models: Mapping[str, tuple[str, str]]) -> Destination:
+def destination_of(export: Export, *, name: str, models: Mapping[str, tuple[str, str]]) -> Destination[Snapshot]:
     """The exporter of one entry of a plan; `models` are provider and model of each target. Raises LensError.
 
     Loads its library only now (InfluxDB's takes 0.9 s), and opens no connection but a page's port.

@@ -5,10 +5,11 @@ The console and the HTML report print these lines. Pure, no layout, imports noth
 
 from __future__ import annotations
 
-from typing import Final
+from collections.abc import Mapping
+from typing import Any, Final
 
 from ..collectors.bounds import TOKENS_PER_EVENT_BOUND
-from ..collectors.snapshot import Client, Cost, Report, Requests, SteadySlice, Throughput, Tokens
+from ..collectors.snapshot import Client, Cost, GpuReport, Report, Requests, SteadySlice, Throughput, Tokens
 from ..engine.metrics import CLIENT, CLIENT_COUNTERS
 from . import figures
 
@@ -27,13 +28,31 @@ def account_lines(report: Report) -> list[tuple[str, str]]:
         goodput = f"{figures.share(t.goodput_share)} met every request SLO, {figures.rate(t.goodput_per_s)}/s"
         lines.append(("goodput", goodput))
     lines.append(("tokens", _tokens(report.tokens)))
-    per_event = report.replies.tokens_per_event
+    per_event = report.replies.tokens_per_event if report.replies is not None else None
     if per_event is not None and per_event > TOKENS_PER_EVENT_BOUND:
         lines.append(("", f"{per_event:.2f} tokens an event: ITL is the time between events, TPOT the time per token"))
     lines += [("cost", _cost(report.cost))]
+    if report.gpus is not None:
+        lines.append(("GPUs", _gpus(report.gpus)))
     if report.steady is not None and report.steady.from_s is not None and report.steady.to_s is not None:
         lines.append(("steady part", _steady(report.steady, report.steady.from_s, report.steady.to_s)))
-    return lines + [("" if i else "client", line) for i, line in enumerate(_client(report.client))]
+    lines += [("" if i else "client", line) for i, line in enumerate(_client(report.client))]
+    point = report.verdict.error_budget.get("calibration")
+    return [*lines, ("calibrated", _calibrated(point))] if point else lines
+
+
+def _calibrated(point: Mapping[str, Any]) -> str:
+    """How accurate this host was found to measure, at the calibrated load nearest to the run's."""
+    load = f"{point['streams']:,} streams, {point['events_per_s']:,.0f} events/s, {point['transport']}"
+    if point["client_stalls"]:
+        load += ", worker stalled"
+    errors = [
+        (name, point[f"{key}_error_us"]) for name, key in (("arrival", "arrival"), ("TTFT", "ttft"), ("ITL", "itl"))
+    ]
+    known = [
+        f"{name} p50 {each['p50']:.1f} p99 {each['p99']:.1f} us" for name, each in errors if each["p99"] is not None
+    ]
+    return f"error of {', '.join(known) or 'nothing known'} ({load})"
 
 
 def _steady(s: SteadySlice, from_s: float, to_s: float) -> str:
@@ -93,6 +112,15 @@ def _cost(c: Cost) -> str:
     if c.unpriced_requests:
         line += f" for {c.priced_requests:,} requests, {c.unpriced_requests:,} more have no known price"
     return line + (f" (prices of {c.price_table_date})" if c.price_table_date else "")
+
+
+def _gpus(g: GpuReport) -> str:
+    words = [f"{g.count:,}", f"{figures.rate(g.output_tokens_per_s)} output tokens/s of each"]
+    if g.usd_per_million_output_tokens is not None:
+        words.append(f"{figures.money(g.usd_per_million_output_tokens)} per million output tokens")
+    if g.joules_per_output_token is not None:
+        words.append(f"{figures.value(g.joules_per_output_token)} J per output token")
+    return ", ".join(words)
 
 
 STAMPS: Final = {"segment": "a stamp per segment", "read": "a stamp per read", "mixed": "segments partly stamped"}

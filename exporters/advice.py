@@ -28,10 +28,12 @@ BY_REASON: Final = {
     "lateness": "this client sent late, so the load was not the one asked for",
     "cpu": _CLIENT_SLOW,
     "client_stopped": _CLIENT_SLOW,
+    "client_limited": "this client was limited for much of the run; do not use these numbers",
 }
 # Of the codes whose text names a fact only: what to do about it.
 CURES: Final = {
     "collector_restarts": "nothing to do for this run; log.jsonl says why it died",
+    "client_limited": "the numbers of the other ticks stand; use a quieter machine, more cores or less load",
     "client_stopped": "use fewer streams per worker or more cores",
     "gaps_coalesced": "read ITL as that of the others; allow segment stamps (CAP_NET_RAW), or look for a proxy that buffers",
     "loop_lag": "use fewer streams per worker or more cores if lateness is high, too",
@@ -46,6 +48,14 @@ CURES: Final = {
     "budget_overrun": "lower max_in_flight: what is in flight when the budget is spent is still paid for",
     "not_steady": "measure for longer, or judge the steady part alone (--steady)",
     "correlated": "the intervals take this into account already; measure for longer to narrow them",
+    "cut_short": "ask for no more output than its limit, or raise it",
+    "finish_missing": "look at a reply of each length before trusting the token counts",
+    "identical_replies": "turn off what stores replies between client and model",
+    "usage_under_events": "count output tokens locally (workload.tokenizer, workload.count_tokens)",
+    "tokens_per_event": "compare servers by tpot_ms",
+    "littles_law": "look for restarts in log.jsonl; without one it is a defect of this tool, please report it",
+    "arrivals": "look for restarts in log.jsonl; without one it is a defect of this tool, please report it",
+    "beyond_ceiling": "use more workers, or a lower load",
     "extra_failed": "the other numbers stand",
     "too_few_samples": "measure for longer, or send more requests",
 }
@@ -65,7 +75,7 @@ def explained(reason: Reason) -> str:
     """The reason's text, and what to do about it where the text does not say so itself."""
     text = reason.detail or reason.code
     cure = CURES.get(reason.code)
-    return f"{text}: {cure}" if cure and cure not in text else text
+    return text if not cure or cure in text or cure.rpartition("; ")[2] in text else f"{text}: {cure}"
 
 
 def waited(report: Report, plan: dict[str, Any]) -> str:

@@ -61,19 +61,19 @@ def write_requests(run_dir: Path, path: Path) -> int:
     rows = rundir.requests(run_dir)
     first = next(rows, None)
     if first is None:
-        return _write(path, (), [])
+        return write_rows(path, (), [])
     names = tuple(first)
-    return _write(path, names, ([row.get(name) for name in names] for row in itertools.chain([first], rows)))
+    return write_rows(path, names, ([row.get(name) for name in names] for row in itertools.chain([first], rows)))
 
 
 def write_intervals(run_dir: Path, path: Path) -> int:
     """Writes intervals.csv and returns the number of rows."""
-    return _write(path, HEADER, interval_rows(rundir.ticks(run_dir)))
+    return write_rows(path, HEADER, interval_rows(rundir.ticks(run_dir)))
 
 
 def write_metrics(run_dir: Path, path: Path) -> int:
     """Writes metrics.csv and returns the number of rows."""
-    return _write(path, METRICS_HEADER, metric_rows(rundir.read_report(run_dir)))
+    return write_rows(path, METRICS_HEADER, metric_rows(rundir.read_report(run_dir)))
 
 
 def metric_rows(report: Report) -> Iterator[list[Any]]:
@@ -114,7 +114,7 @@ def _literal(cell: Any) -> Any:
     return f"'{cell}" if isinstance(cell, str) and cell.startswith(FORMULA_STARTS) else cell
 
 
-def _write(path: Path, header: Sequence[str], rows: Iterable[Sequence[Any]]) -> int:
+def write_rows(path: Path, header: Sequence[str], rows: Iterable[Sequence[Any]]) -> int:
     """Replaces `path` when all rows are written; returns how many there were."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     count = 0

@@ -256,17 +256,21 @@ def report_between(folder: Path, since_ns: int, until_ns: int) -> Report:
         **{name: value for name, value in total.items() if name not in SHARES},
     )
     if alone:
-        report.slo, report.steady = last.slo, last.steady
-        _take_intervals(report, last)
+        report.slo, report.steady, report.replies = last.slo, last.steady, last.replies
+        _take_what_ticks_lack(report, last)
     else:
+        report.replies = None  # ticks do not compare them
         report.slo = judge_slos([slo.expression for slo in last.slo])(report, evidence, series[ALL].lines)
     return report
 
 
-def _take_intervals(report: Report, known: Report) -> None:
-    """The certainty of a run's distributions is that of their order in time, which their sums have lost."""
+def _take_what_ticks_lack(report: Report, known: Report) -> None:
+    """The certainty of a run's distributions is that of their order in time, which their sums have lost; the server's own
+    page was read at its ends."""
     parts: list[tuple[Report | TargetReport, Report | TargetReport]] = [(report, known)]
-    parts += zip(report.targets, known.targets, strict=True)
+    for target, known_target in zip(report.targets, known.targets, strict=True):
+        target.server, target.time = known_target.server, known_target.time
+        parts.append((target, known_target))
     for part, source in parts:
         for name, distribution in source.metrics.items():
             mine = part.metrics[name]

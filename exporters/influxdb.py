@@ -104,7 +104,7 @@ def address_of(export: InfluxExport) -> Address:
     return Address(url, org, bucket, Secret(token), verify)
 
 
-class InfluxDB(Destination):
+class InfluxDB(Destination[Snapshot]):
     """Writes ticks as line protocol, gzipped, one request a batch. Never retries by itself: the Pump does."""
 
     def __init__(self, export: InfluxExport, *, name: str) -> None:

@@ -25,6 +25,7 @@ from ..engine.records.record import (
     ABORT_PLANNED,
     CLOCK_STEPPED,
     LOCAL_TOKENS,
+    RETRANSMITS_UNKNOWN,
     REUSED,
     STALE_RESENT,
     STREAMED,
@@ -97,6 +98,7 @@ KEYS: Final = (
     *_PLAIN,
     *_TOKENS,
     *_BYTES,
+    "tcp_retransmits",
     *(f"{mark}_ms" for mark in _MARKS),
     *_METRICS,
     *(name for name, _ in _FLAGS),
@@ -136,6 +138,8 @@ def _columns(batch: Batch, manifest: Manifest) -> dict[str, list[Any]]:
     columns |= {name: records[name].tolist() for name in _PLAIN}
     columns |= {name: _some(records[name] != UNKNOWN, records[name]) for name in _TOKENS}
     columns |= {name: records[name].tolist() for name in _BYTES}
+    retransmits = records["tcp_retransmits"]
+    columns["tcp_retransmits"] = _some(retransmits != RETRANSMITS_UNKNOWN, retransmits)
     columns |= {f"{mark}_ms": _mark(records, mark, intended) for mark in _MARKS}
     columns |= {name: _metric(name, batch.columns.get(name), len(records)) for name in _METRICS}
     columns |= {name: ((records["flags"] & bit) != 0).tolist() for name, bit in _FLAGS}

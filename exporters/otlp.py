@@ -38,7 +38,7 @@ def endpoint_of(export: OtlpExport) -> str:
     raise PlanError("otlp: the URL must read otlp://HOST[:PORT] or http(s)://HOST:PORT/v1/metrics")
 
 
-class Otlp(Destination):
+class Otlp(Destination[Snapshot]):
     """Pushes ticks with OpenTelemetry's own exporter."""
 
     def __init__(self, export: OtlpExport, *, name: str, models: Mapping[str, tuple[str, str]]) -> None:

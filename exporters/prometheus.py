@@ -229,7 +229,7 @@ def address_of(export: PrometheusExport) -> tuple[str, int]:
         raise PlanError(f"prometheus: no port in {url!r}; write prometheus://127.0.0.1:{PORT}") from None
 
 
-class Prometheus(Destination):
+class Prometheus(Destination[Snapshot]):
     """Serves the page from a thread with its own event loop. A Destination: `write` adds ticks to the sums."""
 
     keeps_cursor = False  # the sums live in memory

@@ -175,8 +175,9 @@ def load_words(load: dict[str, Any]) -> str:
     if "rate" not in load:
         return "at the times of the trace" if load.get("replay") else "by a timetable"
     arrivals = str(load.get("arrivals", ""))
-    law = _ARRIVALS.get(arrivals, f"{arrivals.replace(':', ' ')} arrivals")
-    words = [f"{_over_time(load['rate'])} requests/s", f"{law} (open loop)"]
+    law = _ARRIVALS.get(arrivals, f"{arrivals.replace(':', ' ')} arrivals") if arrivals else ""
+    rate = f"{_over_time(load['rate'])} requests/s"
+    words = [f"{rate}, {law} (open loop)" if law else f"{rate} (open loop)"]
     if load.get("max_in_flight") is not None:
         words.append(f"at most {load['max_in_flight']:,} in flight, others {load.get('overflow', 'wait')}")
     return ", ".join(words)

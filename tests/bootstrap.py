@@ -18,6 +18,7 @@ PROGRAMS = {
     "systemd-analyze": ["systemd"],
     "systemd-nspawn": ["systemd-container", "python3-venv"],
     "taskset": ["util-linux"],
+    "tcpdump": ["tcpdump"],
 }
 
 

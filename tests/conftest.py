@@ -19,6 +19,7 @@ from hypothesis import HealthCheck, settings
 RUNTIME = Path(tempfile.mkdtemp(prefix="lens-tests-", dir="/dev/shm"))
 os.environ["RUNTIME_DIRECTORY"] = str(RUNTIME)
 SEGMENTS = RUNTIME / "llm-latency-lens"
+os.environ["XDG_STATE_HOME"] = str(RUNTIME / "state")  # what this host's calibration says is no part of a test
 
 # How long an example takes depends on the machine's other load, and says nothing of the code under test.
 settings.register_profile("busy", deadline=None, suppress_health_check=[HealthCheck.too_slow])

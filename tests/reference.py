@@ -34,7 +34,7 @@ TITLES: Final = {
     "CancelKeys": "limits.cancel", "Retry": "retry", "Workers": "workers", "ExportKeys": "export",
     "InfluxExport": "export.influxdb", "PrometheusExport": "export.prometheus", "OtlpExport": "export.otlp",
     "ProbeKeys": "probe", "TimetableKeys": "targets[].probe", "Alert": "probe.alerts", "Output": "output",
-    "Generic": "targets[].http",
+    "Generic": "targets[].http", "Gpus": "gpus",
 }  # fmt: skip
 UNITS: Final = {"duration": "duration", "seconds": "duration", "size": "size", "rate": "rate", "secret": "text"}
 UNITS_OF_TEXT: Final = {"file": "file", "folder": "folder", "text": "text"}

@@ -19,7 +19,6 @@ FLAGS = [
     "--disable-sync",
     "--hide-scrollbars",
     "--enable-logging=stderr",
-    "--virtual-time-budget=3000",
 ]
 
 
@@ -39,11 +38,12 @@ def opened(
     picture: Path | None = None,
     pdf: Path | None = None,
     real_time: bool = False,
+    virtual_ms: int = 3000,
 ) -> tuple[str, list[str]]:
     """The DOM after the page's scripts ran, and what it said on its console; with `picture` or `pdf` a file of it.
 
     Time is virtual, so that timers cost nothing, unless `real_time`."""
-    flags = [flag for flag in FLAGS if not (real_time and flag.startswith("--virtual-time"))]
+    flags = [*FLAGS, *([] if real_time else [f"--virtual-time-budget={virtual_ms}"])]
     command = [chromium(), *flags, f"--user-data-dir={folder / 'profile'}", f"--window-size={width},2000"]
     command += ["--blink-settings=preferredColorScheme=0"] if dark else []
     command += [f"--screenshot={picture}"] if picture else [f"--print-to-pdf={pdf}"] if pdf else ["--dump-dom"]

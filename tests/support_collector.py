@@ -12,7 +12,7 @@ from llm_latency_lens.collectors.goodput import Line
 from llm_latency_lens.collectors.series import Batch, Series, Slab
 from llm_latency_lens.engine.plan.plan import Load, Output, Phase, Plan, Shape, Target, Workload
 from llm_latency_lens.engine.plan.slo import Condition
-from llm_latency_lens.engine.records.record import FIELDS, UNKNOWN, Outcome, record_dtype
+from llm_latency_lens.engine.records.record import FIELDS, RETRANSMITS_UNKNOWN, UNKNOWN, Outcome, record_dtype
 from llm_latency_lens.engine.records.ticks import SENT
 from llm_latency_lens.engine.records.writer import SegmentWriter
 from llm_latency_lens.engine.runs.manifest import Manifest, PhaseTimes
@@ -50,14 +50,19 @@ def fields(**given: Any) -> dict[str, int]:
         "cached_tokens": UNKNOWN,
         "cache_write_tokens": UNKNOWN,
         "reasoning_tokens": UNKNOWN,
+        "rtt_us": 200,
+        "provider_us": UNKNOWN,
         "flags": 1,
     }
     return {name: 0 for name, _ in FIELDS} | usual | given
 
 
+NOT_SAID = dict.fromkeys((*TOKENS, "rtt_us", "provider_us"), UNKNOWN) | {"tcp_retransmits": RETRANSMITS_UNKNOWN}
+
+
 def unsent(reason: int, *, slots: int = 1, **given: Any) -> dict[str, int]:
     """A run of slots that were not sent."""
-    bare = {name: 0 for name, _ in FIELDS} | dict.fromkeys(TOKENS, UNKNOWN)
+    bare = {name: 0 for name, _ in FIELDS} | NOT_SAID
     return bare | {"intended_ns": START, "slots": slots, "unsent": reason} | given
 
 

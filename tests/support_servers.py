@@ -13,9 +13,18 @@ import numpy as np
 from llm_latency_lens.collectors.capacity import Answer, Next, Point, Range, State, answer_of, next_load
 from llm_latency_lens.collectors.confidence import confidence
 from llm_latency_lens.collectors.ladder import Ladder
+from llm_latency_lens.collectors.point import (
+    LOOK_FIRST_REQUESTS,
+    LOOK_FIRST_S,
+    SATURATED,
+    Against,
+    Looks,
+    Queue,
+    decided,
+)
 from tests.support_samples import SECOND, Floats, ticks
 
-FIRST_LOOK: Final = 2_000  # requests after which a point is first judged
+TICK_S: Final = 0.25  # of a sweep's runs
 POINT_REQUESTS: Final = 32_000  # of a first look; every further one may take twice as many
 
 Latencies = Callable[[np.random.Generator, float, int], tuple[Floats, Floats]]  # (random, load, n): latency, end in s
@@ -79,7 +88,7 @@ def mmk_p90(servers: int, rate: float, service_s: float = 0.05) -> float:
 
 def solved(function: Callable[[float], float], wanted: float, low: float, high: float) -> float:
     """Where a growing function reaches a value."""
-    for _ in range(200):
+    for _ in range(60):
         middle = (low + high) / 2
         low, high = (middle, high) if function(middle) < wanted else (low, middle)
     return low
@@ -105,23 +114,43 @@ class Sweep:
         return answer_of(self.points, self.range_)
 
     def measured(self, wanted: Next) -> Point:
-        """One point: judged at 2,000 requests and at every doubling, over at the first verdict."""
+        """One point: judged at its looks, over at the first verdict, or when its queue is seen to grow."""
         if wanted.value > self.client_limit:
             return Point(wanted.value, "CLIENT_LIMITED")
         random = np.random.default_rng((self.seed, round(wanted.value * 1e6), wanted.look))
         longest = POINT_REQUESTS << wanted.look - 1
         latency, end = self.latencies(random, wanted.value, longest)
-        n = FIRST_LOOK
+        full = self._full(wanted.value, latency, end)
+        looks, n = Looks(), max(LOOK_FIRST_REQUESTS, int(np.searchsorted(np.sort(end), LOOK_FIRST_S)) + 1)
         while True:
+            if full is not None and n >= full:
+                self.requests += full
+                return self._judged(wanted.value, latency[:full], end[:full])._replace(
+                    state="FAIL", limited_by=SATURATED
+                )
+            assert looks.due(n, float(end[:n].max())) or n == longest
             point = self._judged(wanted.value, latency[:n], end[:n])
             if point.state != "UNDECIDED" or n >= longest:
                 self.requests += n
                 return point
-            n *= 2
+            n = min(2 * n, longest)
+
+    def _full(self, rate: float, latency: Floats, end: Floats) -> int | None:
+        """After how many requests the queue is seen to grow; None for a closed loop, and if it is not."""
+        if self.range_.integers:
+            return None
+        queue, arrival = Queue(rate), np.sort(end - latency)
+        ends = np.sort(end)
+        at = np.arange(1, int(ends[-1] / TICK_S)) * TICK_S
+        in_flight = np.searchsorted(arrival, at) - np.searchsorted(ends, at)
+        for tick, number in enumerate(in_flight.tolist()):
+            if queue.add(number, TICK_S):
+                return max(LOOK_FIRST_REQUESTS, int(np.searchsorted(ends, at[tick])))
+        return None
 
     def _judged(self, value: float, latency: Floats, end: Floats) -> Point:
         ladder = Ladder()
-        for tick, cells, counts in ticks(latency, end, tick_s=max(float(end.max()) / 200, 1e-3)):
+        for tick, cells, counts in ticks(latency, end, tick_s=TICK_S):
             ladder.add(tick, cells, counts)
         measured, low, high, *_ = confidence(ladder.blocks()).intervals[self.statistic]
         bound = self.bound_s * SECOND
@@ -131,6 +160,7 @@ class Sweep:
         elif low is not None and low > bound:
             state = "FAIL"
         shares = [None if each is None else each / bound for each in (low, high)]
+        state = decided([(state, Against(measured / bound, *shares))], len(latency))
         return Point(
             value,
             state,
@@ -151,6 +181,21 @@ class Server(NamedTuple):
     capacity: float
 
 
+def mdk_mean(servers: int, rate: float, service_s: float = 0.05, states: int = 300) -> float:
+    """The mean response time of M/D/k from its stationary distribution (Crommelin 1932): what is in the system a service
+    time later are those that came in it and those that found no server before it."""
+    came = np.exp(np.cumsum([-rate * service_s, *np.log(rate * service_s / np.arange(1, states))]))
+    waiting = np.full(states, 1 / states)
+    for _ in range(20_000):
+        left = np.concatenate(([waiting[: servers + 1].sum()], waiting[servers + 1 :]))
+        after = np.convolve(left, came)[:states]
+        after /= after.sum()
+        if float(np.abs(after - waiting).max()) < 1e-12:
+            break
+        waiting = after
+    return float(waiting @ np.arange(states)) / rate
+
+
 def _md1_mean(rate: float, service_s: float = 0.05) -> float:
     """The mean response time of M/D/1 (Pollaczek and Khinchine)."""
     return service_s + rate * service_s**2 / (2 * (1 - rate * service_s))
@@ -159,6 +204,9 @@ def _md1_mean(rate: float, service_s: float = 0.05) -> float:
 # The batch server's gaps are lognormal: 1.2816 is the normal distribution's 90th percentile.
 SERVERS: Final = {
     "M/D/1": Server(queue(1, fixed=True), "mean", 0.1, Range(1, 40), solved(_md1_mean, 0.1, 1, 19.99)),
+    "M/D/4": Server(
+        queue(4, fixed=True), "mean", 0.06, Range(2, 160), solved(lambda rate: mdk_mean(4, rate), 0.06, 1, 79)
+    ),
     "batching": Server(
         batching(),
         "p90",

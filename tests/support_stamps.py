@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import socket
 import subprocess
-from contextlib import suppress
 from time import monotonic, sleep
 from typing import Any
 
@@ -12,6 +11,7 @@ import numpy as np
 import psutil
 import pytest
 
+from llm_latency_lens.cli.calibrate.measure import stopped
 from tests.support_simulator import Simulator
 
 STOP_S, PERIOD_S = 0.3, 0.5
@@ -47,11 +47,8 @@ def found(run: subprocess.Popen[str], module: str) -> psutil.Process:
 def stop_again_and_again(run: subprocess.Popen[str], worker: psutil.Process) -> None:
     """SIGSTOP for STOP_S in every PERIOD_S until the run is over; its worker ends a moment before."""
     while run.poll() is None:
-        with suppress(psutil.NoSuchProcess):
-            worker.suspend()
-        sleep(STOP_S)
-        with suppress(psutil.NoSuchProcess):
-            worker.resume()
+        with stopped(worker.pid):
+            sleep(STOP_S)
         sleep(PERIOD_S - STOP_S)
 
 

@@ -27,6 +27,7 @@ SELF_EXPLAINED = {
     "prompt_length",
     "output_length",
     "drawn_rate",
+    "repeated_prompts",
 }
 
 

@@ -33,7 +33,7 @@ def searched(range_: Range, capacity: float, *, wrong: dict[int, State] | None =
 @pytest.mark.slow
 @pytest.mark.parametrize("name", [*SERVERS])
 def test_the_answer_is_within_the_precision_of_the_true_capacity(name: str) -> None:
-    """What the sweep exists for; the numbers of 100 seeds are printed by benches/capacity.py."""
+    """What the sweep exists for; the numbers of 100 seeds are printed by benches/sweep_accuracy.py."""
     server = SERVERS[name]
     near = covered = 0
     for seed in range(8):

@@ -131,6 +131,8 @@ def sums(parts: list[Requests]) -> Requests:
     for part in parts:
         for name in ("planned", "sent", "ok", "cancelled", "in_flight_at_end", "attempts"):
             setattr(total, name, getattr(total, name) + getattr(part, name))
+        if part.tcp_retransmits is not None:
+            total.tcp_retransmits = (total.tcp_retransmits or 0) + part.tcp_retransmits
         for mine, others in ((total.unsent, part.unsent), (total.failed, part.failed)):
             for key, count in others.items():
                 mine[key] = mine.get(key, 0) + count

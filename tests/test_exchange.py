@@ -23,7 +23,7 @@ from llm_latency_lens.engine.records.record import (
     Outcome,
 )
 from llm_latency_lens.engine.records.ticks import COALESCED, GAP_CELLS, OTHER_EVENTS, unwatched
-from llm_latency_lens.engine.wire.exchange import Exchange
+from llm_latency_lens.engine.wire.exchange import FIRST, Exchange
 
 SEND = 1_000_000
 MEANINGS = {
@@ -207,7 +207,7 @@ def test_events_without_a_token_between_tokens_are_counted(why: str, reads: list
 def test_take_gives_the_bits_of_all_its_events() -> None:
     """The connection ends the request by these bits: a lost END would hang it."""
     exchange = after([])
-    assert exchange.take([(b"", b"role"), (b"", b"think"), (b"", b"end")], SEND + 5, True, True) == TOKEN | END
+    assert exchange.take([(b"", b"role"), (b"", b"think"), (b"", b"end")], SEND + 5, True, True) == TOKEN | END | FIRST
     assert exchange.take([(b"", b"role")], SEND + 6, True, True) == 0
 
 

@@ -26,7 +26,12 @@ def test_what_repeats_another_metric_or_has_no_meaning_is_left_out() -> None:
         "tokens_per_event": times(1.0),
         "lateness_ms": times(9.0),
     }
-    assert [name for name, _ in informative(metrics, "open")] == ["ttft_ms", "ttft_scheduled_ms", "e2e_ms", "lateness_ms"]
+    assert [name for name, _ in informative(metrics, "open")] == [
+        "ttft_ms",
+        "ttft_scheduled_ms",
+        "e2e_ms",
+        "lateness_ms",
+    ]
     assert [name for name, _ in informative(metrics, "closed")] == ["ttft_ms", "e2e_ms"]
     metrics["ttfo_ms"] = times(50.0, p99=80.0)  # a reasoning model
     assert "ttfo_ms" in dict(informative(metrics, "closed"))

@@ -73,6 +73,8 @@ TOPS: list[tuple[str, str, Any]] = [
     ("workers: {realtime: off}", "workers.realtime", "off"),
     ("workload: {salt: none}", "workload.salt", "none"),
     ("stamps: segment", "stamps", "segment"),
+    ("traceparent: true", "traceparent", True),
+    ("export: {otlp: {url: u, spans: 0.25}}", "export.0.spans", 0.25),
     ("steady: true", "steady", True),
     ("until: ['ttft_ms.p99 +-5%']", "until", ("ttft_ms.p99 +-5%",)),
     ("export: {influxdb: {url: u, bucket: b}}", "export.0.bucket", "b"),
@@ -184,6 +186,7 @@ TARGETS: list[tuple[str, str, Any]] = [
     ("tpm: 600", "tpm", 600),
     ("burst: 2s", "burst_s", 2),
     ("metrics_url: 'http://h/metrics'", "metrics_urls", ("http://h/metrics",)),
+    ("metrics_interval: 30s", "metrics_interval_ns", 30 * S),
     ("metrics_url: ['http://h/metrics', 'http://g']", "metrics_urls", ("http://h/metrics", "http://g")),
     (
         "price: {input: 1, output: 2, cached_input: 0.1, cache_write: 3, reasoning: 4}",

@@ -408,7 +408,7 @@ def test_the_file_is_what_the_layout_says(pair: Pair) -> None:
     pair.writer.ticks.of(4).gap(1024, 1075)
     raw = pair.path.read_bytes()
     u64 = struct.Struct("=Q").unpack_from
-    assert struct.unpack_from("<8sIIII7Q", raw) == (b"LENSRING", 2, 0, 0, os.getpid(), *SMALL)
+    assert struct.unpack_from("<8sIIII7Q", raw) == (b"LENSRING", 3, 0, 0, os.getpid(), *SMALL)
     assert u64(raw, 128)[0] == State.LIVE
     assert u64(raw, 4096 + 8 * Counter.EVENTS)[0] == 77
     assert u64(raw, 4096 + 8 * (64 + 5))[0] == 88
@@ -461,9 +461,9 @@ def test_sizes_are_powers_of_two(directory: Path, part: str, size: int) -> None:
         (b"", "too short"),
         (b"LENSRING", "too short"),
         (bytes(8192), "not a ring segment"),
-        (struct.pack("<8sIIII7Q", b"LENSRING", 99, 0, 0, 1, *SMALL) + bytes(4096), "not a ring segment of version 2"),
+        (struct.pack("<8sIIII7Q", b"LENSRING", 99, 0, 0, 1, *SMALL) + bytes(4096), "not a ring segment of version 3"),
         (
-            struct.pack("<8sIIII7Q", b"LENSRING", 2, 0, 0, 1, *SMALL) + bytes(4096),
+            struct.pack("<8sIIII7Q", b"LENSRING", 3, 0, 0, 1, *SMALL) + bytes(4096),
             f"its head says {7 * PAGE + SMALL.ticks * ROW_BYTES}",
         ),
     ],

@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import http.server
 import json
 import socket
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +15,7 @@ from llm_latency_lens.exporters.influxdb import lines
 from llm_latency_lens.exporters.prometheus import Page
 from tests.support_lens import lens, measured
 from tests.support_llama import llama_server
+from tests.support_pages import pages
 from tests.support_simulator import FAST, simulator
 
 VLLM = """# HELP vllm:num_requests_running Number of requests in model execution batches.
@@ -109,37 +106,12 @@ PAGES: list[tuple[str, str, dict[str, float]]] = [
 
 @pytest.mark.parametrize(("name", "text", "expected"), PAGES, ids=[row[0] for row in PAGES])
 def test_a_page_is_read_into_common_names(name: str, text: str, expected: dict[str, float]) -> None:
-    assert read_page(text) == pytest.approx(expected)
+    assert read_page(text).now == pytest.approx(expected)
 
 
 def test_what_is_no_page_is_refused() -> None:
     with pytest.raises(ValueError, match=r"\w"):
         read_page("<html>{ not a page")
-
-
-@contextmanager
-def pages(texts: dict[str, str]) -> Iterator[str]:
-    """Serves these pages; any other is a 500."""
-
-    class Handler(http.server.BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            text = texts.get(self.path)
-            self.send_response(200 if text is not None else 500)
-            self.end_headers()
-            self.wfile.write((text or "no").encode())
-
-        def log_message(self, *_: object) -> None:
-            """Quiet."""
-
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
-    try:
-        yield f"http://127.0.0.1:{server.server_port}"
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join()
 
 
 def ticks(folder: Path) -> list[dict[str, Any]]:

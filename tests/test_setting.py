@@ -27,7 +27,9 @@ from tests.support_runs import FakeRun
 PLAN: dict[str, Any] = {
     "targets": [{"name": "target-0", "base_url": "https://user:secret@api.example.org/v1?key=secret"}],
     "workload": {
-        "prompts": {"synthetic": {"input_tokens": {"mean": 300.0, "stddev": 150.0, "distribution": "normal", "min": 1}}},
+        "prompts": {
+            "synthetic": {"input_tokens": {"mean": 300.0, "stddev": 150.0, "distribution": "normal", "min": 1}}
+        },
         "output_tokens": {"mean": 40.0, "stddev": 0.0, "distribution": "fixed", "min": 1},
         "prefix": "shared",
         "prefix_tokens": 1000,
@@ -50,7 +52,7 @@ def test_a_report_begins_with_model_url_load_prompts_and_measured_lengths(tmp_pa
     write_rows(tmp_path, 2000)
     lines = dict(setting_lines(run.report(), read_setting(tmp_path, run.report())))
     assert lines["target"] == "llama-3.1-8b-instruct at https://api.example.org/v1 (openai)"
-    assert lines["load"] == "10 (8s), 30 (12s) requests/s, arrivals (open loop), 20 s".replace(", arrivals", ",  arrivals")
+    assert lines["load"] == "10 (8s), 30 (12s) requests/s (open loop), 20 s"
     assert "synthetic, 300 ± 150 (normal) tokens asked for; replies of at most 40 tokens" in lines["prompts"]
     assert "a shared prefix of 1,000 tokens" in lines["prompts"]
     assert "at the median" in lines["tokens"]

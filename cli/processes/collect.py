@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import ctypes
 import fcntl
+import os
 import signal
 import sys
 from collections.abc import Callable, Sequence
@@ -18,9 +19,9 @@ from functools import cache
 from pathlib import Path
 from typing import Final
 
+from ...collectors.calibration.stored import load
 from ...collectors.collector import Collector, Sink
 from ...collectors.cost import prices_of
-from ...collectors.server import Servers
 from ...collectors.slos import judge_slos
 from ...collectors.snapshot import Report
 from ...engine.errors import LensError
@@ -31,6 +32,7 @@ from ...engine.workload.tokenizer import tokenizer_of
 from ...exporters.hdr.write import IntervalHistograms, write_totals
 from ...exporters.json import IntervalLog, write_summary
 from ...exporters.msgpack import RequestLog
+from ...exporters.span_log import SpanLog
 from ...exporters.token_times import chooser
 
 _M_MMAP_THRESHOLD: Final = -3  # of <malloc.h>
@@ -46,8 +48,8 @@ def collector_of(segment_dir: Path) -> Collector:
         sinks=sinks_of(manifest),
         prices=prices_of(manifest.plan),
         slos=judge_slos(manifest.plan.slo),
-        servers=Servers(manifest.plan),
         count_tokens=counter_of(workload.tokenizer) if workload.count_tokens and workload.tokenizer else None,
+        calibration=load(manifest.host.get("host_hash", ""), manifest.version, os.environ).calibration,
     )
 
 
@@ -63,6 +65,8 @@ def sinks_of(manifest: Manifest) -> list[Sink]:
     if output.records:
         timed = chooser(output.token_times, manifest.plan.seed)
         sinks.append(RequestLog(run_dir, max_bytes=output.records_max_bytes, timed=timed))
+    if manifest.plan.span_share:
+        sinks.append(SpanLog(run_dir))
     return sinks
 
 

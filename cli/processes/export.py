@@ -18,16 +18,19 @@ from pathlib import Path
 from time import monotonic
 from typing import Final
 
+from ...collectors.snapshot import Snapshot
 from ...engine.errors import LensError
 from ...engine.frames import frame, read_frame
-from ...engine.plan.plan import SECOND, Export, Plan, Pushed, secrets
+from ...engine.plan.plan import SECOND, Export, OtlpExport, Plan, Pushed, secrets
 from ...engine.process import environ_without_keys
-from ...engine.runs.rundir import EXPORT_LOG, INTERVALS
+from ...engine.runs.rundir import EXPORT_LOG, INTERVALS, SPANS
 from ...engine.runs.runlog import note
 from ...exporters import destination_of
 from ...exporters.backoff import backoff_s
-from ...exporters.spool.tail import MAX_PENDING_BYTES, Pump, Tail, Unavailable, cursor_path, cursors
+from ...exporters.span_log import DECODE, SpanRow
+from ...exporters.spool.tail import MAX_PENDING_BYTES, LineTail, Pump, Tail, Unavailable, cursor_path, cursors
 
+SPAN_KIND: Final = "otlp-spans"  # in the name of their cursor
 GIVE_UP_S: Final = 60.0
 LINGER_S: Final = 20.0
 PATIENCE_S: Final = 3.0  # after that the console says that the end waits for an export
@@ -123,7 +126,8 @@ class Exporter:
             end(process)
         for name, cursor in cursors(self._run_dir).items():
             if cursor.dropped or cursor.rejected or cursor.error:
-                kept = f"{cursor.delivered:,} ticks delivered, {cursor.dropped + cursor.rejected:,} lost"
+                what = "spans" if SPAN_KIND in name else "ticks"
+                kept = f"{cursor.delivered:,} {what} delivered, {cursor.dropped + cursor.rejected:,} lost"
                 print(
                     f"lens: {name.strip('.').removesuffix('.json')}: {kept}; last error: {cursor.error}; "
                     f"`lens report {self._run_dir} --to URL` sends all of them again",
@@ -151,13 +155,15 @@ def deliver(plan: Plan, run_dir: Path, *, parent: int, give_up_s: float = GIVE_U
 
     `parent` is the pid of the starter: once that one is gone, nobody will write the summary that this process waits for.
     """
-    pumps: list[Pump] = []
+    pumps: list[Pump[Snapshot] | Pump[SpanRow]] = []
+    for index, export in enumerate(plan.export):
+        pumps.append(_pump(export, index, plan, run_dir, give_up_s))
+        if isinstance(export, OtlpExport) and export.spans:
+            pumps.append(_span_pump(export, index, plan, run_dir, give_up_s))
     threads: list[threading.Thread] = []
     results: dict[int, bool] = {}
-    for index, export in enumerate(plan.export):
-        pump = _pump(export, index, plan, run_dir, give_up_s)
-        thread = threading.Thread(target=_run, args=(pump, index, results), name=export.kind, daemon=True)
-        pumps.append(pump)
+    for number, pump in enumerate(pumps):
+        thread = threading.Thread(target=_run, args=(pump, number, results), name=pump.destination.name, daemon=True)
         threads.append(thread)
         thread.start()
     orphaned: float | None = None
@@ -175,7 +181,23 @@ def deliver(plan: Plan, run_dir: Path, *, parent: int, give_up_s: float = GIVE_U
     return all(results.get(index, False) for index in range(len(pumps)))
 
 
-def _pump(export: Export, index: int, plan: Plan, run_dir: Path, give_up_s: float) -> Pump:
+def _span_pump(export: OtlpExport, index: int, plan: Plan, run_dir: Path, give_up_s: float) -> Pump[SpanRow]:
+    """The same way for the requests that become spans: a log, a cursor, a destination."""
+    from ...exporters.otlp_spans import OtlpSpans
+
+    pending = export.spool_max_bytes or MAX_PENDING_BYTES
+    cursor = cursor_path(run_dir, index, SPAN_KIND)
+    return Pump(
+        LineTail(run_dir / SPANS, cursor, DECODE, max_pending_bytes=pending),
+        OtlpSpans(export, name=plan.name, models=models_of(plan)),
+        run_dir=run_dir,
+        give_up_s=give_up_s,
+        interval_s=export.interval_ns / SECOND,
+        log=lambda line: print(line, flush=True),
+    )
+
+
+def _pump(export: Export, index: int, plan: Plan, run_dir: Path, give_up_s: float) -> Pump[Snapshot]:
     pushed = export if isinstance(export, Pushed) else Pushed(url=export.url)
     destination = destination_of(export, name=plan.name, models=models_of(plan))
     cursor = cursor_path(run_dir, index, export.kind) if destination.keeps_cursor else None
@@ -190,7 +212,7 @@ def _pump(export: Export, index: int, plan: Plan, run_dir: Path, give_up_s: floa
     )
 
 
-def _run(pump: Pump, index: int, results: dict[int, bool]) -> None:
+def _run(pump: Pump[Snapshot] | Pump[SpanRow], index: int, results: dict[int, bool]) -> None:
     results[index] = pump.run()
 
 

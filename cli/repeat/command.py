@@ -25,6 +25,7 @@ from ...engine.plan.plan import Plan
 from ...engine.runs.interrupts import SIGNALS, Interrupts
 from ...engine.runs.rundir import HTML, LATEST, link_latest, run_id_of
 from ...engine.wire.preflight import check_targets
+from ...exporters.compare.page import page_of
 from ...exporters.compare.repeated import (
     COMPARISON,
     SPREAD,
@@ -224,7 +225,7 @@ class Series:
             first_notes=sides.notes,
         )
         self._keep(COMPARISON, ENCODER.encode(compared))
-        write_files(repeat.junit, self.folder / HTML, compared, runs)
+        write_files(repeat.junit, self.folder / HTML, compared, lambda: page_of(compared, runs))
         if not repeat.quiet or repeat.as_json or repeat.as_markdown:
             print_compared(compared, as_json=repeat.as_json, as_markdown=repeat.as_markdown)
         return self._code(sides, compared.state == "FAIL", decided=compared.state == "PASS")

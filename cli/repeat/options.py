@@ -9,7 +9,7 @@ from typing import Any, Final, NamedTuple, TypeVar
 import click
 
 from ...engine.errors import PlanError
-from ..compare import share
+from ..options import share
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -77,7 +77,7 @@ def repeat_of(options: Mapping[str, Any], *, as_json: bool, quiet: bool, strict:
     return Repeat(
         times=_times(times),
         against=None if against is None else against.strip(),
-        margin=share(options["margin"] or "5%"),
+        margin=share("--margin", options["margin"] or "5%"),
         metrics=options["metrics"],
         as_markdown=options["as_markdown"],
         junit=options["junit"],

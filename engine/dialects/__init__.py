@@ -69,6 +69,7 @@ class Reply:
         "opening_left",
         "outcome",
         "output_tokens",
+        "provider_us",
         "reasoning_text",
         "reasoning_tokens",
         "request_id",
@@ -85,6 +86,7 @@ class Reply:
         self.output_tokens = UNKNOWN  # all generated tokens, reasoning included
         self.reasoning_tokens = UNKNOWN
         self.billed_input_tokens = self.billed_output_tokens = 0  # with the flag BILLED_APART
+        self.provider_us = UNKNOWN  # until the first token, by the reply itself; headers are read by the connection
         self.flags = 0  # of the record: what the usage says about the bill
         self.finish: str | None = None  # the provider's own word
         self.outcome = OK  # set with FAILED, or to CONTENT_FILTERED by a finish reason

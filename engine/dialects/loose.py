@@ -52,6 +52,11 @@ def count(tokens: float | None) -> int:
     return int(tokens) if tokens < UNKNOWN else UNKNOWN - 1
 
 
+def micros(ms: float | None) -> int:
+    """Milliseconds as a record holds them, in us: UNKNOWN where there are none, or none that can be."""
+    return UNKNOWN if ms is None else count(ms * 1000)
+
+
 Fitter = Callable[[Any], Any]
 """A value as one type, None where it is of no use."""
 

@@ -17,7 +17,7 @@ from ..plan.plan import Target
 from ..records.record import Outcome
 from . import END, ERROR_CHARACTERS, FAILED, TOKEN, TOKEN_VISIBLE, HttpRequest, Prompt, Reply
 from .content import bearer, headers_of
-from .loose import DECODE_ERRORS, count, loosely
+from .loose import DECODE_ERRORS, count, loosely, micros
 from .outcomes import message_in
 
 DONE: Final = b"[DONE]"
@@ -85,6 +85,16 @@ class Chunk(msgspec.Struct, gc=False):
     id: str | None = None
 
 
+class Timings(msgspec.Struct):
+    prompt_ms: float | None = None
+
+
+class Timed(msgspec.Struct):
+    """The last chunk of llama.cpp: how long the server worked on the prompt, until the first token."""
+
+    timings: Timings | None = None
+
+
 class Audio(msgspec.Struct):
     data: str | None = None
     transcript: str | None = None
@@ -114,6 +124,7 @@ class RareChunk(msgspec.Struct):
 
 RARE: Final = re.compile(rb'"(?:usage|audio|images)"\s*:\s*[{\[]').search
 _decode = msgspec.json.Decoder(Chunk).decode
+_decode_timed = msgspec.json.Decoder(Timed).decode
 
 
 class ChatReply(Reply):
@@ -145,6 +156,8 @@ class ChatReply(Reply):
         bits = self._choices(choices) if choices else 0
         if self.request_id is None:
             self.request_id = chunk.id
+        if self.finish is not None:
+            note_timings(self, data)
         if chunk.usage is not None:
             note_usage(self, chunk.usage)
         elif (not bits or self.finish is not None) and RARE(data):
@@ -213,6 +226,17 @@ def loose_chunk(data: bytes) -> Chunk | None:
         if delta is not None and parts is not None:
             delta.reasoning_content = "".join(part.thinking for part in parts.content) or delta.reasoning_content
     return chunk
+
+
+def note_timings(reply: Reply, data: bytes) -> None:
+    """Takes llama.cpp's own account of a reply, in the chunk of the finish reason or of the usage behind it."""
+    if b'"timings"' in data:
+        try:
+            timed = _decode_timed(data)
+        except DECODE_ERRORS:  # it says nothing that is understood
+            return
+        if timed.timings is not None:
+            reply.provider_us = micros(timed.timings.prompt_ms)
 
 
 def note_usage(reply: Reply, usage: Usage) -> None:

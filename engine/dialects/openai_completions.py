@@ -25,6 +25,7 @@ from .openai import (
     failed_by,
     limited,
     not_an_object,
+    note_timings,
     note_usage,
     parameters_of,
     streaming,
@@ -73,6 +74,8 @@ class CompletionReply(Reply):
                     self.outcome = Outcome.CONTENT_FILTERED
         if self.request_id is None:
             self.request_id = chunk.id
+        if self.finish is not None:
+            note_timings(self, data)
         if chunk.usage is not None:
             note_usage(self, chunk.usage)
         if chunk.error:

@@ -17,7 +17,7 @@ from ..records.record import Outcome
 from . import END, TOKEN, TOKEN_VISIBLE, VISIBLE, HttpRequest, Prompt, Reply
 from .content import Image, bearer, headers_of, parts_of
 from .loose import DECODE_ERRORS, count, loosely
-from .openai import PUBLIC, failed_by, limited
+from .openai import PUBLIC, failed_by, limited, note_timings
 
 DELTAS: Final = {
     "response.output_text.delta": TOKEN_VISIBLE,
@@ -119,6 +119,7 @@ class ResponseReply(Reply):
         if bits is not None:
             return self._delta(kind, event.delta, bits) if event.delta else 0
         if kind in ENDS:
+            note_timings(self, data)
             return self._end(event.response or Response(), kind.removeprefix("response.")) | END
         if kind == "error" or (event.error and not kind):
             return failed_by(self, event.error) if event.error else self.failed(event.message or "")

@@ -6,7 +6,8 @@ from typing import Any, Final
 
 import msgspec
 
-from ..records.record import FINISH_LENGTH, FINISH_OTHER, FINISH_STOP, Outcome
+from ..records.record import FINISH_LENGTH, FINISH_OTHER, FINISH_STOP, UNKNOWN, Outcome
+from .loose import micros
 
 MESSAGE_CHARACTERS: Final = 300
 MASK: Final = "***"
@@ -15,6 +16,8 @@ KEPT: Final = frozenset(
     {b"x-request-id", b"request-id", b"apim-request-id", b"x-debug-trace-id", b"retry-after", b"retry-after-ms"}
     | {b"openai-processing-ms"}
 )
+# Who took how long until the reply began, in whole ms: the provider itself, or its own proxy of the server behind it.
+PROCESSING: Final = (b"openai-processing-ms", b"x-envoy-upstream-service-time")
 KEPT_PREFIXES: Final = (b"x-ratelimit-", b"anthropic-ratelimit-")
 KEPT_FIRST: Final = frozenset(name[0] for name in (*KEPT, *KEPT_PREFIXES))
 
@@ -119,3 +122,14 @@ def kept_headers(headers: dict[bytes, bytes]) -> dict[str, str]:
         if name[0] in KEPT_FIRST and (name in KEPT or name.startswith(KEPT_PREFIXES)):
             kept[name.decode("latin-1")] = value[:80].decode("latin-1")
     return kept
+
+
+def provider_us(headers: dict[bytes, bytes]) -> int:
+    """How long the provider says that it took until its reply began, by its headers; UNKNOWN where they do not say."""
+    for name in PROCESSING:
+        if name in headers:
+            try:
+                return micros(float(headers[name]))
+            except ValueError:
+                continue
+    return UNKNOWN

@@ -31,6 +31,7 @@ class Prepared(NamedTuple):
 
 
 Render = Callable[[int, Prompt], bytes]
+Finish = Callable[[int, int, bytes], bytes]  # (target, slot, rendered) -> as it is sent
 
 
 class Feed:
@@ -44,12 +45,14 @@ class Feed:
         *,
         planned: int | None = None,
         workers: int = 1,
+        finish: Finish | None = None,
     ) -> None:
         self._planned = planned  # slots of the phase over all workers, None where that is not known
         self._workers = workers
         self._slots = slots
         self._items = items
         self._render = render
+        self._finish = finish  # what is different in each request, of equal prompts too
         self._ready: deque[Prepared] = deque()
         self._bytes = 0
         self._last: dict[int, tuple[Prompt, bytes]] = {}
@@ -107,6 +110,8 @@ class Feed:
         if item.prompt is not prompt:
             wire = self._render(item.target, item.prompt)
             self._last[item.target] = (item.prompt, wire)
+        if self._finish is not None:
+            wire = self._finish(item.target, slot[0], wire)
         asked = item.prompt.max_tokens or 0
         estimate = item.estimate_tokens
         output = asked or min(OUTPUT_ESTIMATE, estimate)

@@ -124,6 +124,9 @@ class Target(Frozen, frozen=True):
     metrics_urls: Annotated[
         tuple[str, ...], about("the server's own Prometheus pages (and its GPUs'), scraped beside the run")
     ] = ()
+    metrics_interval_ns: Annotated[
+        int, about("time between two scrapes of them; 0: only before and after each measured part", "duration", low=0)
+    ] = 5 * SECOND
     price: Annotated[
         dict[str, float] | None,
         about("USD per million tokens: input, output, cached_input, cache_write, reasoning"),
@@ -310,6 +313,12 @@ class OtlpExport(Pushed, frozen=True, tag="otlp"):
 
     url: Annotated[Secret, about("otlp://HOST[:PORT], or http(s)://HOST:PORT/v1/metrics", "secret")]
     headers: Annotated[dict[str, Secret], about("further request headers")] = {}
+    spans: Annotated[
+        float,
+        about(
+            "share of the requests that also become a span at /v1/traces; all then carry a traceparent", low=0, high=1
+        ),
+    ] = 0.0
 
 
 Export = InfluxExport | PrometheusExport | OtlpExport
@@ -358,6 +367,13 @@ class Probe(Frozen, frozen=True):
     alerts: Annotated[tuple[Alert, ...], about("conditions that are reported")] = ()
 
 
+class Gpus(Frozen, frozen=True):
+    # What the server runs on, for throughput per GPU, the price of a token and its energy.
+    count: Annotated[int, about("GPUs behind the targets of the plan together", low=1, high=1_000_000)] = 1
+    usd_per_hour: Annotated[float | None, about("price of one GPU for an hour", above=0, high=1e6)] = None
+    watts: Annotated[float | None, about("power of one GPU; default: by its DCGM page", above=0, high=1e6)] = None
+
+
 class Plan(Frozen, frozen=True):
     """One run."""
 
@@ -383,13 +399,27 @@ class Plan(Frozen, frozen=True):
         Literal["auto", "segment", "read"],
         about("which kernel stamp of a token: its TCP segment's own, or the latest of the read", flag="--stamps KIND"),
     ] = "auto"
+    traceparent: Annotated[
+        bool, about("send a W3C traceparent header, so that a server's trace has the request", flag="--traceparent")
+    ] = False
     export: Annotated[tuple[Export, ...], about("where the time series goes")] = ()
     output: Annotated[Output, about("what is kept")] = Output()
     seed: Annotated[int, about("seed of everything that is drawn", low=0, high=WHOLE_MAX, flag="--seed N")] = 0
     price_table: Annotated[str | None, about("file of prices", "file")] = None
+    gpus: Annotated[Gpus | None, about("what the server runs on")] = None
     probe: Annotated[Probe, about("what `lens probe` does")] = Probe()
     # What stood in the file as ${NAME}: (value, text with ${NAME}). plan.json holds the text, never the value.
     references: tuple[tuple[Secret, str], ...] = ()
+
+    @property
+    def span_share(self) -> float:
+        """Share of the requests that become spans."""
+        return max((export.spans for export in self.export if isinstance(export, OtlpExport)), default=0.0)
+
+    @property
+    def trace_share(self) -> float | None:
+        """Share of the requests whose traceparent says "sampled"; None: none has the header."""
+        return self.span_share or (1.0 if self.traceparent else None)
 
     def series(self, phase: int, target: int) -> int:
         """The id under which gaps and drops of (phase, target) are counted."""

@@ -18,6 +18,7 @@ from ..plan.plan import (
     TOKENS_MAX,
     Alert,
     Frozen,
+    Gpus,
     InfluxExport,
     Limits,
     OtlpExport,
@@ -224,7 +225,7 @@ _UNITS: Final[dict[str, dict[str, Any]]] = {
 SECTIONS: Final = (
     PlanKeys, TargetKeys, WorkloadKeys, SyntheticKeys, LengthKeys, PhaseKeys, LoadKeys, CourseKeys, SpikeKeys,
     LimitsKeys, CancelKeys, Retry, Workers, ExportKeys, InfluxExport, PrometheusExport, OtlpExport, ProbeKeys,
-    TimetableKeys, Alert, Output,
+    TimetableKeys, Alert, Output, Gpus,
 )  # fmt: skip
 
 

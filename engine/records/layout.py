@@ -17,7 +17,7 @@ from .record import FIELDS, OUTCOMES, PAYLOAD_BYTES, SLOT_BYTES
 from .ticks import ROW_BYTES
 
 MAGIC: Final = b"LENSRING"
-VERSION: Final = 2
+VERSION: Final = 3
 PAGE: Final = 4096
 DETAIL_BYTES: Final = 512
 WORKER_MAX: Final = (1 << 16) - 1  # what a record holds of it

@@ -65,12 +65,15 @@ FIELDS: Final = (
     ("session", "I"),
     ("inflight_slot", "I"),
     ("flags", "I"),
+    ("rtt_us", "I"),  # lowest round-trip time of its connection, to a proxy where there is one; UNKNOWN
+    ("provider_us", "I"),  # what the provider says that it took itself; UNKNOWN
     ("target", "H"),
     ("phase", "H"),
     ("worker", "H"),
     ("attempts", "H"),
     ("http_status", "H"),
     ("turn", "H"),
+    ("tcp_retransmits", "H"),  # segments of the request, or of its handshake, sent again; RETRANSMITS_UNKNOWN
     ("outcome", "B"),
     ("unsent", "B"),
 )
@@ -78,6 +81,9 @@ PAYLOAD_BYTES: Final = 248
 SLOT_BYTES: Final = 256
 UNKNOWN: Final = 0xFFFF_FFFF
 NO_TARGET: Final = 0xFFFF
+RETRANSMITS_UNKNOWN: Final = 0xFFFF
+RETRANSMITS_MAX: Final = 0xFFFE
+_UNKNOWN: Final = {"rtt_us": UNKNOWN, "provider_us": UNKNOWN, "tcp_retransmits": RETRANSMITS_UNKNOWN}
 TOKEN_FIELDS: Final = ("input_tokens", "cached_tokens", "cache_write_tokens", "output_tokens", "reasoning_tokens")
 
 _PACKED = "<" + "".join(code for _, code in FIELDS)
@@ -208,7 +214,7 @@ def left_behind_values(
 
 def _values(**known: int) -> tuple[int, ...]:
     """All fields in the order of FIELDS, 0 where nothing is known. A request that ran has Exchange.values()."""
-    return tuple((dict.fromkeys((name for name, _ in FIELDS), 0) | known).values())
+    return tuple((dict.fromkeys((name for name, _ in FIELDS), 0) | _UNKNOWN | known).values())
 
 
 def record_dtype() -> np.dtype[Any]:

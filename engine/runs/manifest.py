@@ -44,6 +44,7 @@ class Manifest(msgspec.Struct, kw_only=True):
     # Why it ended before its plan did: budget_usd, max_error_rate, slo, interrupted, handed_over, died: ..., failed: ...
     stop_reason: str = ""
     phases: list[PhaseTimes] = msgspec.field(default_factory=list)
+    proxied: list[str] = []  # names of the targets that are reached through a proxy
     pids: dict[str, int] = msgspec.field(default_factory=dict)  # supervisor, collector, worker-0, ...
     cores: dict[str, list[int]] = msgspec.field(default_factory=dict)
     restarts: int = 0

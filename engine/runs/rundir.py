@@ -33,6 +33,7 @@ PLAN: Final = "plan.json"
 SUMMARY: Final = "summary.json"  # the final report; a run without one is going on, or was killed
 INTERVALS: Final = "intervals.jsonl"  # a tick a line
 REQUESTS: Final = "requests.msgpack"
+SPANS: Final = "spans.jsonl"  # the requests that become spans, where an export of the plan has some
 HTML: Final = "report.html"
 EXPORT_LOG: Final = "export.log"
 LIVE: Final = ".live"  # a link to the segment directory while the run goes on

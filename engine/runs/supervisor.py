@@ -18,6 +18,7 @@ from typing import Final
 
 import psutil
 
+from ..clock import bracket
 from ..errors import LensError, PlanError
 from ..plan.plan import Plan, salted, secrets
 from ..process import environ_without_keys
@@ -186,7 +187,9 @@ class Supervisor:
     def _begin(self) -> None:
         """Orders the first phase; nothing where a signal has ended the run before it began."""
         manifest = self.manifest
-        manifest.anchor_mono_ns, manifest.anchor_wall_ns = monotonic_ns(), time_ns()
+        # Of a bracket: two plain readings may have a preemption between them, and all wall times would be off by it.
+        manifest.anchor_mono_ns = monotonic_ns()
+        manifest.anchor_wall_ns = manifest.anchor_mono_ns + bracket(monotonic_ns, time_ns)[0]
         if self._stopped:
             for times in manifest.phases:
                 times.planned = 0

@@ -50,7 +50,10 @@ class Row(msgspec.Struct, kw_only=True):
     max_lateness_ns: int = 0  # of its token writes behind their schedule
     received_bytes: int = 0
     sent_bytes: int = 0
-    token_sent_ns: list[int] | None = None  # with --log-tokens
+    token_sent_ns: list[int] | None = None  # with --log-tokens: read right before the send() of the token's last byte
+    token_done_ns: list[int] | None = (
+        None  # with --log-tokens: read right after it; far apart, nobody knows when it went
+    )
 
 
 _ENCODER: Final = msgspec.json.Encoder()

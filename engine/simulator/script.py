@@ -41,6 +41,7 @@ class Script(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     reasoning_tokens: Annotated[Spread, _help("reasoning tokens before the visible ones")] = 0
     tokens_per_event: Annotated[int, _help("tokens that one event carries")] = 1
     events_per_write: Annotated[int, _help("token events that one write carries (bursts)")] = 1
+    writes_per_event: Annotated[int, _help("writes that one token event is split over")] = 1
     itl_per_running_us: Annotated[float, _help("added to each gap for every other running request (batch effect)")] = (
         0.0
     )
@@ -90,7 +91,7 @@ class Script(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     def __post_init__(self) -> None:
         for name in ("ttft_ms", "itl_ms", "tokens", "reasoning_tokens"):
             _parsed(getattr(self, name), name)
-        for name in ("tokens_per_event", "events_per_write", "concurrency", "distinct_replies"):
+        for name in ("tokens_per_event", "events_per_write", "writes_per_event", "concurrency", "distinct_replies"):
             _require(getattr(self, name) is None or getattr(self, name) >= 1, name, ">= 1", getattr(self, name))
         _require(self.usage_factor > 0, "usage_factor", "> 0", self.usage_factor)
         for name in ("rpm", "tpm"):

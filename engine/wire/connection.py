@@ -23,22 +23,24 @@ from typing import Final, NamedTuple
 import httptools
 
 from ..dialects import END, FAILED
-from ..dialects.outcomes import kept_headers, refusal
+from ..dialects.outcomes import kept_headers, provider_us, refusal
 from ..dialects.table import framing_for
 from ..errors import ProtocolError
 from ..records import record
 from ..records.lag import lag_bucket
 from ..records.record import Outcome
-from .ends import CLOSED, DRAINING, IDLE, Body, End, cut_off, judged_by_status, request_acknowledged
-from .exchange import Exchange
+from .ends import CLOSED, DRAINING, IDLE, Body, End, cut_off, judged_by_status
+from .exchange import FIRST, Exchange
 from .framing import Framing, framing_of
 from .http1 import ResponseParser, described
 from .reactor import READ, WRITE, Reactor
+from .tcp_info import TcpPath, request_acknowledged
 from .tls import TlsPipe, describe_tls_error
 
 ANCILLARY_BYTES: Final = 64
 LAG_SUSPECT_NS: Final = 500_000_000  # of a stamp that lies further back the mapping is checked before it is believed
 STREAM_OVER: Final = END | FAILED
+NOTABLE: Final = STREAM_OVER | FIRST
 
 TIMESPEC: Final = struct.Struct("<qq").unpack_from
 
@@ -61,24 +63,9 @@ class Connection:
     """A connected socket, until it is closed. `exchange` is None while it is idle or draining."""
 
     __slots__ = (
-        "body",
-        "buffers",
-        "context",
-        "exchange",
-        "fd",
-        "framing",
-        "opened_ns",
-        "out",
-        "parser",
-        "reactor",
-        "receive",
-        "reply_bytes",
-        "reused",
-        "socket",
-        "stream",
-        "tls",
-        "transmit",
-    )
+        "body", "buffers", "context", "exchange", "fd", "framing", "opened_ns", "out", "parser", "path", "reactor",
+        "receive", "reply_bytes", "reused", "socket", "stream", "tls", "transmit",
+    )  # fmt: skip
 
     def __init__(self, context: Context, sock: socket.socket, tls: TlsPipe | None, opened_ns: int) -> None:
         self.context = context
@@ -88,6 +75,7 @@ class Connection:
         self.fd = sock.fileno()
         self.receive = sock.recvmsg_into
         self.transmit = sock.send
+        self.path = TcpPath(sock)
         self.tls = tls
         self.opened_ns = opened_ns
         self.exchange: Exchange | None = None
@@ -226,10 +214,13 @@ class Connection:
                 bits = exchange.take_one(events[0], stamp, kernel)
             else:
                 bits = exchange.take(events, stamp, kernel, not framing.pending) if events else 0
-            if bits & STREAM_OVER:
-                exchange.end_ns = stamp
-                self._decided(exchange, bits)
-                return
+            if bits & NOTABLE:
+                if bits & FIRST:
+                    self.path.note(exchange)
+                if bits & STREAM_OVER:
+                    exchange.end_ns = stamp
+                    self._decided(exchange, bits)
+                    return
         if parser.complete:
             exchange.end_ns = stamp
             self._decided(exchange, self._last_event(exchange, framing, stamp, kernel))
@@ -292,6 +283,7 @@ class Connection:
         parser = self.parser
         exchange.http_status = parser.status
         exchange.kept_headers = kept_headers(parser.headers)
+        exchange.provider_us = provider_us(parser.headers)
         if 200 <= parser.status < 300 and self.context.streaming:
             kind = framing_for(exchange.reply, parser.headers.get(b"content-type", b"").decode("latin-1"))
             if kind == "none":
@@ -343,6 +335,8 @@ class Connection:
             self._done(exchange, reusable=True)
 
     def _done(self, exchange: Exchange, *, reusable: bool) -> None:
+        if not exchange.first_token_ns:
+            self.path.note(exchange)
         self.exchange = self.stream = None
         parser = self.parser
         end = CLOSED
@@ -436,6 +430,8 @@ class Connection:
         body = self.body.take()
         outcome, message = judged_by_status(exchange, self.parser, body, outcome, message, self.context.secrets)
         exchange.fail(outcome, message, monotonic_ns())
+        if not exchange.first_token_ns:
+            self.path.note(exchange)
         self.exchange = None
         self.close()
         self.context.ended(self, exchange, end)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import socket
 from enum import Enum, auto
 from typing import Final
 
@@ -14,9 +13,6 @@ from .http1 import ResponseParser
 
 ERROR_BODY_BYTES: Final = 64 << 10
 BODY_BYTES_MAX: Final = 64 << 20
-TCP_INFO_BYTES: Final = 32  # of struct tcp_info (linux/tcp.h): state in byte 0, unacked segments in bytes 24 to 27
-TCPI_UNACKED: Final = slice(24, 28)
-TCP_CLOSE: Final = 7
 
 UNREADABLE: Final = frozenset({Outcome.STREAM_MALFORMED, Outcome.STREAM_TRUNCATED})
 
@@ -58,16 +54,6 @@ def judged_by_status(
         outcome, text = refusal(parser.status, body, secrets)
         return outcome, f"{text} ({message})"
     return outcome, message
-
-
-def request_acknowledged(sock: socket.socket) -> bool:
-    """After an end of file without a reply: did the server's kernel acknowledge all of the request (tcp(7), TCP_INFO)?
-
-    If not, or after a reset, the server was closing anyhow and has not read the request: it may be sent again. A request
-    that was acknowledged may have been carried out, and must not be (RFC 9110, 9.2.2).
-    """
-    info = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, TCP_INFO_BYTES)
-    return info[0] != TCP_CLOSE and not int.from_bytes(info[TCPI_UNACKED], "little")
 
 
 class Body:

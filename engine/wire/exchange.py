@@ -27,6 +27,7 @@ OUTPUT: Final = TOKEN | VISIBLE
 # waits in epoll is woken by the first segment.
 LATE_NS: Final = 1_000_000
 OVER: Final = END | FAILED
+FIRST: Final = 16  # beside the bits of engine.dialects: the first token of the reply was among the events
 UNWATCHED: Final = unwatched()
 
 
@@ -64,18 +65,21 @@ class Exchange:
         "live",
         "outcome",
         "phase",
+        "provider_us",
         "read_event",
         "read_ns",
         "received_bytes",
         "reply",
         "request",
         "reserved",
+        "rtt_us",
         "send_ns",
         "sent_bytes",
         "series_word",
         "session",
         "target",
         "tcp_done_ns",
+        "tcp_retransmits",
         "tls_done_ns",
         "trailing",
         "trailing_at",
@@ -105,6 +109,7 @@ class Exchange:
         self.flags = 0
         self.sent_bytes = 0
         self.received_bytes = 0
+        self.tcp_retransmits = record.RETRANSMITS_UNKNOWN  # of all attempts
         self.connect_start_ns = self.dns_done_ns = self.tcp_done_ns = self.tls_done_ns = 0
 
     def begin_attempt(self, reply: Reply) -> None:
@@ -119,6 +124,7 @@ class Exchange:
         self.headers_ns = self.first_event_ns = self.first_token_ns = self.first_output_ns = 0
         self.last_token_ns = self.end_ns = self.last_send_ns = self.itl_max_ns = self.read_ns = 0
         self.events = self.coalesced = self.gaps_saturated = 0
+        self.rtt_us = self.provider_us = UNKNOWN
         self.empty_events = 0
         self.trailing = 0  # events without a token since the gap number `trailing_at`
         self.trailing_at = 0
@@ -148,7 +154,7 @@ class Exchange:
             every |= bits
             self.events += 1
             if bits & TOKEN:
-                self._token(bits, stamp_ns, kernel, complete and i == last)
+                every |= self._token(bits, stamp_ns, kernel, complete and i == last)
             else:
                 self.live.count(OTHER_EVENTS, stamp_ns)
                 if self.first_token_ns:
@@ -178,7 +184,7 @@ class Exchange:
             self.first_event_ns = stamp_ns
             self.read_ns = self.last_send_ns
         if bits & TOKEN:
-            self._token(bits, stamp_ns, kernel, True)
+            bits |= self._token(bits, stamp_ns, kernel, True)
         else:
             self.live.count(OTHER_EVENTS, stamp_ns)
             if self.first_token_ns:
@@ -205,7 +211,9 @@ class Exchange:
     def _empty_so_far(self) -> int:
         return self.empty_events + (self.trailing if self.trailing_at != len(self.gaps) else 0)
 
-    def _token(self, bits: int, stamp_ns: int, kernel: bool, exact: bool) -> None:
+    def _token(self, bits: int, stamp_ns: int, kernel: bool, exact: bool) -> int:
+        """Takes a token in; returns FIRST if it is the reply's first one."""
+        first = 0
         if self.first_token_ns:
             word = self.series_word
             gap_ns = stamp_ns - self.last_token_ns
@@ -228,6 +236,7 @@ class Exchange:
             else:
                 self.live.gap(gap_ns, stamp_ns)
         else:
+            first = FIRST
             self.first_token_ns = stamp_ns
             self.live.first(stamp_ns - self.send_ns, stamp_ns)
             if not exact and monotonic_ns() - stamp_ns > LATE_NS:
@@ -235,6 +244,7 @@ class Exchange:
         if bits & VISIBLE and not self.first_output_ns:
             self.first_output_ns = stamp_ns
         self.last_token_ns = stamp_ns
+        return first
 
     def values(self, worker: int) -> tuple[int, ...]:
         """The record's values in the order of `record.FIELDS`; the ring fills `gaps_end` in."""
@@ -278,12 +288,15 @@ class Exchange:
             session.id & UNKNOWN if session else 0,
             self.inflight_slot,
             self.flags | reply.flags,
+            self.rtt_us,
+            self.provider_us if reply.provider_us == UNKNOWN else reply.provider_us,
             self.target,
             self.phase,
             worker,
             self.attempts,
             self.http_status,
             session.turn if session else 0,
+            self.tcp_retransmits,
             self.outcome,
             0,
         )

@@ -9,6 +9,7 @@ from typing import Final
 
 from ..errors import PlanError, ProtocolError
 from ..plan.address import Address, parse_url, shown
+from ..plan.plan import Target
 
 ANSWER_BYTES_MAX: Final = 16 << 10
 
@@ -28,6 +29,12 @@ def proxy_for(target: Address, given: str | None, environ: Mapping[str, str]) ->
         if value:
             return proxy_address(value if "://" in value else f"http://{value}", what=name)
     return None
+
+
+def proxied(target: Target, environ: Mapping[str, str]) -> bool:
+    """Whether the target is reached through a proxy."""
+    given = None if target.proxy is None else target.proxy.value
+    return proxy_for(parse_url(target.base_url), given, environ) is not None
 
 
 def proxy_address(url: str, *, what: str) -> Address:

@@ -16,6 +16,7 @@ import asyncio
 import os
 import random
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from time import monotonic_ns, time_ns
 
@@ -38,6 +39,7 @@ from ..wire.endpoint import Address, Endpoint
 from ..wire.exchange import Exchange
 from ..wire.pool import Pool
 from ..wire.reactor import Reactor
+from ..wire.trace_header import TraceHeader
 from ..workload import Session, source_of
 from .allowance import Allowance
 from .deadlines import Deadlines
@@ -65,6 +67,7 @@ class Worker:
         self.pools: list[Pool] = []
         endpoints = [Endpoint(target, share.environ) for target in plan.targets]
         self.timers = Timers()
+        self.trace = TraceHeader(plan, share.run_id)
         self.deadlines = Deadlines(plan.limits, plan.seed, [endpoint.tls_context is not None for endpoint in endpoints])
         hidden = [tuple(secrets(target)) for target in plan.targets]
         self.ledger = Ledger(segment, plan, hidden, worker=share.worker, workers=share.workers)
@@ -185,6 +188,7 @@ class Worker:
             lambda target, prompt: self.pools[target].render(prompt),
             planned=schedule.planned,
             workers=share.workers,
+            finish=partial(self.trace.add, index) if self.trace.wanted else None,
         )
         run: OpenRun | ClosedRun
         if isinstance(schedule, Closed):
@@ -391,13 +395,14 @@ class Worker:
     def _next_turn(self, run: PhaseRun, session: Session, last: Exchange, prompt: Prompt, intended_ns: int) -> None:
         """The think time of a session is over."""
         self._leave(run, intended_ns)
+        request = last.request & SLOT_MASK | session.turn << TURN_SHIFT
         exchange = Exchange(
-            last.request & SLOT_MASK | session.turn << TURN_SHIFT,
+            request,
             intended_ns,
             run.index,
             last.target,
             self.plan.series(run.index, last.target),
-            self.pools[last.target].render(prompt),
+            self.trace.add(run.index, last.target, request, self.pools[last.target].render(prompt)),
         )
         exchange.session = session
         exchange.estimate_tokens = session.estimate_tokens

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from importlib import resources
 from typing import Final
 
 import numpy as np
@@ -13,7 +12,7 @@ from ...collectors.confidence import QUANTILES
 from ...collectors.ladder import Floats
 from ...engine.metrics import METRICS
 from ..html.curves import Curve, exact_curves
-from ..html.markup import NOTHING, Markup, card, element, escaped, joined
+from ..html.markup import NOTHING, Markup, card, document, element, escaped, joined
 from .deltas import deltas
 from .questions import BEYOND, LATENCIES, Pair, pairs_of
 from .read import RunDirectory
@@ -27,27 +26,21 @@ _TICKS: Final = (0.0, 0.5, 0.9, 0.99, 0.999, 0.9999)
 
 def page_of(compared: Compared, runs: Runs) -> str:
     """The page as text."""
+    head, statistics = head_of(compared)
+    body = (element("h1", "Comparison"), head, statistics, *_charts(compared, runs))
+    return document(f"{compared.state} - LLM Latency Lens", *body)
+
+
+def head_of(compared: Compared) -> tuple[Markup, Markup]:
+    """The verdict with its notes, and the changes of all statistics."""
     state, _, rest = sentence(compared).partition(":")
-    body = (
-        element("h1", "Comparison"),
-        element("p", sides(compared), classes="soft small"),
-        card(
-            element("div", element("span", state, classes=f"badge {state}"), element("span", rest), classes="verdict"),
-            *(element("p", note.detail, classes="small") for note in compared.notes),
-        ),
-        element("h2", "Changes"),
-        deltas(compared),
-        *_charts(compared, runs),
+    badge = element("span", state, classes=f"badge {state}")
+    verdict = card(
+        element("div", badge, element("span", rest), classes="verdict"),
+        *(element("p", note.detail, classes="small") for note in compared.notes),
     )
-    css = Markup(resources.files("llm_latency_lens.exporters").joinpath("assets", "report.css").read_text("utf-8"))
-    head = joined(
-        (
-            Markup('<meta charset="utf-8"><meta name="viewport" content="width=device-width">'),
-            element("title", f"{state} - LLM Latency Lens"),
-            element("style", css),
-        )
-    )
-    return f'<!doctype html>\n<html lang="en">\n<head>{head}</head>\n<body>{element("main", *body)}</body>\n</html>\n'
+    head = joined((element("p", sides(compared), classes="soft small"), verdict))
+    return head, joined((element("h2", "Changes"), deltas(compared)))
 
 
 def _charts(compared: Compared, runs: Runs) -> Iterator[Markup]:

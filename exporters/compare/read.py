@@ -33,7 +33,9 @@ class RunDirectory(NamedTuple):
 def read_run(path: Path) -> RunDirectory:
     """Raises PlanError for what is no run directory, OutputError for a run that is not finished or is damaged."""
     if (path / "sweep.json").exists():
-        raise PlanError(f"{path} is the directory of a sweep; name two of its run directories")
+        raise PlanError(
+            f"{path} is the directory of a sweep; both sides must be sweeps, or two of their run directories"
+        )
     if not path.is_dir():
         raise PlanError(f"{path} is not a directory; give run directories, such as runs/latest")
     if not finished(path) and (path / LIVE).is_symlink():

@@ -11,7 +11,9 @@ from .. import figures
 from .questions import SUCCESS
 
 HEADS: Final = ("target", "metric", "base", "candidate", "change", "95 % interval", "verdict")
+CAPACITY: Final = "capacity"  # of sweeps: the highest load that meets all objectives
 _RATE_LABELS: Final = {
+    CAPACITY: "capacity",
     "requests_per_s": "requests/s",
     "output_tokens_per_s": "output tokens/s",
     "goodput_per_s": "goodput/s",

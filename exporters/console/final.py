@@ -29,6 +29,7 @@ from ..headline import (
     totals,
 )
 from ..setting import Setting, setting_lines
+from ..time_rows import server_line, time_rows
 from . import parts
 from .tables import LEVELS, errors_table, grid, literal
 from .terminal import Terminal, columns, printable
@@ -36,6 +37,8 @@ from .terminal import Terminal, columns, printable
 PIPE_COLUMNS: Final = 100  # width of the table where stdout is not a terminal and COLUMNS says nothing
 MEAN_FROM: Final = 96  # columns from which count and mean fit
 INTERVAL_FROM: Final = 116  # columns from which the interval of p99 fits
+WATERFALLS: Final = 4  # targets that get one
+BAR_COLUMNS: Final = 36
 STYLES: Final = {"VALID": "bold green", "INVALID": "bold red", "INSUFFICIENT": "bold yellow"}
 SLO_STYLES: Final = {"PASS": "green", "FAIL": "bold red", "UNDECIDED": "yellow"}
 
@@ -80,6 +83,7 @@ class FinalTable:
         if len(r.targets) > 1:
             yield Text()
             yield from _side_by_side(r.targets, width)
+        yield from _time(r.targets, width)
         if r.slo:
             yield Text()
             yield _slos(r.slo)
@@ -203,6 +207,31 @@ def _columns(targets: list[TargetReport], column: int) -> Table:
         table.add_row("cost per 1k requests", *(figures.money(t.cost.usd_per_1k_requests) for t in targets))
         table.add_row("cost per day", *(figures.money(t.cost.usd_per_day) for t in targets))
     return table
+
+
+def _time(targets: list[TargetReport], width: int) -> Iterator[RenderableType]:
+    """A waterfall for each of the first targets: where the time of a mean request went."""
+    shown = [(target, rows) for target in targets if (rows := time_rows(target))]
+    for target, rows in shown[:WATERFALLS]:
+        end_ms = max(row.start_ms + (row.ms or 0.0) for row in rows) or 1.0
+        room = max(10, min(BAR_COLUMNS, width - 60))
+        table = Table.grid(padding=(0, 2))
+        table.add_column(no_wrap=True, min_width=15)
+        table.add_column(justify="right", no_wrap=True, min_width=9)
+        table.add_column(no_wrap=True, min_width=room)
+        table.add_column(style="dim", overflow="fold")
+        for row in rows:
+            start, length = (round(ms / end_ms * room) for ms in (row.start_ms, max(0.0, row.ms or 0.0)))
+            bar = " " * min(start, room - 1) + ("·" if row.ms is None else "█" * length or "▏")
+            table.add_row(row.name, row.value, bar, row.note)
+        yield Text()
+        where = f" · {target.name}" if len(targets) > 1 else ""
+        yield Text(f"where the time went, mean ms{where}", style="dim")
+        yield table
+        if line := server_line(target):
+            yield Text(f"the server says: {line}", style="dim")
+    if len(shown) > WATERFALLS:
+        yield Text(f"{len(shown) - WATERFALLS} more targets in report.html", style="dim")
 
 
 def _lines(lines: Iterable[tuple[str, str]]) -> Table:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import html
 import json
 from collections.abc import Iterable
+from importlib import resources
 from typing import Any
 
 from ..figures import MISSING
@@ -71,3 +72,16 @@ def plain(value: Any) -> str:
     if value is None:
         return MISSING
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+
+
+def document(title: str, *body: object) -> str:
+    """A complete page without scripts, with the styles of the report in it."""
+    css = Markup(resources.files("llm_latency_lens.exporters").joinpath("assets", "report.css").read_text("utf-8"))
+    head = joined(
+        (
+            Markup('<meta charset="utf-8"><meta name="viewport" content="width=device-width">'),
+            element("title", title),
+            element("style", css),
+        )
+    )
+    return f'<!doctype html>\n<html lang="en">\n<head>{head}</head>\n<body>{element("main", *body)}</body>\n</html>\n'

@@ -13,11 +13,12 @@ from typing import Final
 
 import msgspec
 
-from ...collectors.snapshot import Report
+from ...collectors.snapshot import Report, TargetReport
 from ...engine import files
 from ...engine.errors import OutputError
 from .. import figures
 from ..account import account_lines
+from ..time_rows import TimeRow, server_line, time_rows
 from .charts import charts_of
 from .health import health_strip
 from .markup import NOTHING, Markup, card, details, element, escaped, joined, plain, table, text_cell
@@ -113,7 +114,40 @@ def _token_times(runs: Sequence[Run]) -> str:
 def _head(run: Run) -> Markup:
     r = run.report
     metrics = () if len(r.targets) > 1 else (element("h2", "Latency and speed"), card(all_metrics(r)))
-    return element("section", *opening(r, run.setting), *metrics, classes="run")
+    where = (_time(target, alone=len(r.targets) == 1) for target in r.targets)
+    return element("section", *opening(r, run.setting), *metrics, *where, classes="run")
+
+
+def _time(target: TargetReport, *, alone: bool) -> Markup:
+    """A waterfall of where the time of a target's mean request went; what nobody measured says so."""
+    rows = time_rows(target)
+    if not rows:
+        return NOTHING
+    end_ms = max(row.start_ms + (row.ms or 0.0) for row in rows) or 1.0
+    bars = [
+        element(
+            "div",
+            element("span", row.name, " ", element("span", row.note, classes="soft small")),
+            element("div", style=_bar_style(row, end_ms))
+            if row.ms is not None
+            else element("p", "", classes="unknown"),
+            element("span", row.value if row.ms is None else f"{row.value} ms"),
+            classes="bar time",
+        )
+        for row in rows
+    ]
+    line = server_line(target)
+    said = element("p", f"The server says: {line}", classes="small soft") if line else NOTHING
+    title = "Where the time went" if alone else f"Where the time went: {target.name}"
+    note = element(
+        "p", "Means, which add up. Through a proxy the network is the way to the proxy.", classes="small soft"
+    )
+    return joined((element("h2", title), card(*bars, said, note)))
+
+
+def _bar_style(row: TimeRow, end_ms: float) -> str:
+    start, width = 100 * row.start_ms / end_ms, 100 * max(0.0, row.ms or 0.0) / end_ms
+    return f"margin-left:{min(start, 99.5):.1f}%;width:{max(0.5, min(width, 100 - start)):.1f}%"
 
 
 def _tail(run: Run, *, alone: bool) -> Iterator[Markup]:

@@ -22,7 +22,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from time import monotonic
-from typing import Final, Protocol
+from typing import Final, Generic, Protocol, TypeVar
 
 import msgspec
 
@@ -36,6 +36,7 @@ from .parts import View, view_at
 MARKS: Final = 16
 READ_BYTES: Final = 1 << 20
 MAX_PENDING_BYTES: Final = 1 << 30
+Item = TypeVar("Item")  # what a line of the log is
 END: Final = 1 << 62  # an offset past everything: the newest part
 
 
@@ -51,7 +52,7 @@ class Rejected(OutputError):
     """The destination will never take these ticks, and may take others."""
 
 
-class Destination(Protocol):
+class Destination(Protocol[Item]):
     """Where ticks go. Sending it the same ticks again changes nothing there. An exporter inherits what it does not need."""
 
     name: str
@@ -61,7 +62,7 @@ class Destination(Protocol):
         """Before any load: raises Refused for what somebody must change, Unavailable if it is merely down."""
         return  # said, because mypy takes an empty body for an abstract method
 
-    def write(self, ticks: list[Snapshot]) -> None:
+    def write(self, ticks: list[Item]) -> None:
         """Raises Unavailable or Refused (tried again later) or Rejected (counted and passed over)."""
 
     def end(self, report: Report) -> None:
@@ -93,13 +94,19 @@ class Cursor(msgspec.Struct, kw_only=True):
     error: str = ""
 
 
-class Tail:
-    """Reads the complete lines of a growing tick log behind the cursor. One reader per cursor file."""
+class LineTail(Generic[Item]):
+    """Reads the complete lines of a growing log behind the cursor. One reader per cursor file."""
 
     def __init__(
-        self, path: Path, cursor_path: Path | None = None, *, max_pending_bytes: int = MAX_PENDING_BYTES
+        self,
+        path: Path,
+        cursor_path: Path | None,
+        decode: Callable[[bytes], Item],
+        *,
+        max_pending_bytes: int = MAX_PENDING_BYTES,
     ) -> None:
         self._path = path
+        self._decoder = decode
         self._cursor_path = cursor_path  # None: in memory only, every start is from the beginning
         self._max_pending = max_pending_bytes
         self._next: list[tuple[int, int, int]] = []  # what the last read() returned, to be confirmed by advance()
@@ -107,7 +114,7 @@ class Tail:
         self.cursor = _load(cursor_path)
         self.rewound = False  # set by the read() that found the log truncated or rewritten
 
-    def read(self, limit_bytes: int = READ_BYTES) -> list[Snapshot]:
+    def read(self, limit_bytes: int = READ_BYTES) -> list[Item]:
         """The next ticks, at most about `limit_bytes` of them, at least one line if there is one. Moves nothing."""
         self.rewound = False
         self._next, self._bad = [], 0
@@ -187,8 +194,8 @@ class Tail:
             start, _ = cursor.skipped.pop()
         cursor.skipped.append((start, end))
 
-    def _lines(self, view: View, limit_bytes: int) -> list[Snapshot]:
-        ticks: list[Snapshot] = []
+    def _lines(self, view: View, limit_bytes: int) -> list[Item]:
+        ticks: list[Item] = []
         position = self._jump(self.cursor.offset)
         want = limit_bytes
         while view.base <= position < view.size:
@@ -209,9 +216,9 @@ class Tail:
             position = self._jump(position)
         return ticks
 
-    def _decode(self, line: bytes, ticks: list[Snapshot]) -> None:
+    def _decode(self, line: bytes, ticks: list[Item]) -> None:
         try:
-            ticks.append(SNAPSHOT_DECODER.decode(line))
+            ticks.append(self._decoder(line))
         except UNDECODABLE:
             self._bad += 1
 
@@ -222,7 +229,16 @@ class Tail:
         return position
 
 
-class Pump:
+class Tail(LineTail[Snapshot]):
+    """Of the tick log."""
+
+    def __init__(
+        self, path: Path, cursor_path: Path | None = None, *, max_pending_bytes: int = MAX_PENDING_BYTES
+    ) -> None:
+        super().__init__(path, cursor_path, SNAPSHOT_DECODER.decode, max_pending_bytes=max_pending_bytes)
+
+
+class Pump(Generic[Item]):
     """Moves ticks from one tail to one destination until the run is over. One thread; no peer's fault raises here.
 
     `give_up_s`: how long after the run's end an absent destination is waited for. `interval_s`: pause after a write that
@@ -231,8 +247,8 @@ class Pump:
 
     def __init__(
         self,
-        tail: Tail,
-        destination: Destination,
+        tail: LineTail[Item],
+        destination: Destination[Item],
         *,
         run_dir: Path,
         poll_s: float = 0.25,

@@ -48,8 +48,8 @@ class Client(Protocol):
     def send(self, payload: bytes) -> None:
         """Hands the bytes to the kernel, or keeps what it does not take."""
 
-    def send_split(self, payload: bytes) -> int:
-        """Sends every byte in its own write; returns the time before the last one."""
+    def send_split(self, payload: bytes, writes: int) -> int:
+        """Sends the bytes in so many writes of about equal size; returns the time before the last one."""
 
     def done(self) -> None:
         """The reply is over; the next request may be answered."""

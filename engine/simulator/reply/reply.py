@@ -33,9 +33,9 @@ class Reply:
     """One streamed or complete reply on its way. `begin()` starts it; it ends itself and leaves the service."""
 
     __slots__ = (
-        "_constant_gap_ns", "_counts", "_extra_events", "_frames", "_gap_extra_ns", "_keep_alive", "_last_ns",
-        "_late_ns", "_next_visible", "_per_write", "_plain_until", "_service", "_stamps", "client", "fault_position",
-        "index", "opened", "position", "rendering", "request_id", "row", "total", "variant",
+        "_constant_gap_ns", "_counts", "_done", "_extra_events", "_frames", "_gap_extra_ns", "_keep_alive", "_last_ns",
+        "_late_ns", "_next_visible", "_per_write", "_plain_until", "_service", "_stamps", "_writes", "client",
+        "fault_position", "index", "opened", "position", "rendering", "request_id", "row", "total", "variant",
     )  # fmt: skip
 
     def __init__(
@@ -73,6 +73,8 @@ class Reply:
         self._late_ns = 0
         self.opened = False
         self._stamps: list[int] | None = [] if service.log_tokens else None
+        self._done: list[int] = []
+        self._writes = service.script.writes_per_event
 
     def begin(self, start_ns: int) -> None:
         """Service begins: `start_ns` is what all its times count from."""
@@ -123,6 +125,7 @@ class Reply:
             self._late_ns = late_ns
         if self._stamps is not None:
             self._stamps.append(now_ns)
+            self._done.append(time.monotonic_ns())
         return due_ns + (self._constant_gap_ns or self._gap_ns(position))
 
     def _unusual_tokens(self, due_ns: int) -> int | None:
@@ -201,7 +204,9 @@ class Reply:
         if client is None:
             return 0
         if self.row.fault == faults.SPLIT:
-            return client.send_split(payload)
+            return client.send_split(payload, len(payload))
+        if self._writes > 1:
+            return client.send_split(payload, self._writes)
         client.send(payload)
         return 0
 
@@ -289,10 +294,11 @@ class Reply:
         self.position = until
         if self._stamps is not None:
             self._stamps += [now_ns] * (until - first)
+            self._done += [time.monotonic_ns()] * (until - first)
         late_ns = now_ns - due_ns
         self._counts[LATENESS + min(late_ns >> LATENESS_SHIFT, LATENESS_BUCKETS - 1)] += 1
         self._late_ns = max(late_ns, self._late_ns)
-        if self._per_write == 1 and row.fault != faults.SPLIT:
+        if self._per_write == self._writes == 1 and row.fault != faults.SPLIT:
             marks = (self.total - 1, self.fault_position, self._next_visible)
             self._plain_until = min(mark for mark in marks if mark >= until or mark == self.total - 1)
 
@@ -322,7 +328,8 @@ class Reply:
             self._counts[_LATENESS_MAX] = max(self._counts[_LATENESS_MAX], self._late_ns)
             row.reasoning_tokens = min(outline.reasoning, thinking * per_event)
             row.tokens = row.reasoning_tokens + min(outline.visible, (self.position - thinking) * per_event)
-            row.token_sent_ns = self._stamps
+            if self._stamps is not None:
+                row.token_sent_ns, row.token_done_ns = self._stamps, self._done
         self._service.leave(self, row, client)
         if keep or not client.open:
             return

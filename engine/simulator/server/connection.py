@@ -1,13 +1,13 @@
-"""One client: requests come out of its bytes, one reply at a time goes to it, over a plain socket or uvloop's TLS.
+"""One client: requests come out of its bytes, one reply at a time goes to it, plain or over TLS.
 
-Plain sockets are ours: receive times are the kernel's, and send() happens right after the caller read the clock.
+Sockets are ours: receive times are the kernel's, and send() happens right after the caller read the clock.
 """
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import socket
+import ssl
 import struct
 import time
 from collections import deque
@@ -20,6 +20,7 @@ from ...clock import StampClock
 from ..reply.client import Client, Ongoing, Request
 from ..stats import SLOT, Stats
 
+RECORDS_BYTES: Final = 1 << 18
 LINGER_0: Final = struct.pack("ii", 1, 0)
 BAD_REQUEST: Final = b"HTTP/1.1 400 Bad Request\r\ncontent-length: 0\r\nconnection: close\r\n\r\n"
 _TIMESPEC: Final = struct.Struct("@qq")
@@ -45,12 +46,6 @@ class Owner(Protocol):
 
     def forget(self, fd: int) -> None:
         """The socket is about to be closed."""
-
-    def hold(self, action: Callable[[], None]) -> bool:
-        """Keeps the action for after a freeze; False if there is none."""
-
-    def run_due(self) -> None:
-        """Does what is due by now."""
 
 
 class Connection:
@@ -166,12 +161,14 @@ class Connection:
             self._socket().setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, LINGER_0)
         self.close()
 
-    def send_split(self, payload: bytes) -> int:
-        """Sends every byte in its own write; returns the time before the last one."""
-        for index in range(len(payload) - 1):
-            self.send(payload[index : index + 1])
+    def send_split(self, payload: bytes, writes: int) -> int:
+        """Sends the bytes in so many writes of about equal size; returns the time before the last one."""
+        size = max(1, len(payload) // writes)
+        last = size * (-(-len(payload) // size) - 1)
+        for start in range(0, last, size):
+            self.send(payload[start : start + size])
         last_ns = time.monotonic_ns()
-        self.send(payload[-1:])
+        self.send(payload[last:])
         return last_ns
 
     def send(self, payload: bytes) -> None:
@@ -274,47 +271,54 @@ class PlainConnection(Connection):
         return self._sock
 
 
-class TlsConnection(Connection, asyncio.Protocol):
-    """Over uvloop's TLS transport. Receive times are read by us, not stamped by the kernel."""
+class TlsConnection(PlainConnection):
+    """TLS over memory buffers, so that receive times are the kernel's here too, and a write is sent when it is made.
 
-    __slots__ = ("_transport",)
+    A send time is read before the record is encrypted: it is that much earlier than the record's own.
+    """
 
-    def __init__(self, server: Owner, number: int) -> None:
-        super().__init__(server, number)
-        self._transport: Any = None
+    __slots__ = ("_established", "_incoming", "_outgoing", "_tls")
 
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport = transport
+    def __init__(self, server: Owner, number: int, sock: socket.socket, context: ssl.SSLContext) -> None:
+        super().__init__(server, number, sock)
+        self._incoming = ssl.MemoryBIO()
+        self._outgoing = ssl.MemoryBIO()
+        self._tls = context.wrap_bio(self._incoming, self._outgoing, server_side=True)
+        self._established = False
 
-    def data_received(self, data: bytes) -> None:
-        now_ns = time.monotonic_ns()
-        if not self.server.hold(lambda: self._late_data(data, now_ns)):
-            self._late_data(data, now_ns)
-
-    def _late_data(self, data: bytes, read_ns: int) -> None:
-        if self.open:
-            self.take(data, read_ns, False)
-            self.server.run_due()
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        self.lost()
-        self._transport = None
+    def take(self, received: memoryview | bytes, read_ns: int, kernel: bool) -> None:
+        """Feeds what was received to TLS, and what it holds to the parser."""
+        self._incoming.write(received)
+        plain = b""
+        try:
+            if not self._established:
+                self._tls.do_handshake()
+                self._established = True
+            while piece := self._tls.read(RECORDS_BYTES):
+                plain += piece
+        except ssl.SSLWantReadError:
+            pass
+        except ssl.SSLError:  # the client's close_notify, or no TLS; an alert may have to be sent
+            self._send_records()
+            self.lost()
+            return
+        self._send_records()
+        if plain and self.open:
+            super().take(plain, read_ns, kernel)
 
     def send(self, payload: bytes) -> None:
-        if self.open:
-            self._counts[_WRITES] += 1
-            self.sent_bytes += len(payload)
-            self._transport.write(payload)
+        if self.open and payload:
+            self._tls.write(payload)
+            super().send(self._outgoing.read())
 
-    def reset(self) -> None:
-        with contextlib.suppress(OSError):
-            self._socket().setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, LINGER_0)
-        self._transport.abort()
-        self.close()
+    def finish(self) -> None:
+        """Closes with close_notify (RFC 8446 section 6.1): without it the client must take the reply for cut off."""
+        if self.open and self._established:
+            with contextlib.suppress(ssl.SSLError):  # the client's own has not come yet, and is not waited for
+                self._tls.unwrap()
+            self._send_records()
+        super().finish()
 
-    def _close(self) -> None:
-        if self._transport is not None:
-            self._transport.close()
-
-    def _socket(self) -> Any:
-        return self._transport.get_extra_info("socket")
+    def _send_records(self) -> None:
+        if records := self._outgoing.read():
+            super().send(records)

@@ -9,6 +9,7 @@ import signal
 import socket
 import ssl
 import sys
+from pathlib import Path
 from typing import Final
 
 import msgspec
@@ -22,6 +23,7 @@ from ..stats import Stats
 from .server import Server
 
 BACKLOG: Final = 4096
+CERTIFICATE: Final = Path(__file__).with_name("localhost.pem")
 
 
 class Options(msgspec.Struct, frozen=True, kw_only=True):
@@ -36,6 +38,7 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     require_key: str | None = None
     certfile: str | None = None
     keyfile: str | None = None
+    tls: bool = False
     die_with_parent: bool = False
 
 
@@ -49,6 +52,7 @@ HELP: Final = {
     "require_key": "answer 401 to requests without this API key",
     "certfile": "serve TLS with this certificate",
     "keyfile": "its key",
+    "tls": "serve TLS with the certificate for localhost that comes with the simulator",
     "die_with_parent": "end when the parent process ends",
 }
 
@@ -62,6 +66,8 @@ def serve(script: Script, options: Options) -> int:
     if options.die_with_parent:
         die_with_parent(os.getppid(), signal.SIGTERM)
     raise_descriptor_limit()
+    if options.tls:
+        options = msgspec.structs.replace(options, certfile=options.certfile or str(CERTIFICATE))
     tls = _tls(options)
     listeners = _listen(options)
     stats = Stats(options.processes)

@@ -60,7 +60,7 @@ class Server:
         self._connections: dict[int, PlainConnection] = {}
         self._open: set[Connection] = set()
         self._accepted = 0
-        self._held: list[Callable[[], None]] | None = None
+        self._frozen = False
         self._thaw = Pacer()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._listener: socket.socket | None = None
@@ -122,7 +122,7 @@ class Server:
 
     def run_due(self) -> None:
         """Does what is due by now, unless frozen."""
-        if self._held is None:
+        if not self._frozen:
             self.pacer.run_due()
 
     def _sample_clocks(self, now_ns: int) -> None:
@@ -143,17 +143,11 @@ class Server:
             self.stats.mine[SLOT["connections_open"]] += 1
             if self._tls is None:
                 connection = PlainConnection(self, self._accepted, sock)
-                self._connections[sock.fileno()] = connection
-                self._epoll.register(sock.fileno(), select.EPOLLIN)
-                self._open.add(connection)
             else:
-                self._accept_tls(sock, TlsConnection(self, self._accepted))
-
-    def _accept_tls(self, sock: socket.socket, connection: TlsConnection) -> None:
-        assert self._loop
-        self._open.add(connection)
-        handshake = self._loop.create_task(self._loop.connect_accepted_socket(lambda: connection, sock, ssl=self._tls))
-        handshake.add_done_callback(lambda task: connection.lost() if task.cancelled() or task.exception() else None)
+                connection = TlsConnection(self, self._accepted, sock, self._tls)
+            self._connections[sock.fileno()] = connection
+            self._epoll.register(sock.fileno(), select.EPOLLIN)
+            self._open.add(connection)
 
     def want_writable(self, fd: int, wanted: bool) -> None:
         """Calls `writable()` of the connection when its socket takes bytes again."""
@@ -174,7 +168,7 @@ class Server:
     def _freeze(self, until_ns: int, due_ns: int) -> None:
         assert self._loop
         self.stats.mine[SLOT["freezes"]] += 1
-        self._held = []
+        self._frozen = True
         self.pacer.paused = True
         self._unwatch()
         self._loop.add_reader(self._thaw.fd, self._thawed)
@@ -186,20 +180,11 @@ class Server:
 
     def _resume(self, due_ns: int) -> None:
         assert self._loop
-        held, self._held = self._held or [], None
+        self._frozen = False
         self.pacer.paused = False
         self._loop.remove_reader(self._thaw.fd)
         self._watch()
-        for action in held:
-            action()
         self._wake()
-
-    def hold(self, action: Callable[[], None]) -> bool:
-        """Keeps the action for after the freeze; False if there is none."""
-        if self._held is None:
-            return False
-        self._held.append(action)
-        return True
 
     def _plan_freezes(self, first_ns: int) -> None:
         for start_s, end_s in self._script.freeze:

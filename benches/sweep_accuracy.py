@@ -1,8 +1,10 @@
 """How near the search of a sweep comes to the capacity of servers that is known, and what it spends.
 
-    python -m benches.capacity [--seeds 100]
+    python -m benches.sweep_accuracy [--seeds 100] [--only M/D/4,M/M/4]
 
-Every point is judged as `lens sweep` does: over at the first verdict, undecided after 32,000 requests. Printed per server:
+The search and the rules of a point are the program's own (collectors.capacity, collectors.point); only time is virtual: a
+point is judged at its looks and over at the first verdict, when its queue is seen to grow, or after 32,000 requests.
+Printed per server:
 
     within 5 %   seeds whose answer is within 5 % of the true capacity
     covers       seeds whose interval holds it

@@ -1,0 +1,111 @@
+"""A run's requests as OTLP spans over HTTP (the extra `llm-latency-lens[otlp]`), with the names of the GenAI conventions.
+
+One client span per sampled request, from its sending to its end, in the trace that its traceparent header named: a
+server that traces puts its own spans below it. Sending the same spans again gives them the same ids.
+https://opentelemetry.io/docs/specs/semconv/gen-ai/gen-ai-spans/
+"""
+
+from __future__ import annotations
+
+import logging
+import socket
+from collections.abc import Mapping
+from typing import Any, Final
+from urllib.parse import urlsplit, urlunsplit
+
+from ..engine.errors import PlanError
+from ..engine.plan.plan import OtlpExport
+from .otlp import CONNECT_S, TIMEOUT_S, endpoint_of
+from .span_log import SpanRow
+from .spool.tail import Destination, Unavailable
+
+PATH: Final = "/v1/traces"
+METRICS_PATH: Final = "/v1/metrics"
+OPERATION: Final = "chat"
+
+
+def traces_endpoint(export: OtlpExport) -> str:
+    """Beside the metrics' endpoint: /v1/traces for /v1/metrics, and any other path with /v1/traces behind it."""
+    parts = urlsplit(endpoint_of(export))
+    path = parts.path.rstrip("/").removesuffix(METRICS_PATH) + PATH
+    return urlunsplit(parts._replace(path=path))
+
+
+class OtlpSpans(Destination[SpanRow]):
+    """Pushes spans with OpenTelemetry's own exporter."""
+
+    def __init__(self, export: OtlpExport, *, name: str, models: Mapping[str, tuple[str, str]]) -> None:
+        try:
+            from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
+            from opentelemetry.sdk.resources import Resource
+            from opentelemetry.sdk.util.instrumentation import InstrumentationScope
+        except ImportError:
+            raise PlanError("otlp needs an extra: pip install 'llm-latency-lens[otlp]'") from None
+        logging.getLogger("opentelemetry").setLevel(logging.CRITICAL)  # failures are reported by the Pump, once
+        endpoint = traces_endpoint(export)
+        parts = urlsplit(endpoint)
+        self._peer = parts.hostname or "", parts.port or (443 if parts.scheme == "https" else 80)
+        self.name = f"OTLP spans at {self._peer[0]}:{self._peer[1]}"
+        self._models = models
+        headers = {name: value.value for name, value in export.headers.items()}
+        self._exporter = OTLPSpanExporter(endpoint=endpoint, headers=headers, timeout=TIMEOUT_S)
+        self._resource = Resource({"service.name": "llm-latency-lens", "lens.plan": name})
+        self._scope = InstrumentationScope("llm_latency_lens")
+
+    def check(self, run: str) -> None:
+        """Raises Unavailable with the reason when nothing listens there: the library says only that it failed."""
+        try:
+            socket.create_connection(self._peer, timeout=CONNECT_S).close()
+        except OSError as error:
+            raise Unavailable(f"cannot be reached: {error.strerror or error}") from None
+
+    def write(self, ticks: list[SpanRow]) -> None:
+        from opentelemetry.sdk.trace.export import SpanExportResult
+
+        if self._exporter.export([self._span(row) for row in ticks]) is not SpanExportResult.SUCCESS:
+            self.check("")
+            raise Unavailable("did not take the spans; its log says why")
+
+    def close(self) -> None:
+        self._exporter.shutdown()  # type: ignore[no-untyped-call]  # the library's
+
+    def _span(self, row: SpanRow) -> Any:
+        from opentelemetry.sdk.trace import Event, ReadableSpan
+        from opentelemetry.trace import SpanContext, SpanKind, Status, StatusCode, TraceFlags
+
+        _, model = self._models.get(row.target, ("", ""))
+        context = SpanContext(int(row.trace_id, 16), int(row.span_id, 16), False, TraceFlags(TraceFlags.SAMPLED))
+        failed = row.outcome != "ok"
+        return ReadableSpan(
+            f"{OPERATION} {model}".rstrip(),
+            context=context,
+            resource=self._resource,
+            attributes=self._attributes(row),
+            events=[Event(f"lens.{name}", timestamp=at) for name, at in row.marks.items()],
+            kind=SpanKind.CLIENT,
+            status=Status(StatusCode.ERROR, row.message or row.outcome) if failed else Status(StatusCode.UNSET),
+            start_time=row.start_ns,
+            end_time=row.end_ns,
+            instrumentation_scope=self._scope,
+        )
+
+    def _attributes(self, row: SpanRow) -> dict[str, Any]:
+        provider, model = self._models.get(row.target, ("", ""))
+        known: dict[str, Any] = {
+            "gen_ai.operation.name": OPERATION,
+            "gen_ai.provider.name": provider,
+            "gen_ai.request.model": model,
+            "gen_ai.response.id": row.request_id or None,
+            "gen_ai.response.finish_reasons": [row.finish] if row.finish else None,
+            "gen_ai.usage.input_tokens": row.tokens.get("input_tokens"),
+            "gen_ai.usage.output_tokens": row.tokens.get("output_tokens"),
+            "gen_ai.usage.cache_read.input_tokens": row.tokens.get("cached_tokens"),
+            "gen_ai.usage.reasoning.output_tokens": row.tokens.get("reasoning_tokens"),
+            "http.response.status_code": row.http_status or None,
+            "error.type": None if row.outcome == "ok" else row.outcome,
+            "lens.run": row.run,
+            "lens.phase": row.phase,
+            "lens.target": row.target,
+        }
+        known |= {f"lens.{name}": value for name, value in row.metrics.items()}
+        return {name: value for name, value in known.items() if value is not None}
