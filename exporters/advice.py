@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, Final
 
 from ..collectors.snapshot import Reason, Report, Verdict
+from .plan_words import phases_of, targets_of
 
 STATES: Final = {
     "VALID": "the client stayed within its limits; the numbers can be used",
@@ -101,11 +102,10 @@ def waited(report: Report, plan: dict[str, Any]) -> str:
 
 
 def _caps(plan: dict[str, Any]) -> list[str]:
-    phases = plan.get("phases")
-    loads = [each.get("load") for each in phases if isinstance(each, dict)] if isinstance(phases, list) else []
+    loads = [each.get("load") for each in phases_of(plan)]
     values = {load["max_in_flight"] for load in loads if isinstance(load, dict) and load.get("max_in_flight")}
     found = [f"max_in_flight {', '.join(f'{each:,}' for each in sorted(values))}"] if values else []
-    parts = [plan.get("limits"), *(plan.get("targets") or ())]
+    parts = [plan.get("limits"), *targets_of(plan)]
     for name in ("rpm", "tpm"):
         limits = {part[name] for part in parts if isinstance(part, dict) and part.get(name)}
         found += [f"{name} {', '.join(f'{each:,g}' for each in sorted(limits))}"] if limits else []

@@ -8,7 +8,7 @@ from typing import Any, Final, NamedTuple
 from ..collectors.snapshot import Distribution, Report
 from . import figures
 from .headline import Scale, error_rate, label, scale_of
-from .setting import short_loads
+from .plan_words import short_loads
 from .steps import STEPPED, Step
 
 LEVELS: Final = ("p50", "p99")

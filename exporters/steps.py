@@ -15,6 +15,7 @@ from ..engine.metrics import SCALES
 from ..engine.plan.units import duration_ns
 from .hdr.read import Sums, line_of
 from .hdr.write import INTERVALS, tag
+from .plan_words import phases_of
 from .rundir import ticks
 from .spool.parts import lines_of
 
@@ -51,7 +52,7 @@ class Window(NamedTuple):
 
 def windows_of(report: Report, plan: dict[str, Any]) -> list[Window]:
     """The steps of all phases, as far as the run came; empty where no load has steps."""
-    loads = {each.get("name"): each.get("load") for each in plan.get("phases") or () if isinstance(each, dict)}
+    loads = {each.get("name"): each.get("load") for each in phases_of(plan)}
     found = []
     for phase in report.run.phases:
         load = loads.get(phase.name)

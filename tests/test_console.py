@@ -304,6 +304,13 @@ def test_a_live_view_without_a_stderr_ends_in_silence(broken: str, tmp_path: Pat
         os.close(fd)
 
 
+def test_the_live_view_does_without_numpy() -> None:
+    """It runs in the supervisor for as long as the run lasts."""
+    code = "import sys; from llm_latency_lens.exporters.console import live; print('numpy' in sys.modules)"
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert out.stdout == "False\n"
+
+
 def test_the_light_half_of_the_console_imports_neither_rich_nor_numpy() -> None:
     """The supervisor loads these before a run and keeps them in memory for as long as it lasts."""
     modules = "account, figures; from llm_latency_lens.exporters.console import terminal"

@@ -295,7 +295,7 @@ def test_every_kind_of_picture_is_drawn(complete_page: Path, tmp_path: Path) -> 
         "E2E by output tokens, target-0",
         "The request that was slowest",
         "The request of median duration",
-        "1 stalls, the longest 120 ms",
+        "1 stall of 120 ms",
         "1 of 6 coalesced",
         "1 worker restarts at 31 s",
     ):

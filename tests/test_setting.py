@@ -10,16 +10,8 @@ import msgspec
 import pytest
 
 from llm_latency_lens.exporters.phase_rows import phase_rows, step_rows
-from llm_latency_lens.exporters.setting import (
-    Lengths,
-    Setting,
-    address,
-    load_words,
-    read_plan,
-    read_setting,
-    setting_line,
-    setting_lines,
-)
+from llm_latency_lens.exporters.plan_words import address, load_words, setting_line
+from llm_latency_lens.exporters.setting import Lengths, Setting, read_plan, read_setting, setting_lines
 from tests.support_hdr import write_hlog
 from tests.support_rows import write_rows
 from tests.support_runs import FakeRun

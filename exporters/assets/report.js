@@ -299,7 +299,7 @@
     overTime("Load of the server", "requests, from its own metrics page", "", [["requests_running", "running"], ["requests_waiting", "waiting", [4, 3]]]);
     overTime("KV cache and GPU of the server", "from its own metrics page", "%", [["kv_cache_usage", "KV cache"], ["gpu_utilisation", "GPU", [4, 3]]]);
     data.health.forEach((c, run) => {
-      const x = data.times[run], title = "Health of this client" + (data.health.length > 1 ? " of " + data.runs[run] : "");
+      const x = data.times[run], title = "Lag and CPU of this client" + (data.health.length > 1 ? " of " + data.runs[run] : "");
       plot(card("time", title, "p99 of the loop lag on the left, CPU and steal on the right"), title, [
         { color: 0, label: "loop lag, us", x, y: c.lag_us },
         { color: 1, scale: "right", label: "CPU of the busiest worker, %", x, y: c.cpu_percent },
@@ -310,7 +310,7 @@
       target: i, run: s.run, name: s.name,
       lines: ["p50", "p99"].filter((level) => s.lines["itl_ms_" + level]).map((level, k) => Object.assign({ target: i, color: k, label: level, points: true }, byLoad(s, level))),
     })).filter((p) => p.lines.some((l) => l.x.length > 1));
-    figure("load", "ITL by requests in flight", "ms; a point is an interval of the run", held, {
+    figure("load", "ITL by requests in flight", "ms; a point is the mean of the intervals with so many in flight", held, {
       xLabel: "in flight", xValue: (_, v) => short(v), unit: " ms", xAxis: { values: (_, all) => all.map(short) },
       x: { range: (_, low, high) => [Math.max(0, low - 1), high + 1] },
     });
@@ -394,7 +394,7 @@
   function drawHeat() {
     for (const h of data.heat) {
       const opens = h.metric === "ttft_ms", range = (row) => row[0] + " to " + (row[1] == null ? "more" : row[1]) + " ms";
-      const box = card("heat", h.title, "ms from bottom to top; the darker, the more values in the interval" + (opens ? ". Click a cell, or press Enter, to see requests of it." : ""));
+      const box = card("heat", h.title, "ms from bottom to top; the stronger the colour, the more values in the interval" + (opens ? ". Click a cell, or press Enter, to see requests of it." : ""));
       const canvas = document.createElement("canvas");
       canvas.className = "heat";
       canvas.setAttribute("role", opens ? "button" : "img");

@@ -43,7 +43,7 @@
 
   function drawDensity(d, parent) {
     const title = d.title + (many ? ", " + d.target : "");
-    const box = card("load", title, d.count.toLocaleString("en") + " requests; the darker, the more. Lines: percentiles of each column with enough of them.");
+    const box = card("load", title, d.count.toLocaleString("en") + " requests; the stronger the colour, the more. Lines: percentiles of each column with enough of them.");
     const last = d.lines[d.lines.length - 1], first = d.lines[0];
     const grows = first && last !== first ? " p50 is " + ms(first[1]) + " at " + short(first[0]) + " tokens and " + ms(last[1]) + " at " + short(last[0]) + "." : "";
     const canvas = canvasOf(box, title + "." + grows, 240);
@@ -143,7 +143,7 @@
     const last = t.times[t.times.length - 1];
     const where = [many ? t.target : "", t.start_s == null ? "" : "sent at " + clock(t.start_s), t.tokens.toLocaleString("en") + " token events", "TTFT " + ms(t.times[0]), "last token at " + ms(last)];
     const box = card("tokens", title, where.filter(Boolean).join(", ") + (t.tokens > t.times.length ? "; the first " + t.times.length + " are drawn" : ""));
-    const stalls = t.stalls.length ? t.stalls.length + " stalls, the longest " + ms(Math.max(...t.stalls.map((i) => t.times[i] - t.times[i - 1]))) : "no stall";
+    const stalls = t.stalls.length ? t.stalls.length + (t.stalls.length === 1 ? " stall of " : " stalls, the longest ") + ms(Math.max(...t.stalls.map((i) => t.times[i] - t.times[i - 1]))) : "no stall";
     const canvas = canvasOf(box, title + ": " + stalls + ", " + t.coalesced.length + " coalesced", 92);
     add(box, "p", stalls + "; " + t.coalesced.length + " of " + t.times.length + " coalesced", "small soft");
     tableOf(box, title, () => [["token", "arrived after", "gap", "mark"], ...t.times.map((v, i) => [

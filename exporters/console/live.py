@@ -37,7 +37,7 @@ from ...engine.metrics import BUCKETS, CLIENT, METRICS
 from ...engine.runs.manifest import Manifest, read_manifest
 from .. import figures
 from ..headline import label, scale_of
-from ..setting import setting_line
+from ..plan_words import setting_line
 from .tables import LEVELS, errors_table, grid, literal
 from .terminal import Terminal, printable
 

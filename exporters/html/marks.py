@@ -12,6 +12,7 @@ from ...engine.errors import PlanError
 from ...engine.metrics import CLIENT
 from ...engine.plan.slo import Objective, parse_slo
 from ...engine.plan.units import duration_ns
+from ..plan_words import phases_of
 
 MARKS_MAX: Final = 60  # of a run
 INCIDENTS: Final = ("restarts", "collector_restarts", "exporter_restarts", "clock_steps", "ring_drops")
@@ -70,7 +71,7 @@ def bounds(report: Report) -> Iterator[Bound]:
 
 def asked(report: Report, plan: dict[str, Any], times: Sequence[float], key: str) -> list[float | None]:
     """What the plan asks for at each time: `rate` per second or `concurrency`; None outside of phases with such a load."""
-    phases = {each.get("name"): each for each in plan.get("phases") or () if isinstance(each, dict)}
+    phases = {each.get("name"): each for each in phases_of(plan)}
     spans = []
     for phase in report.run.phases:
         written = phases.get(phase.name, {})
