@@ -18,9 +18,9 @@ from ..collectors.host import describe
 from ..engine import __version__
 from ..engine.errors import LensError, PlanError
 from ..engine.load.models import planned_slots
-from ..engine.plan.plan import Plan, secrets
+from ..engine.plan.plan import Plan
 from ..engine.plan.price import price, read_price_table
-from ..engine.plan.written import stripped
+from ..engine.plan.written import secrets, stripped
 from ..engine.planfile.build import plan_sha256
 from ..engine.process import environ_without_keys
 from ..engine.records.layout import Geometry

@@ -56,6 +56,9 @@ COMMANDS: Final = {
         "llm_latency_lens.cli.recover", "recover", "Find runs that were killed and complete their reports."
     ),
     "schema": Entry("llm_latency_lens.cli.schema", "schema", "Print the JSON Schema of a plan or a summary."),
+    "systemd": Entry(
+        "llm_latency_lens.cli.systemd", "systemd", "List or print the systemd units and Grafana dashboards."
+    ),
     "providers": Entry("llm_latency_lens.cli.providers", "providers", "List the APIs that can be measured."),
 }
 

@@ -7,22 +7,34 @@ from typing import Any
 
 import click
 
-from ..engine.dialects.table import DIALECTS
+from ..engine.dialects.table import dialect_names, dialect_of
+from ..engine.errors import PlanError
 
 
 def rows() -> list[dict[str, Any]]:
-    """One row a dialect, in the order people read them."""
-    return [
-        {
+    """One row a dialect, in the order people read them: ours, then those of installed packages."""
+    return [_row(name) for name in dialect_names()]
+
+
+def _row(name: str) -> dict[str, Any]:
+    """One dialect; of a package that cannot be used, the reason in the place of its limits."""
+    try:
+        dialect = dialect_of(name)
+    except PlanError as error:
+        return dict.fromkeys(("base_url", "key_variable"), None) | {
             "provider": name,
-            "base_url": dialect.default_base_url,
-            "key_variable": dialect.key_variable,
-            "asks": dialect.asks,
-            "measures": dialect.measures,
-            "limits": dialect.limits,
+            "asks": "cannot be used",
+            "measures": "",
+            "limits": str(error),
         }
-        for name, dialect in DIALECTS.items()
-    ]
+    return {
+        "provider": name,
+        "base_url": dialect.default_base_url,
+        "key_variable": dialect.key_variable,
+        "asks": dialect.asks,
+        "measures": dialect.measures,
+        "limits": dialect.limits,
+    }
 
 
 @click.command()

@@ -7,19 +7,21 @@ from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
 from time import time_ns
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, TypeVar
 
 import click
 
 from ..engine.errors import OutputError, PlanError
-from ..engine.plan.plan import EXPORTS, SECOND, Secret
+from ..engine.plan.plan import SECOND, OtlpExport
 from ..engine.plan.units import duration_ns
-from ..engine.runs.rundir import HTML, INTERVALS, REQUESTS
+from ..engine.runs.rundir import HTML, INTERVALS, REQUESTS, SPANS
 
 if TYPE_CHECKING:
     from ..collectors.snapshot import Report
+    from ..exporters.spool.tail import Destination, LineTail
 
 PRINTED: Final = ("console", "json")
+Item = TypeVar("Item")  # what a line of a log is
 FOREVER: Final = 1 << 63  # the last tick of a run ends a moment after it
 
 
@@ -187,32 +189,45 @@ FILES: Final[dict[str, Callable[[Path, Path], None]]] = {
 
 
 def _send(run_dir: Path, url: str) -> None:
-    """Sends all ticks of the run to the URL; follows a run that goes on; a page is served until Ctrl-C."""
-    from ..exporters import destination_of
-    from ..exporters.rundir import finished, read_report
-    from ..exporters.spool.tail import Pump, Tail, Unavailable
+    """Sends all ticks of the run to the URL, and to OTLP its spans; follows a run that goes on; a page is served until
+    Ctrl-C."""
+    from ..engine.planfile.exports import export_of
+    from ..exporters import destination_of, span_destination_of
+    from ..exporters.rundir import read_report
+    from ..exporters.span_log import DECODE
+    from ..exporters.spool.tail import LineTail, Tail
 
     report = read_report(run_dir)
     models = {target.name: (target.provider, target.model) for target in report.targets}
-    scheme = url.partition(":")[0]
-    kind = {"influxdbs": "influxdb", "otlps": "otlp"}.get(scheme, scheme)
-    if kind not in EXPORTS:
-        raise PlanError(f"export {kind!r} does not exist; there are {', '.join(EXPORTS)}")
-    destination = destination_of(EXPORTS[kind](url=Secret(url)), name=report.run.name, models=models)
+    export = export_of(url)
+    destination = destination_of(export, name=report.run.name, models=models)
+    if not _deliver(run_dir, report.run.id, Tail(run_dir / INTERVALS), destination, "ticks"):
+        return
+    if isinstance(export, OtlpExport) and (run_dir / SPANS).exists():
+        spans = span_destination_of(export, name=report.run.name, models=models)
+        _deliver(run_dir, report.run.id, LineTail(run_dir / SPANS, None, DECODE), spans, "spans")
+
+
+def _deliver(run_dir: Path, run_id: str, tail: LineTail[Item], destination: Destination[Item], what: str) -> bool:
+    """Moves all lines of the tail and says so on stderr; False after Ctrl-C. Raises OutputError."""
+    from ..exporters.rundir import finished
+    from ..exporters.spool.tail import Pump, Unavailable
+
     try:
-        destination.check(report.run.id)
-        tail = Tail(run_dir / INTERVALS)
+        destination.check(run_id)
         pump = Pump(tail, destination, run_dir=run_dir, log=lambda line: click.echo(f"lens: {line}", err=True))
         done = pump.run(follow=not finished(run_dir))
-        click.echo(f"{run_dir}: {tail.cursor.delivered:,} ticks to {destination.name}", err=True)
+        click.echo(f"{run_dir}: {tail.cursor.delivered:,} {what} to {destination.name}", err=True)
         if not done or tail.cursor.rejected:
-            raise OutputError(f"{tail.cursor.rejected:,} ticks were not taken: {tail.cursor.error}")
+            raise OutputError(f"{tail.cursor.rejected:,} {what} were not taken: {tail.cursor.error}")
         if not destination.keeps_cursor:
             click.echo("lens: the page stays until Ctrl-C", err=True)
             pump.stop.wait()
+        return True
     except Unavailable as error:
         raise OutputError(f"{destination.name} {error}") from None
     except KeyboardInterrupt:
         click.echo("", err=True)
+        return False
     finally:
         destination.close()

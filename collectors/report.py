@@ -8,7 +8,7 @@ from typing import Any, Final, NamedTuple
 
 from ..engine.load.models import model_of
 from ..engine.metrics import SCALES, SHARES
-from ..engine.plan.plan import SECOND, InfluxExport, Phase, Plan
+from ..engine.plan.plan import SECOND, InfluxExport, Phase, Plan, PrometheusExport
 from ..engine.records.record import Outcome
 from ..engine.runs.manifest import Manifest
 from .asked import draws, prompt_length_ratio
@@ -37,7 +37,7 @@ from .snapshot import (
     Snapshot,
     TargetReport,
 )
-from .statistics import buckets, cost, mean_interval_ns, slice_of, slice_of_tick, unknown, window_ns
+from .statistics import buckets, cost, mean_interval_ns, native_buckets, slice_of, slice_of_tick, unknown, window_ns
 from .tick_health import LimitedTicks
 from .totals import Totals
 from .verdict import Facts, judge
@@ -92,6 +92,7 @@ class ReportBuilder:
         self.plan = plan
         self.calibration = calibration
         self.hdr = any(isinstance(export, InfluxExport) and export.hdr for export in plan.export)
+        self.native = any(isinstance(export, PrometheusExport) for export in plan.export)
         self.lines = lines_of(plan)
         self.price_date = price_date
         self.judge = Judge(plan, slos, self._slice)
@@ -162,6 +163,7 @@ class ReportBuilder:
             counts=series.counts(),
             moments=series.moments(),
             buckets=buckets(series),
+            native=native_buckets(series) if self.native else {},
             hdr={name: h.hdr().encode().decode() for name, h in series.shown().items()} if self.hdr else {},
             **slice_of_tick(series, tick_ns / SECOND, conditions=bool(self.lines), date=self.price_date),
         )

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Final, Protocol
 
-from ..engine.metrics import OUTCOMES, UNSENT
+from ..engine.metrics import BUCKETS, OUTCOMES, UNSENT
 from .snapshot import Moments
 
 PICO_PER_USD: Final = 1e12
@@ -87,6 +87,8 @@ class Slice:
             mine[name] = mine.get(name, 0) + n
         self.in_flight = max(self.in_flight, in_flight)
         for metric, each in buckets.items():
+            if len(each) != len(BUCKETS.get(metric, ())) + 1:
+                continue  # of a run of a version with other bounds
             known = self.buckets.get(metric)
             self.buckets[metric] = [*each] if known is None else [a + b for a, b in zip(known, each, strict=True)]
         for metric, more in moments.items():

@@ -377,6 +377,9 @@ class Interval(Slice, kw_only=True):
     moments: dict[str, Moments] = msgspec.field(default_factory=dict)
     # per metric of metrics.BUCKETS: how many of this tick's values fell in each bucket, one more than bounds (the rest above)
     buckets: dict[str, list[int]] = msgspec.field(default_factory=dict)
+    # per metric: how many of this tick's values fell in each bucket of a native histogram, by its number
+    # (statistics.native_buckets); where an export of the plan shows them
+    native: dict[str, dict[int, int]] = msgspec.field(default_factory=dict)
     # per metric: the tick's HDR histogram as a line of intervals.hlog has it; where an export of the plan asks for `hdr`
     hdr: dict[str, str] = msgspec.field(default_factory=dict)
 

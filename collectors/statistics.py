@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
+import numpy as np
+
 from ..engine.load.models import model_of
-from ..engine.metrics import BUCKETS, METRICS, PERCENTILES, SCALES
+from ..engine.metrics import BUCKETS, METRICS, NATIVE_SCHEMA, PERCENTILES, SCALES
 from ..engine.plan.plan import SECOND, Phase
 from ..engine.records.record import FAILURES, Outcome, Unsent
 from ..engine.runs.manifest import PhaseTimes
@@ -117,6 +119,27 @@ def buckets(series: Series) -> dict[str, list[int]]:
         for name, bounds in BUCKETS.items()
         if name in shown
     }
+
+
+def native_buckets(series: Series) -> dict[str, dict[int, int]]:
+    """Of each metric of BUCKETS that has a sample: the filled buckets of its native histogram, by their number.
+
+    Bucket i holds the values in (2**((i - 1) / 2**S), 2**(i / 2**S)], in the base unit, where S is NATIVE_SCHEMA: a
+    Prometheus native histogram, and an exponential one of OpenTelemetry with i - 1 for i. Values go by the middle of
+    their HDR cell, so one within 0.05 % of a boundary may be counted beside it.
+    """
+    shown, found = series.shown(), dict[str, dict[int, int]]()
+    for name in BUCKETS:
+        if (histogram := shown.get(name)) is None:
+            continue
+        cells = np.flatnonzero(histogram.counts)
+        factor = METRICS[name].base_factor / SCALES[name]
+        middles = Histogram.middles(cells + histogram.first) * factor
+        numbers = np.ceil(np.log2(middles) * 2**NATIVE_SCHEMA).astype(np.int64)  # ascending, as the cells are
+        starts = np.flatnonzero(np.diff(numbers, prepend=numbers[0] - 1))
+        counts = np.add.reduceat(histogram.counts[cells], starts)
+        found[name] = dict(zip(numbers[starts].tolist(), counts.tolist(), strict=True))
+    return found
 
 
 def requests(series: Series, *, planned: int | None = None) -> Requests:

@@ -27,12 +27,43 @@ SHARES: Final = ("itl_coalesced_share", "ttft_coalesced_share", "connection_reus
 _SCALE_OF_UNIT: Final = {"ms": 1e6, "tok/s": 1e6, "USD": 1e11, "tokens": 1e6}
 
 # Upper bounds ("less than or equal", in the metric's unit) of the classic histograms that time-series databases keep.
-# Short enough for low cardinality; TTFT and TPOT hold the bounds that OpenTelemetry's GenAI conventions advise.
-_FINE: Final = (1, 2, 5, 10, 15, 20, 25, 30, 40, 50, 60, 75, 80, 100, 150, 200, 250, 300, 400, 500)
-_TOKEN_MS: Final = (*_FINE, 750, 1_000, 2_500, 5_000, 7_500)
-_TTFT_MS: Final = (*_TOKEN_MS, 10_000, 30_000, 60_000)
+# Short enough for low cardinality. Those of times hold the bounds that OpenTelemetry's GenAI conventions advise for
+# every client metric (10 ms times powers of two, to 81.92 s), so that they add up with those of other clients.
+# A list that changes must change its length: that is how collectors.rollup knows the counts of an older run.
 _E2E_MS: Final = tuple(10 * 2**k for k in range(15))
+_BELOW_MS: Final = (
+    1,
+    2,
+    5,
+    10,
+    15,
+    20,
+    25,
+    30,
+    40,
+    50,
+    60,
+    80,
+    100,
+    120,
+    160,
+    200,
+    250,
+    320,
+    400,
+    500,
+    640,
+    800,
+    1_000,
+)
+_CHUNK_MS: Final = (*_BELOW_MS, *(10 * 2**k for k in range(7, 14)))
 _LATENESS_MS: Final = (0.1, 0.2, 0.5, 1, 2, 5, 10, 50, 100, 1_000)
+_RTT_MS: Final = (0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50, 100, 200, 500)
+_TOKENS_PER_EVENT: Final = (1, 1.25, 1.5, 2, 2.5, 3, 4, 5, 6, 8, 16, 32)
+
+# Of native histograms: 2**4 buckets for each power of two, 4.4 % wide. The 160 buckets that Prometheus' documentation
+# advises as a limit then reach from 1 ms to 1 s.
+NATIVE_SCHEMA: Final = 4
 
 
 class Metric(NamedTuple):
@@ -65,6 +96,11 @@ class Metric(NamedTuple):
         """Histogram units per unit."""
         return _SCALE_OF_UNIT[self.unit]
 
+    @property
+    def base_factor(self) -> float:
+        """From its unit to the base unit of Prometheus and OpenTelemetry: they want seconds."""
+        return 1e-3 if self.unit == "ms" else 1.0
+
 
 def _by_name(*metrics: Metric) -> dict[str, Metric]:
     return {metric.name: metric for metric in metrics}
@@ -78,9 +114,9 @@ METRICS: Final = _by_name(
         "From sending to the first token, by kernel clock.",
         "send",
         "first_token",
-        _TTFT_MS,
-        otel="gen_ai.server.time_to_first_token",
-        prometheus="gen_ai_server_time_to_first_token_seconds",
+        _CHUNK_MS,
+        otel="gen_ai.client.operation.time_to_first_chunk",
+        prometheus="gen_ai_client_operation_time_to_first_chunk_seconds",
     ),
     Metric(
         "ttft_scheduled_ms",
@@ -88,7 +124,7 @@ METRICS: Final = _by_name(
         "From the scheduled start to the first token.",
         "intended",
         "first_token",
-        _TTFT_MS,
+        _CHUNK_MS,
         otel="lens.ttft_scheduled",
         prometheus="lens_ttft_scheduled_seconds",
     ),
@@ -109,19 +145,19 @@ METRICS: Final = _by_name(
         "tpot_ms",
         "TPOT",
         "Mean time per output token after the first.",
-        buckets=_TOKEN_MS,
+        buckets=_CHUNK_MS,
         needs_gap=True,
-        otel="gen_ai.server.time_per_output_token",
-        prometheus="gen_ai_server_time_per_output_token_seconds",
+        otel="lens.time_per_output_token",
+        prometheus="lens_time_per_output_token_seconds",
     ),
     Metric(
         "itl_ms",
         "ITL",
         "Every gap between consecutive token events.",
-        buckets=_TOKEN_MS,
+        buckets=_CHUNK_MS,
         per_request=False,
-        otel="lens.inter_token_latency",
-        prometheus="lens_inter_token_latency_seconds",
+        otel="gen_ai.client.operation.time_per_output_chunk",
+        prometheus="gen_ai_client_operation_time_per_output_chunk_seconds",
     ),
     Metric("itl_max_ms", "ITL max", "The longest gap of each request.", needs_gap=True),
     Metric("decode_tps", "decode", "Output tokens after the first per second, first to last token.", needs_gap=True),
@@ -130,7 +166,10 @@ METRICS: Final = _by_name(
         "tokens/event",
         "Output tokens per token event of each streamed reply: over 1 where the server decodes speculatively (then it is "
         "the mean acceptance length) or sends several tokens at once. `itl_ms` is the time between events.",
+        buckets=_TOKENS_PER_EVENT,
         needs_gap=True,
+        otel="lens.tokens_per_event",
+        prometheus="lens_tokens_per_event",
     ),
     Metric("e2e_tps", "E2E rate", "Output tokens per second, from sending to the end."),
     Metric(
@@ -160,17 +199,26 @@ METRICS: Final = _by_name(
         "RTT",
         "Network round trip of the request's connection, the lowest of its last 5 minutes, by TCP_INFO at the first token. "
         "Through a proxy it is the way to the proxy.",
+        buckets=_RTT_MS,
+        otel="lens.rtt",
+        prometheus="lens_rtt_seconds",
     ),
     Metric(
         "server_ttft_ms",
         "server TTFT",
         "TTFT without one network round trip: the server's part, and that of whatever lies behind a proxy.",
+        buckets=_CHUNK_MS,
+        otel="lens.server_ttft",
+        prometheus="lens_server_ttft_seconds",
     ),
     Metric(
         "provider_ms",
         "by provider",
         "What the provider says it took until the reply began: llama.cpp's timings.prompt_ms, openai-processing-ms, or "
         "x-envoy-upstream-service-time.",
+        buckets=_CHUNK_MS,
+        otel="lens.provider_time",
+        prometheus="lens_provider_time_seconds",
     ),
     Metric("cost_usd", "cost", "Usage by the provider times the dated price."),
 )
@@ -300,16 +348,16 @@ CLIENT: Final = {
 }
 CLIENT_COUNTERS: Final = tuple(name for name, field in CLIENT.items() if field.counter)
 
-# What a target's own metrics pages say. All gauges for us: a server's totals start anew with the server.
+# What a target's own metrics pages say.
 SERVER: Final = {
     "requests_running": Field("requests running", "Requests that the server works on.", "lens_server_requests_running"),
     "requests_waiting": Field("requests waiting", "Requests in the server's queue.", "lens_server_requests_waiting"),
     "kv_cache_usage": Field("KV cache", "Share of the server's KV cache in use.", "lens_server_kv_cache_usage_ratio"),
     "prompt_tokens_total": Field(
-        "prompt tokens", "Prompt tokens since the server's start.", "lens_server_prompt_tokens"
+        "prompt tokens", "Prompt tokens since the server's start.", "lens_server_prompt_tokens", counter=True
     ),
     "generation_tokens_total": Field(
-        "generated tokens", "Generated tokens since the server's start.", "lens_server_generation_tokens"
+        "generated tokens", "Generated tokens since the server's start.", "lens_server_generation_tokens", counter=True
     ),
     "gpu_utilisation": Field("GPU load", "Mean load of the server's GPUs.", "lens_server_gpu_utilisation_ratio"),
     "gpu_memory_bytes": Field("GPU memory", "Memory in use on the server's GPUs.", "lens_server_gpu_memory_bytes"),

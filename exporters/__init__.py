@@ -6,10 +6,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from ..engine.plan.plan import Export, InfluxExport, PrometheusExport
+from ..engine.plan.plan import Export, InfluxExport, OtlpExport, PluginExport, PrometheusExport
 
 if TYPE_CHECKING:
     from ..collectors.snapshot import Snapshot
+    from .span_log import SpanRow
     from .spool.tail import Destination
 
 
@@ -26,6 +27,19 @@ def destination_of(export: Export, *, name: str, models: Mapping[str, tuple[str,
         from .prometheus import Prometheus
 
         return Prometheus(export, name=name, models=models).start()
+    if isinstance(export, PluginExport):
+        from .plugged import plugged_destination
+
+        return plugged_destination(export, name=name, models=models)
     from .otlp import Otlp
 
     return Otlp(export, name=name, models=models)
+
+
+def span_destination_of(
+    export: OtlpExport, *, name: str, models: Mapping[str, tuple[str, str]]
+) -> Destination[SpanRow]:
+    """Where an OTLP export's spans go, beside its metrics. Raises LensError."""
+    from .otlp_spans import OtlpSpans
+
+    return OtlpSpans(export, name=name, models=models)

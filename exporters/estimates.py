@@ -15,10 +15,10 @@ Bound = Literal["value", "low", "high"]
 
 STATISTICS: Final = Ci95.__struct_fields__  # those that have an interval
 _BASE_UNITS: Final = {
-    "ms": ("seconds", "s", 1e-3),
-    "tok/s": ("tokens_per_second", "{token}/s", 1.0),
-    "USD": ("usd", "USD", 1.0),
-    "tokens": ("tokens", "{token}", 1.0),
+    "ms": ("seconds", "s"),
+    "tok/s": ("tokens_per_second", "{token}/s"),
+    "USD": ("usd", "USD"),
+    "tokens": ("tokens", "{token}"),
 }
 
 
@@ -59,7 +59,7 @@ class BaseUnit(NamedTuple):
         name = (
             metric.name if metric.unit == "tokens" else metric.name.rpartition("_")[0]
         )  # tokens_per_event has no unit
-        return cls(name, *_BASE_UNITS[metric.unit])
+        return cls(name, *_BASE_UNITS[metric.unit], metric.base_factor)
 
 
 def parts(report: Report) -> Iterator[Part]:

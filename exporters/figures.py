@@ -16,6 +16,8 @@ BARS: Final = " ▁▂▃▄▅▆▇█"
 
 HEADLINE: Final = ("ttft_ms", "itl_ms", "e2e_ms")  # shown first and in bold
 
+SLO_STATES: Final = ("PASS", "FAIL", "UNDECIDED")
+
 
 def label(metric: str) -> str:
     """`TTFT ms`: a metric's name and unit for a row."""

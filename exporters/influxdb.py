@@ -19,6 +19,9 @@ Timestamps are the tick's `wall_time_ns`, so a tick that is sent twice overwrite
                    gaps_saturated late_renders burst_replies empty_events tcp_retransmits export_failures records_dropped:int
                    cpu_us_per_event lag_p50_us lag_p99_us lag_max_us cpu_utilisation steal_share rss_mb_max
                    itl_coalesced_share:float
+    lens_bucket    + target, phase, measured, metric (those of the heat maps)
+                   le_10, le_20, ..., le_inf:int  (values above the bound before and up to this one, in ms)
+    lens_limited   + reason (ticks in which this client was limited, only)    ticks:int
     lens_run       tick in_flight sent_total ok_total failed_total unsent_total planned_total:int
                    elapsed_s seconds cost_usd_total:float
     lens_server    + target (of those with a metrics_url: what the server's own pages say)
@@ -27,6 +30,11 @@ Timestamps are the tick's `wall_time_ns`, so a tick that is sent twice overwrite
     lens_result   + scope (run, steady, phase, target), target, phase, metric   (one point each, at the end of the run)
                    count:int  mean stddev min max p50 p90 p95 p99 p99_9 n_eff:float  (in the metric's unit)
                    mean_low mean_high p50_low p50_high ... p99_9_low p99_9_high:float  (95 % intervals)
+    lens_verdict   + state (VALID, INVALID, INSUFFICIENT)    reasons notes:int            (at the end of the run)
+    lens_slo       + expression, state (PASS, FAIL, UNDECIDED)    pass:int (1 or 0)  value low high:float    (at the end of the run)
+    lens_annotation  + kind (run, phase, verdict, slo)    title text tags:string  time_end_ms:int  (at the end of the run)
+                   what Grafana draws: a phase from its start to its end, the verdict, an SLO that did not hold
+                   (of no use in VictoriaMetrics, where text becomes 0)
     lens_check     alive:int                     (one point when a run begins: proves token, organisation and bucket)
 
 `run` is the only tag whose values grow, one a run.
@@ -42,8 +50,9 @@ import msgspec
 
 from ..collectors.snapshot import Client, Interval, Report, Server, Snapshot
 from ..engine.errors import PlanError
-from ..engine.metrics import CLIENT, RATES, SERVER, SHARES, STATISTICS, TOKEN_KINDS, Field
-from ..engine.plan.plan import InfluxExport, Secret
+from ..engine.metrics import BUCKETS, CLIENT, CLIENT_COUNTERS, RATES, SERVER, SHARES, STATISTICS, TOKEN_KINDS, Field
+from ..engine.plan.plan import SECOND, InfluxExport, Secret
+from .advice import STATES
 from .estimates import estimates, parts, span_ns
 from .spool.tail import Destination, Refused, Rejected, Unavailable
 
@@ -51,6 +60,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 TIMEOUT_MS: Final = 10_000
+HEATED: Final = ("ttft_ms", "e2e_ms", "itl_ms")  # metrics whose buckets are written
+WHOLE: Final = frozenset({"workers", "scrape_failures", *CLIENT_COUNTERS})  # health fields that are integers here
+LE: Final = {metric: [*(f"le_{bound:g}" for bound in BUCKETS[metric]), "le_inf"] for metric in HEATED}
 TOTALS: Final = ("tick", "in_flight", "sent_total", "ok_total", "failed_total", "unsent_total", "planned_total")
 
 # The spec's escapes for tag keys, tag values and field keys; line breaks would end the point.
@@ -181,10 +193,14 @@ def lines(tick: Snapshot, name: str) -> Iterator[str]:
     totals: list[tuple[str, Any, str]] = [(f, getattr(tick, f), "i") for f in TOTALS]
     totals += [(f, getattr(tick, f), "") for f in ("elapsed_s", "seconds", "cost_usd_total")]
     yield f"lens_run{own} {_fields(totals)} {at}"
+    for reason in client.limited_by:
+        yield f"lens_limited{_tags(run=tick.run, name=name, reason=reason)} ticks=1i {at}"
 
 
 def summary_lines(report: Report) -> Iterator[str]:
-    """The `lens_result` points of a finished run."""
+    """The points of a finished run."""
+    yield from _judgement_lines(report)
+    yield from _annotation_lines(report)
     _, at = span_ns(report)
     for part in parts(report):
         tags = {"scope": part.scope, "target": part.target, "phase": part.phase}
@@ -197,9 +213,51 @@ def summary_lines(report: Report) -> Iterator[str]:
                 yield f"lens_result{own} {_fields(values)} {at}"
 
 
+def _judgement_lines(report: Report) -> Iterator[str]:
+    _, at = span_ns(report)
+    verdict, own = report.verdict, {"run": report.run.id, "name": report.run.name}
+    notes = sum(reason.note for reason in verdict.reasons)
+    fields = [("reasons", len(verdict.reasons) - notes, "i"), ("notes", notes, "i")]
+    yield f"lens_verdict{_tags(**own, state=verdict.state)} {_fields(fields)} {at}"
+    for slo in report.slo:
+        low, high = slo.ci95 or (None, None)
+        values: list[tuple[str, Any, str]] = [("pass", int(slo.state == "PASS"), "i")]
+        values += [("value", slo.value, ""), ("low", low, ""), ("high", high, "")]
+        yield f"lens_slo{_tags(**own, expression=slo.expression, state=slo.state)} {_fields(values)} {at}"
+
+
+def _annotation_lines(report: Report) -> Iterator[str]:
+    start_ns, end_ns = span_ns(report)
+    verdict, run = report.verdict, report.run
+
+    def line(kind: str, title: str, text: str, begin_ns: int, until_ns: int) -> str:
+        tags = _tags(run=run.id, name=run.name, kind=kind)
+        fields = f"title={_quoted(title)},text={_quoted(text)},tags={_quoted(kind)}"
+        # Phases may begin together with the run: the tag `kind` and a nanosecond each keep their points apart.
+        return f"lens_annotation{tags} {fields},time_end_ms={until_ns // 1_000_000}i {begin_ns}"
+
+    yield line("run", f"run {run.name}", run.id, start_ns, end_ns)
+    for number, phase in enumerate(run.phases):
+        begin_ns = start_ns + round(phase.start_s * SECOND)
+        text = f"{phase.load} load{'' if phase.measured else ', not measured'}"
+        yield line("phase", f"phase {phase.name}", text, begin_ns + number, begin_ns + round(phase.duration_s * SECOND))
+    why = "; ".join(reason.detail for reason in verdict.reasons) or STATES[verdict.state]
+    yield line("verdict", f"verdict {verdict.state}", why, end_ns, end_ns)
+    for number, slo in enumerate(report.slo):
+        if slo.state != "PASS":
+            text = "" if slo.value is None else f"measured {slo.value:.4g}"
+            yield line("slo", f"{slo.state} {slo.expression}", text, end_ns + number, end_ns)
+
+
+def _quoted(text: str) -> str:
+    """A string field of line protocol."""
+    escaped = text.replace("\\", "\\\\").replace('"', '\\"').replace("\n", " ")
+    return f'"{escaped}"'
+
+
 def _health(health: Client | Server, catalogue: dict[str, Field]) -> list[tuple[str, Any, str]]:
     """Its fields; counts as integers."""
-    return [(f, getattr(health, f), "i" if field.counter or f == "workers" else "") for f, field in catalogue.items()]
+    return [(f, getattr(health, f), "i" if f in WHOLE else "") for f in catalogue]
 
 
 def _interval_lines(interval: Interval, tick: Snapshot, name: str) -> Iterator[str]:
@@ -226,6 +284,12 @@ def _interval_lines(interval: Interval, tick: Snapshot, name: str) -> Iterator[s
             values = [("count", d.count, "i"), *((f, getattr(d, f), "") for f in STATISTICS)]
             payload = f',hdr="{interval.hdr[metric]}"' if metric in interval.hdr else ""
             yield f"lens_metric{tags},metric={metric} {_fields(values)}{payload} {at}"
+    for metric, names in LE.items():
+        counts_by_bucket = interval.buckets.get(metric, [])
+        if len(counts_by_bucket) == len(names):  # else the tick is of a version with other bounds
+            values = [(le, n or None, "i") for le, n in zip(names, counts_by_bucket, strict=True)]
+            if filled := _fields(values):
+                yield f"lens_bucket{tags},metric={metric} {filled} {at}"
     for outcome, n in {"ok": q.ok, "cancelled": q.cancelled, **q.failed}.items():
         if n:
             values = [("count", n, "i")]

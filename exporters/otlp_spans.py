@@ -9,19 +9,18 @@ from __future__ import annotations
 
 import logging
 import socket
-from collections.abc import Mapping
 from typing import Any, Final
 from urllib.parse import urlsplit, urlunsplit
 
-from ..engine.errors import PlanError
+from ..engine.installed import missing_extra
 from ..engine.plan.plan import OtlpExport
+from .genai import Models, genai_of
 from .otlp import CONNECT_S, TIMEOUT_S, endpoint_of
 from .span_log import SpanRow
 from .spool.tail import Destination, Unavailable
 
 PATH: Final = "/v1/traces"
 METRICS_PATH: Final = "/v1/metrics"
-OPERATION: Final = "chat"
 
 
 def traces_endpoint(export: OtlpExport) -> str:
@@ -34,13 +33,13 @@ def traces_endpoint(export: OtlpExport) -> str:
 class OtlpSpans(Destination[SpanRow]):
     """Pushes spans with OpenTelemetry's own exporter."""
 
-    def __init__(self, export: OtlpExport, *, name: str, models: Mapping[str, tuple[str, str]]) -> None:
+    def __init__(self, export: OtlpExport, *, name: str, models: Models) -> None:
         try:
             from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
             from opentelemetry.sdk.resources import Resource
             from opentelemetry.sdk.util.instrumentation import InstrumentationScope
         except ImportError:
-            raise PlanError("otlp needs an extra: pip install 'llm-latency-lens[otlp]'") from None
+            raise missing_extra("otlp", "an export to OpenTelemetry") from None
         logging.getLogger("opentelemetry").setLevel(logging.CRITICAL)  # failures are reported by the Pump, once
         endpoint = traces_endpoint(export)
         parts = urlsplit(endpoint)
@@ -73,11 +72,11 @@ class OtlpSpans(Destination[SpanRow]):
         from opentelemetry.sdk.trace import Event, ReadableSpan
         from opentelemetry.trace import SpanContext, SpanKind, Status, StatusCode, TraceFlags
 
-        _, model = self._models.get(row.target, ("", ""))
+        named = genai_of(row.target, self._models)
         context = SpanContext(int(row.trace_id, 16), int(row.span_id, 16), False, TraceFlags(TraceFlags.SAMPLED))
         failed = row.outcome != "ok"
         return ReadableSpan(
-            f"{OPERATION} {model}".rstrip(),
+            f"{named.operation} {named.model}".rstrip(),
             context=context,
             resource=self._resource,
             attributes=self._attributes(row),
@@ -90,12 +89,10 @@ class OtlpSpans(Destination[SpanRow]):
         )
 
     def _attributes(self, row: SpanRow) -> dict[str, Any]:
-        provider, model = self._models.get(row.target, ("", ""))
         known: dict[str, Any] = {
-            "gen_ai.operation.name": OPERATION,
-            "gen_ai.provider.name": provider,
-            "gen_ai.request.model": model,
+            **genai_of(row.target, self._models).attributes,
             "gen_ai.response.id": row.request_id or None,
+            "gen_ai.response.time_to_first_chunk": row.metrics["ttft_ms"] / 1e3 if "ttft_ms" in row.metrics else None,
             "gen_ai.response.finish_reasons": [row.finish] if row.finish else None,
             "gen_ai.usage.input_tokens": row.tokens.get("input_tokens"),
             "gen_ai.usage.output_tokens": row.tokens.get("output_tokens"),

@@ -33,6 +33,7 @@ TITLES: Final = {
     "CourseKeys": "concurrency and rate over time", "SpikeKeys": "spike", "LimitsKeys": "limits",
     "CancelKeys": "limits.cancel", "Retry": "retry", "Workers": "workers", "ExportKeys": "export",
     "InfluxExport": "export.influxdb", "PrometheusExport": "export.prometheus", "OtlpExport": "export.otlp",
+    "PluginExport": "export.plugin",
     "ProbeKeys": "probe", "TimetableKeys": "targets[].probe", "Alert": "probe.alerts", "Output": "output",
     "Generic": "targets[].http", "Gpus": "gpus",
 }  # fmt: skip
@@ -56,6 +57,16 @@ def metrics() -> str:
     return table(("name", "label", "unit", "marks", "meaning"), rows)
 
 
+def exported() -> str:
+    """The metrics that databases get as a histogram in every tick."""
+    rows = (
+        (f"`{name}`", f"`{metric.prometheus}`", f"`{metric.otel}`")
+        for name, metric in METRICS.items()
+        if metric.prometheus
+    )
+    return table(("metric", "Prometheus", "OpenTelemetry"), rows)
+
+
 def names(values: Iterable[str]) -> str:
     return ", ".join(f"`{value}`" for value in values)
 
@@ -63,7 +74,10 @@ def names(values: Iterable[str]) -> str:
 def fields(catalogue: dict[str, Any]) -> str:
     return table(
         ("name", "meaning", "Prometheus"),
-        ((f"`{name}`", field.help, f"`{field.prometheus}`") for name, field in catalogue.items()),
+        (
+            (f"`{name}`", field.help, f"`{field.prometheus}{'_total' * field.counter}`")
+            for name, field in catalogue.items()
+        ),
     )
 
 
@@ -184,6 +198,7 @@ def limits() -> str:
 
 TABLES: Final[dict[str, Callable[[], str]]] = {
     "metrics": metrics,
+    "exported": exported,
     "statistics": lambda: names(STATISTICS),
     "totals": lambda: names(TOTALS),
     "outcomes": outcomes,

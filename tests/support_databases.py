@@ -190,6 +190,58 @@ class VictoriaMetrics:
             return [json.loads(line) for line in reply.read().splitlines()]
 
 
+class PrometheusServer:
+    """Prometheus 2.42 that scrapes one page every second, with native histograms if `native`."""
+
+    def __init__(self, folder: Path, page: int, *, native: bool = False) -> None:
+        self._folder = folder
+        self._page = page
+        self._native = native
+        self.port = free_port()
+        self.url = f"http://127.0.0.1:{self.port}"
+        self._daemon: Daemon | None = None
+
+    def __enter__(self) -> PrometheusServer:
+        self._folder.mkdir(parents=True, exist_ok=True)
+        config = self._folder / "prometheus.yml"
+        config.write_text(PROMETHEUS_CONF.format(page=self._page))
+        command = [
+            str(unpacked("prometheus") / "usr" / "bin" / "prometheus"),
+            f"--config.file={config}",
+            f"--storage.tsdb.path={self._folder / 'data'}",
+            f"--web.listen-address=127.0.0.1:{self.port}",
+            *(["--enable-feature=native-histograms"] if self._native else []),
+        ]
+        self._daemon = Daemon(command, self._folder / "prometheus.log", self._is_ready)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._daemon:
+            self._daemon.stop()
+
+    def query(self, expression: str) -> list[dict[str, Any]]:
+        """The instant vector of an expression, at the present."""
+        query = urllib.parse.urlencode({"query": expression})
+        with urllib.request.urlopen(f"{self.url}/api/v1/query?{query}", timeout=10) as reply:
+            return list(json.load(reply)["data"]["result"])
+
+    def _is_ready(self) -> bool:
+        try:
+            with urllib.request.urlopen(f"{self.url}/-/ready", timeout=2):  # 503 until it has read its data
+                return True
+        except OSError:
+            return False
+
+    def targets(self) -> list[dict[str, Any]]:
+        """What it scrapes, with `lastError`."""
+        with urllib.request.urlopen(f"{self.url}/api/v1/targets", timeout=10) as reply:
+            return list(json.load(reply)["data"]["activeTargets"])
+
+
+PROMETHEUS_CONF = """
+global: {{scrape_interval: 500ms, scrape_timeout: 500ms}}
+scrape_configs: [{{job_name: lens, static_configs: [{{targets: ["127.0.0.1:{page}"]}}]}}]
+"""
 INFLUX_CONF = """
 reporting-disabled = true
 bind-address = "127.0.0.1:{rpc}"

@@ -28,7 +28,7 @@ from llm_latency_lens.collectors.snapshot import (
     TargetReport,
     Verdict,
 )
-from llm_latency_lens.collectors.statistics import buckets, slice_of
+from llm_latency_lens.collectors.statistics import buckets, native_buckets, slice_of
 from llm_latency_lens.engine.metrics import SCALES, SHARES
 from llm_latency_lens.engine.plan.plan import Load, Phase, Plan, Shape, Target, Workload
 from llm_latency_lens.engine.records.record import Outcome
@@ -87,13 +87,20 @@ class FakeRun:
                 planned_total=self.ticks * self.rate * len(self.names),
                 cost_usd_total=ok * 0.0002,
                 intervals=intervals,
-                client=self._client(float(rng.uniform(8, 30))),
+                client=self._client(float(rng.uniform(8, 30)), limited_by={"steal": 1} if tick % 20 == 19 else {}),
                 servers={name: self._server(tick) for name in self.names} if self.servers else {},
             )
 
     def _server(self, tick: int) -> Server:
         waiting = tick % 7
-        return Server(requests_running=8, requests_waiting=waiting, kv_cache_usage=0.1 * waiting, gpu_utilisation=0.9)
+        return Server(
+            requests_running=8,
+            requests_waiting=waiting,
+            kv_cache_usage=0.1 * waiting,
+            gpu_utilisation=0.9,
+            prompt_tokens_total=1000.0 * tick,
+            generation_tokens_total=500.0 * tick,
+        )
 
     def _interval(self, rng: np.random.Generator, k: int, tick: int) -> Interval:
         name, bad = self.names[k], int(rng.binomial(self.rate, 0.02))
@@ -117,6 +124,10 @@ class FakeRun:
             "e2e_tps": 31_000 / e2e,
             "lateness_ms": late,
             "client_lateness_ms": late,
+            "rtt_ms": np.full(n, 0.35),
+            "server_ttft_ms": ttft - 0.35,
+            "provider_ms": ttft * 0.8,
+            "tokens_per_event": np.full(n, 1.5),
             "cost_usd": np.full(n, 0.0002),
         }
         series = Series()
@@ -152,11 +163,13 @@ class FakeRun:
             counts=series.counts(),
             moments=series.moments(),
             buckets=buckets(series),
+            native=native_buckets(series),
             **slice_of(series, 1.0, conditions=False, date=PRICES_OF),
         )
 
-    def _client(self, lag: float) -> Client:
+    def _client(self, lag: float, limited_by: dict[str, int] | None = None) -> Client:
         return Client(
+            limited_by=limited_by or {},
             workers=2,
             clock="kernel",
             cpu_us_per_event=14.2,

@@ -3,20 +3,16 @@
 from __future__ import annotations
 
 import json
-import re
-import time
-import urllib.parse
-import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from time import monotonic, sleep
 
 import pytest
 
-from llm_latency_lens.engine.plan.plan import InfluxExport, Secret
+from llm_latency_lens.engine.plan.plan import InfluxExport, PrometheusExport, Secret
 from llm_latency_lens.exporters.influxdb import InfluxDB
-from llm_latency_lens.exporters.prometheus import Page
-from tests.support_databases import Influx, VictoriaMetrics
+from llm_latency_lens.exporters.prometheus import Prometheus
+from tests.support_databases import Influx, PrometheusServer
 from tests.support_runs import START_NS, FakeRun
 
 pytestmark = pytest.mark.slow
@@ -24,11 +20,14 @@ pytestmark = pytest.mark.slow
 FOLDER = Path(__file__).resolve().parent.parent / "systemd" / "grafana"
 
 
-def panels(name: str) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Every query of a dashboard with its panel's title."""
-    for panel in json.loads((FOLDER / f"{name}.json").read_text())["panels"]:
+def queries(name: str, key: str) -> Iterator[tuple[str, str]]:
+    """Every query of a dashboard with the title of its panel, or the name of its annotation."""
+    board = json.loads((FOLDER / f"{name}.json").read_text())
+    for panel in board["panels"]:
         for target in panel["targets"]:
-            yield panel["title"], target
+            yield panel["title"], target[key]
+    for annotation in board["annotations"]["list"]:
+        yield annotation["name"], annotation[key]
 
 
 @pytest.mark.parametrize("name", ["influxdb", "prometheus"])
@@ -53,10 +52,11 @@ def test_every_query_of_the_influxdb_dashboard_finds_what_the_exporter_writes(tm
         options = {"org": database.org, "bucket": database.bucket, "token": Secret(database.token)}
         destination = InfluxDB(InfluxExport(url=Secret(database.url), **options), name="fake")
         destination.write(list(run.snapshots()))
+        destination.end(run.report())
         destination.close()
         span = f"time >= {START_NS} AND time <= {START_NS + 60 * 10**9}"
-        for title, target in panels("influxdb"):
-            query = target["query"].replace("$timeFilter", span).replace("$__interval", "5s")
+        for title, asked in queries("influxdb", "query"):
+            query = asked.replace("$timeFilter", span).replace("$__interval", "5s")
             query = query.replace("$run", run.id).replace("$target", ".*")
             rows = database.query(query)
             values = [v for row in rows for key, v in row.items() if key != "time" and isinstance(v, int | float)]
@@ -66,22 +66,27 @@ def test_every_query_of_the_influxdb_dashboard_finds_what_the_exporter_writes(tm
         assert [row["value"] for row in database.query(runs["query"])] == [run.id]
 
 
-def test_every_query_of_the_prometheus_dashboard_finds_what_the_page_shows(tmp_path: Path) -> None:
-    """A renamed series would leave an empty panel that nobody connects with the rename."""
-    totals, now = Page({}, "fake"), time.time() - 120  # it hides the newest half minute from queries
-    with VictoriaMetrics(tmp_path) as database:
-        for tick in FakeRun(ticks=20, targets=2, servers=True).snapshots():
-            totals.add(tick)
-            at = int((now - (20 - tick.tick)) * 1000)
-            body = re.sub(r"(?m)^([^#\n].*)$", rf"\1 {at}", totals.text())
-            url = f"{database.url}/api/v1/import/prometheus"
-            with urllib.request.urlopen(urllib.request.Request(url, data=body.encode()), timeout=10):
-                pass
-        with urllib.request.urlopen(f"{database.url}/internal/force_flush", timeout=10):
-            pass
-        for title, target in panels("prometheus"):
-            expression = target["expr"].replace("$__rate_interval", "15s").replace("$target", ".*")
-            query = urllib.parse.urlencode({"query": expression, "time": f"{now - 1:.3f}"})
-            with urllib.request.urlopen(f"{database.url}/api/v1/query?{query}", timeout=10) as reply:
-                result = json.load(reply)["data"]["result"]
-            assert result, f"{title}: {expression}"
+@pytest.mark.parametrize("native", [False, True], ids=["classic", "native"])
+def test_every_query_of_the_prometheus_dashboard_finds_what_the_page_shows(tmp_path: Path, *, native: bool) -> None:
+    """A renamed series would leave an empty panel that nobody connects with the rename, and a Prometheus that keeps
+    native histograms has no `_bucket`."""
+    run = FakeRun(ticks=24, targets=2, servers=True)
+    page = Prometheus(PrometheusExport(url=Secret("prometheus://:0")), name="fake", models={}).start()
+    try:
+        with PrometheusServer(tmp_path, page.port, native=native) as server:
+            ticks = list(run.snapshots())
+            for part in (ticks[:16], ticks[16:]):  # a rate needs two scrapes
+                page.write(part)
+                deadline = monotonic() + 20
+                while not server.query(f"lens_run_tick == {part[-1].tick}"):
+                    assert monotonic() < deadline, server.targets()
+                    sleep(0.1)
+            page.end(run.report())
+            while not server.query("lens_slo"):
+                assert monotonic() < deadline, server.targets()
+                sleep(0.1)
+            for title, asked in queries("prometheus", "expr"):
+                expression = asked.replace("$__rate_interval", "1m").replace("$target", ".*")
+                assert server.query(expression), f"{title}: {expression}"
+    finally:
+        page.close()

@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from llm_latency_lens.collectors.snapshot import ENCODER, Ci95, Snapshot
+from llm_latency_lens.collectors.snapshot import ENCODER, Ci95, Reason, Snapshot, Verdict
 from llm_latency_lens.engine.errors import PlanError
 from llm_latency_lens.engine.plan.plan import ENCODER as ENCODER_OF_PLANS
 from llm_latency_lens.engine.plan.plan import InfluxExport, Secret
@@ -138,6 +138,35 @@ def test_what_was_written_is_read_back_equal(influx: Influx, tmp_path: Path) -> 
     outcomes = influx.query(f"SELECT sum(count) AS n FROM lens_outcome WHERE run='{run.id}' GROUP BY outcome")
     assert {row["outcome"]: row["n"] for row in outcomes} == {"ok": report.requests.ok, **report.requests.failed}
     assert influx.query(f"SELECT last(ok_total) AS n FROM lens_run WHERE run='{run.id}'")[0]["n"] == report.requests.ok
+
+
+@pytest.mark.slow
+def test_a_finished_run_has_its_verdict_its_slos_and_what_a_chart_marks(influx: Influx) -> None:
+    """Grafana draws annotations from exactly these fields; a quote in a text must not end it."""
+    run = FakeRun(ticks=10, targets=1, seed=99)
+    for _ in run.snapshots():
+        pass
+    report = run.report()
+    report.verdict = Verdict(
+        state="INVALID", reasons=[Reason("starved", 'no "CPU",\nbut\\more'), Reason("n", "x", note=True)]
+    )
+    destination = InfluxDB(to(influx), name="fake")
+    destination.end(report)
+    destination.end(report)
+    destination.close()
+    where = f"WHERE run='{run.id}'"
+    (verdict,) = influx.query(f"SELECT * FROM lens_verdict {where}")
+    assert (verdict["state"], verdict["reasons"], verdict["notes"]) == ("INVALID", 1, 1)
+    slos = {row["expression"]: (row["state"], row["pass"]) for row in influx.query(f"SELECT * FROM lens_slo {where}")}
+    assert slos == {slo.expression: (slo.state, int(slo.state == "PASS")) for slo in report.slo}
+    marks = {row["kind"]: row for row in influx.query(f"SELECT * FROM lens_annotation {where} ORDER BY time DESC")}
+    assert {*marks} == {"run", "phase", "verdict", "slo"}
+    assert (marks["phase"]["title"], marks["phase"]["time"]) == ("phase steady", START_NS)
+    assert marks["phase"]["time_end_ms"] == START_NS // 10**6 + 10_000
+    assert marks["verdict"]["title"] == "verdict INVALID"
+    assert marks["verdict"]["text"] == 'no "CPU", but\\more; x'
+    count = influx.query(f"SELECT count(title) FROM lens_annotation {where}")[0]["count"]
+    assert count == 3 + sum(slo.state != "PASS" for slo in report.slo)
 
 
 @pytest.mark.slow

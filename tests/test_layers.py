@@ -20,7 +20,7 @@ ROOT = Path(__file__).parent.parent
 FOLDERS = [["engine"], ["collectors"], ["exporters"], ["cli"]]
 ENGINE = [
     ["errors", "clock"],
-    ["files", "frames", "process", "metrics"],
+    ["files", "frames", "process", "metrics", "installed"],
     ["records", "plan"],
     ["dialects"],
     ["workload"],

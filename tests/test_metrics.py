@@ -80,3 +80,25 @@ def test_the_catalogue_is_light() -> None:
 def test_only_speeds_are_better_when_they_are_higher() -> None:
     """A gate that takes a longer latency for an improvement would be worse than none."""
     assert {name for name, metric in METRICS.items() if metric.higher_is_better} == {"decode_tps", "e2e_tps"}
+
+
+def test_histograms_of_times_hold_the_bounds_that_the_conventions_advise() -> None:
+    """Counts of two clients add up only where both have the bound. The list is that of
+    https://github.com/open-telemetry/semantic-conventions-genai/blob/main/docs/gen-ai/gen-ai-metrics.md"""
+    advised = {10, 20, 40, 80, 160, 320, 640, 1280, 2560, 5120, 10240, 20480, 40960, 81920}
+    named = [metric for metric in METRICS.values() if metric.otel.startswith("gen_ai.")]
+    assert {metric.otel for metric in named} == {
+        "gen_ai.client.operation.duration",
+        "gen_ai.client.operation.time_to_first_chunk",
+        "gen_ai.client.operation.time_per_output_chunk",
+    }
+    for metric in named:
+        assert advised <= {*metric.buckets}
+        assert metric.prometheus == f"{metric.otel.replace('.', '_')}_seconds"
+
+
+def test_a_metric_has_a_name_in_both_databases_or_in_none_and_bounds_with_it() -> None:
+    """One without bounds would have a histogram of one bucket there."""
+    for metric in METRICS.values():
+        assert bool(metric.otel) == bool(metric.prometheus) == bool(metric.buckets)
+        assert list(metric.buckets) == sorted(set(metric.buckets))

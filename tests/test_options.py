@@ -64,6 +64,7 @@ FLAGS: list[tuple[list[str], str, Any]] = [
     (["--proxy", ""], "targets.0.proxy", Secret("")),
     (["--fresh-connections"], "targets.0.fresh_connections", True),
     (["--no-stream"], "targets.0.stream", False),
+    (["--traceparent"], "traceparent", True),
     (["--simulate"], "targets.0.name", "simulator"),
     (["--simulate"], "name", "simulate"),
     (["--prompt", "hello"], "workload.prompt", "hello"),

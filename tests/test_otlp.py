@@ -73,8 +73,21 @@ def test_a_real_collector_decodes_what_was_measured(tmp_path: Path) -> None:
     assert "statistic: Str(p99)" in summary
     assert "Value: 0.0955" in summary
     assert "bound: Str(high)" not in summary
+    assert "gen_ai.server" not in text, "a client measured it"
+    verdict = text.split("Name: lens.verdict\n")[1].split("Name: ")[0]
+    assert "state: Str(VALID)" in verdict
+    assert "expression: Str(error_rate <= 0.01)" in text.split("Name: lens.slo\n")[1]
+    usage = text.split("Name: gen_ai.client.token.usage\n")[1].split("Name: ")[0]
+    assert {int(float(n)) for n in re.findall(r"^Sum: (\S+)", usage, re.M)} >= {
+        120 * tick.intervals[0].requests.ok for tick in run.snapshots()
+    }
+    drops = text.split("Name: lens.client.ring_drops\n")[1].split("Name: ")[0]
+    assert "IsMonotonic: true" in drops
+    assert "AGGREGATION_TEMPORALITY_CUMULATIVE" in drops
+    for name in ("lens.rtt", "lens.server_ttft", "lens.provider_time", "lens.tokens_per_event"):
+        assert f"Name: {name}\n" in text
     d = report.targets[0].metrics["ttft_ms"]
-    reported = text.split("Name: gen_ai.server.time_to_first_token")
+    reported = text.split("Name: gen_ai.client.operation.time_to_first_chunk")
     assert len(reported) == 2  # all ticks of a push are points of one metric
     mine = reported[1].split("Name: ")[0]
     assert "gen_ai.request.model: Str(llama)" in mine

@@ -146,6 +146,9 @@ def test_a_page_is_scraped_while_the_run_goes_and_does_not_hold_its_end(sim: Sim
     assert ended.summary["requests"]["ok"] == 200
     counted = [float(line.split()[-1]) for line in page.splitlines() if 'outcome="ok"' in line and "_total{" in line]
     assert counted == [200]
+    intervals = [interval for tick in ticks_of(tmp_path) for interval in tick["intervals"]]
+    native = [count for interval in intervals for count in interval["native"].get("e2e_ms", {}).values()]
+    assert sum(native) == 200, "the page's native histograms come with the ticks"
 
 
 def test_a_destination_that_hangs_and_a_terminal_that_is_not_read_change_nothing(

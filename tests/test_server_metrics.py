@@ -12,7 +12,7 @@ import pytest
 from llm_latency_lens.collectors.server import read_page
 from llm_latency_lens.collectors.snapshot import Server, Snapshot
 from llm_latency_lens.exporters.influxdb import lines
-from llm_latency_lens.exporters.prometheus import Page
+from llm_latency_lens.exporters.prometheus_page import Page
 from tests.support_lens import lens, measured
 from tests.support_llama import llama_server
 from tests.support_pages import pages

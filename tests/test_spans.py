@@ -18,7 +18,7 @@ import pytest
 from llm_latency_lens.engine.plan.plan import OtlpExport, Secret
 from llm_latency_lens.engine.records.trace import trace_context
 from tests.support_databases import Daemon, answers, free_port
-from tests.support_lens import measured
+from tests.support_lens import lens, measured
 from tests.support_server import REPLY, read_request, scripted
 
 pytest.importorskip("opentelemetry.exporter.otlp.proto.http", reason="the otlp extra is not installed")
@@ -122,6 +122,12 @@ def test_each_request_is_one_span_in_the_trace_that_its_header_named(tmp_path: P
     with scripted(listening(heads)) as server, receiver(refuse_first=refuse_first) as (collector, spans):
         (tmp_path / "plan.json").write_text(plan(server.base_url, collector, 1.0))
         summary = measured("plan.json", cwd=tmp_path)
+        if not refuse_first:
+            pushed = sorted(spans, key=lambda span: str(span.span_id))
+            spans.clear()
+            again = lens("report", "runs/latest", "--to", collector, cwd=tmp_path)
+            assert (again.code, "40 spans to OTLP spans" in again.stderr) == (0, True), again.stderr
+            assert sorted(spans, key=lambda span: str(span.span_id)) == pushed, "an old run can be sent to a new place"
     assert summary["requests"]["ok"] == 40
     seen = [match.groups() for head in heads if (match := PARENT.search(head))]
     assert len(seen) == len(heads) == 40
@@ -139,6 +145,7 @@ def test_each_request_is_one_span_in_the_trace_that_its_header_named(tmp_path: P
         (first,) = [event for event in span.events if event.name == "lens.first_token"]
         ttft_ms = (first.time_unix_nano - span.start_time_unix_nano) / 1e6
         assert ttft_ms == pytest.approx(known["lens.ttft_ms"], abs=1e-3)
+        assert known["gen_ai.response.time_to_first_chunk"] == pytest.approx(known["lens.ttft_ms"] / 1e3)
 
 
 @pytest.mark.slow

@@ -14,7 +14,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from llm_latency_lens.engine.errors import PlanError
-from llm_latency_lens.engine.plan.plan import Length, Plan, Workload, salted
+from llm_latency_lens.engine.plan.plan import Length, Plan, Workload
+from llm_latency_lens.engine.runs.control import salted
 from llm_latency_lens.engine.workload.rows import Rows
 from tests.support_workload import asked, content_of, fixed, jsonl, numbered, source, target, texts
 

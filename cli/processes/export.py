@@ -21,11 +21,12 @@ from typing import Final
 from ...collectors.snapshot import Snapshot
 from ...engine.errors import LensError
 from ...engine.frames import frame, read_frame
-from ...engine.plan.plan import SECOND, Export, OtlpExport, Plan, Pushed, secrets
+from ...engine.plan.plan import SECOND, Export, OtlpExport, Plan, Pushed
+from ...engine.plan.written import secrets
 from ...engine.process import environ_without_keys
 from ...engine.runs.rundir import EXPORT_LOG, INTERVALS, SPANS
 from ...engine.runs.runlog import note
-from ...exporters import destination_of
+from ...exporters import destination_of, span_destination_of
 from ...exporters.backoff import backoff_s
 from ...exporters.span_log import DECODE, SpanRow
 from ...exporters.spool.tail import MAX_PENDING_BYTES, LineTail, Pump, Tail, Unavailable, cursor_path, cursors
@@ -183,13 +184,11 @@ def deliver(plan: Plan, run_dir: Path, *, parent: int, give_up_s: float = GIVE_U
 
 def _span_pump(export: OtlpExport, index: int, plan: Plan, run_dir: Path, give_up_s: float) -> Pump[SpanRow]:
     """The same way for the requests that become spans: a log, a cursor, a destination."""
-    from ...exporters.otlp_spans import OtlpSpans
-
     pending = export.spool_max_bytes or MAX_PENDING_BYTES
     cursor = cursor_path(run_dir, index, SPAN_KIND)
     return Pump(
         LineTail(run_dir / SPANS, cursor, DECODE, max_pending_bytes=pending),
-        OtlpSpans(export, name=plan.name, models=models_of(plan)),
+        span_destination_of(export, name=plan.name, models=models_of(plan)),
         run_dir=run_dir,
         give_up_s=give_up_s,
         interval_s=export.interval_ns / SECOND,

@@ -5,8 +5,6 @@ from __future__ import annotations
 import datetime
 import os
 import selectors
-import signal
-import subprocess
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
@@ -22,7 +20,7 @@ from ...engine.errors import LensError, OutputError, TargetError
 from ...engine.files import replace
 from ...engine.frames import frame
 from ...engine.plan.plan import Plan
-from ...engine.runs.interrupts import SIGNALS, Interrupts
+from ...engine.runs.interrupts import Interrupts
 from ...engine.runs.rundir import HTML, LATEST, link_latest, run_id_of
 from ...engine.wire.preflight import check_targets
 from ...exporters.compare.page import page_of
@@ -45,7 +43,7 @@ from ..compare import WORSE, print_compared, write_files
 from ..launch import budget_prices
 from . import sides as measured
 from .options import Repeat
-from .order import RunOrder
+from .order import RunOrder, started
 from .sides import Sides, Turn
 
 FAILURES_MAX: Final = 2  # failed runs of a side after which no more are started: what failed twice fails again
@@ -171,17 +169,7 @@ class Series:
 
     def _process(self, order: RunOrder) -> tuple[int, str]:
         """One run to its end: its exit code, negative for a signal, and why it failed. Signals are passed on to it."""
-        # Blocked until the process has its handlers: a signal in its first moments would end it without a summary.
-        before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
-        try:
-            process = subprocess.Popen(
-                [sys.executable, "-m", "llm_latency_lens.cli.repeat.run_process"],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                start_new_session=True,  # a Ctrl-C of the terminal reaches it through us, once
-            )
-        finally:
-            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        process = started()
         assert process.stdin
         assert process.stdout
         passed = 0

@@ -11,7 +11,7 @@ from typing import Any, Final, NamedTuple
 import httptools
 
 from ...engine.dialects import END, FAILED, TOKEN
-from ...engine.dialects.table import DIALECTS, framing_for
+from ...engine.dialects.table import dialect_of, framing_for
 from ...engine.errors import ProtocolError
 from ...engine.plan.plan import Target
 from ...engine.wire.boundaries import records
@@ -102,7 +102,7 @@ class _ReplyReader:
     """The token events of one reply."""
 
     def __init__(self, target: Target) -> None:
-        self._reply = DIALECTS[target.provider].reply(target)
+        self._reply = dialect_of(target.provider).reply(target)
         self._framing: Framing | None = None
         self._over = False
         self.token_ns: list[int] = []

@@ -1,6 +1,6 @@
 """What one API's requests and streams mean: one file per API, sans-IO. Bytes and values in, deltas and usage out.
 
-A dialect is an object with the two methods of `Dialect`; `DIALECTS` (engine.dialects.table) maps names to them.
+A dialect is an object with the two methods of `Dialect`; `dialect_of` (engine.dialects.table) finds them by name.
 A `Reply` is made per request by `Dialect.reply()` and fed every event of the stream in order.
 """
 

@@ -1,10 +1,11 @@
-"""All dialects by name, and how a reply's body is cut into events."""
+"""All dialects by name, those of other packages too, and how a reply's body is cut into events."""
 
 from __future__ import annotations
 
 from functools import lru_cache
 from typing import Final
 
+from ..installed import plugin_names
 from . import Dialect, Reply
 from .anthropic import Anthropic
 from .azure_openai import AzureOpenAI
@@ -14,6 +15,7 @@ from .http import Http
 from .openai import OpenAIChat
 from .openai_completions import OpenAICompletions
 from .openai_responses import OpenAIResponses
+from .plugged import plugged_dialect
 
 ALL: Final[tuple[Dialect, ...]] = (
     OpenAIChat(),
@@ -26,6 +28,16 @@ ALL: Final[tuple[Dialect, ...]] = (
     Http(),
 )
 DIALECTS: Final[dict[str, Dialect]] = {dialect.name: dialect for dialect in ALL}
+
+
+def dialect_of(name: str) -> Dialect:
+    """The dialect of that name, ours or an installed package's. Raises PlanError."""
+    return DIALECTS.get(name) or plugged_dialect(name)
+
+
+def dialect_names() -> list[str]:
+    """Ours, and those of installed packages that have names of their own."""
+    return list(dict.fromkeys([*DIALECTS, *plugin_names("dialect")]))
 
 
 def framing_for(reply: Reply, content_type: str) -> str:

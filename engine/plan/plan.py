@@ -10,12 +10,9 @@ msgpack (`ENCODER`, `DECODER`) with its secrets; people and files only ever see 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Annotated, Any, Final, Literal
 
 import msgspec
-
-from .walk import mapped
 
 MASK: Final = "***"
 SECOND: Final = 1_000_000_000
@@ -148,9 +145,10 @@ class Length(Frozen, frozen=True):
 class Workload(Frozen, frozen=True):
     """What is asked. `kind` names the one source that is used."""
 
-    kind: Literal["prompt", "file", "synthetic", "sharegpt", "trace", "sessions"] = "prompt"
+    kind: Literal["prompt", "file", "synthetic", "sharegpt", "trace", "sessions", "plugin"] = "prompt"
     prompt: str = "Write one paragraph about the speed of light."
-    path: str = ""  # file | sharegpt | trace | sessions
+    path: str = ""  # file | sharegpt | trace | sessions; plugin: its name
+    options: Annotated[dict[str, Any], about("passed to the workload of plugin")] = {}
     template: Annotated[str | None, about("text with {{column}}, for files of rows")] = None
     input_tokens: Length | None = None  # of synthetic prompts
     output_tokens: Annotated[Length | None, about("ask for at most this many output tokens")] = None
@@ -321,11 +319,18 @@ class OtlpExport(Pushed, frozen=True, tag="otlp"):
     ] = 0.0
 
 
-Export = InfluxExport | PrometheusExport | OtlpExport
-EXPORTS: Final[dict[str, type[InfluxExport] | type[PrometheusExport] | type[OtlpExport]]] = {
-    "influxdb": InfluxExport,
-    "prometheus": PrometheusExport,
-    "otlp": OtlpExport,
+class PluginExport(Pushed, frozen=True, kw_only=True, tag="plugin"):
+    """An exporter of an installed package."""
+
+    name: Annotated[str, about("the exporter's name, as its package registers it")]
+    url: Annotated[Secret, about("NAME://..., as the package wants it", "secret")] = Secret("")
+    token: Annotated[Secret | None, about("API token", "secret")] = None
+    options: Annotated[dict[str, Any], about("passed to the exporter")] = {}
+
+
+Export = InfluxExport | PrometheusExport | OtlpExport | PluginExport
+EXPORTS: Final[dict[str, type[Export]]] = {
+    str(each.__struct_config__.tag): each for each in (InfluxExport, PrometheusExport, OtlpExport, PluginExport)
 }
 
 
@@ -428,23 +433,3 @@ class Plan(Frozen, frozen=True):
 
 ENCODER: Final = msgspec.msgpack.Encoder()
 DECODER: Final = msgspec.msgpack.Decoder(Plan)
-
-
-def salted(plan: Plan, run_id: str) -> Plan:
-    """The plan as its workers get it: a salt of "run" is the run's id, the same in all of them and in no other run."""
-    if plan.workload.salt != "run":
-        return plan
-    return msgspec.structs.replace(plan, workload=msgspec.structs.replace(plan.workload, salt=run_id))
-
-
-def secrets(plan: Plan | Target) -> Iterator[str]:
-    """Every secret value of the plan or target, for those who must check that none leaks."""
-    found: list[str] = []
-
-    def note(part: Any) -> Any:
-        if isinstance(part, Secret):
-            found.append(part.value)
-        return part
-
-    mapped(plan, note, Secret)
-    yield from found

@@ -7,11 +7,12 @@ secret that was written out is `***`, and is refused with what to put in its pla
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from typing import Any, Final
 
 import msgspec
 
-from .plan import MASK, Length, Load, Plan, Secret, Shape, Target, Timetable
+from .plan import MASK, Length, Load, Plan, PluginExport, Secret, Shape, Target, Timetable
 from .units import written_duration
 from .walk import mapped
 
@@ -57,20 +58,40 @@ def stripped(plan: Plan) -> Plan:
     def private(part: Any) -> Any:
         return references.get(part, part) if isinstance(part, str) else strip(part)
 
+    def without_private(part: Any) -> Any:
+        return _without_secret_names(mapped(part, private, Secret), inside=True)
+
     texts = {text for _, text in plan.references}
     targets = tuple(
         msgspec.structs.replace(
             target,
-            **{
-                name: _without_secret_names(mapped(getattr(target, name), private, Secret), inside=True)
-                for name in _PRIVATE
-            },
+            **{name: without_private(getattr(target, name)) for name in _PRIVATE},
         )
         for target in plan.targets
     )
-    plan = msgspec.structs.replace(plan, targets=targets, references=())
+    exports = tuple(
+        msgspec.structs.replace(export, options=without_private(export.options))
+        if isinstance(export, PluginExport)
+        else export
+        for export in plan.export
+    )
+    workload = msgspec.structs.replace(plan.workload, options=without_private(plan.workload.options))
+    plan = msgspec.structs.replace(plan, targets=targets, export=exports, workload=workload, references=())
     result: Plan = mapped(plan, strip, Secret)
     return msgspec.structs.replace(result, references=tuple((Secret(MASK), text) for text in sorted(texts)))
+
+
+def secrets(plan: Plan | Target) -> Iterator[str]:
+    """Every secret value of the plan or target, for those who must check that none leaks."""
+    found: list[str] = []
+
+    def note(part: Any) -> Any:
+        if isinstance(part, Secret):
+            found.append(part.value)
+        return part
+
+    mapped(plan, note, Secret)
+    yield from found
 
 
 def is_secret_name(name: str) -> bool:
@@ -84,7 +105,7 @@ def _without_secret_names(part: Any, *, inside: bool = False) -> Any:
         return {
             key: MASK
             if inside and isinstance(value, str) and is_secret_name(str(key)) and not value.startswith("${")
-            else _without_secret_names(value, inside=inside or key in ("parameters", "body", "headers"))
+            else _without_secret_names(value, inside=inside or key in ("parameters", "body", "headers", "options"))
             for key, value in part.items()
         }
     if isinstance(part, msgspec.Struct):

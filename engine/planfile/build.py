@@ -12,20 +12,16 @@ import json
 import re
 from collections.abc import Callable, Mapping
 from typing import Any, Final
-from urllib.parse import urlsplit
 
 import msgspec
 
 from ..errors import PlanError
 from ..plan.plan import (
-    EXPORTS,
     SECOND,
-    Export,
     Limits,
     Load,
     Phase,
     Plan,
-    PrometheusExport,
     Secret,
     Target,
     Workers,
@@ -35,6 +31,7 @@ from ..plan.slo import check_slo, precision_of
 from ..plan.written import masked, stripped
 from ..records.record import SERIES_MAX
 from .document import Node, Source, fields_of, keys_of
+from .exports import exports_of
 from .probe import probe_of
 from .reading import check_values
 from .schema import (
@@ -79,7 +76,7 @@ def make_plan(
         "slo": _slos(root.child("slo"), targets, phases),
         "until": _precisions(root.child("until")),
         "workers": _workers(root.child("workers")),
-        "export": _exports(root.child("export")),
+        "export": exports_of(root.child("export")),
         "probe": probe_of(root, target_nodes(root), targets),
     }
     plan = Plan(**{"name": default_name} | root.struct(Plan, skip=special) | special)
@@ -220,53 +217,6 @@ def _workers(node: Node) -> Workers:
     if count.given and count.value != "auto":
         given["count"] = count.read(next(field for field in fields_of(Workers) if field.key == "count"))
     return Workers(**given)
-
-
-def _exports(node: Node) -> tuple[Export, ...]:
-    """{kind: {url, ...}}, a list of such mappings, or URLs whose scheme is the kind."""
-    if not node.given:
-        return ()
-    exports: list[Export] = []
-    for item in node.items() if isinstance(node.value, list) else [node]:
-        if isinstance(item.value, str):
-            exports.append(_export_url(item))
-            continue
-        for kind, entry in item.mapping(EXPORTS).entries().items():
-            exports += [_export(kind, one) for one in (entry.items() if isinstance(entry.value, list) else [entry])]
-    return tuple(exports)
-
-
-def _export_url(node: Node) -> Export:
-    url = node.text(empty=False)
-    kind = url.partition(":")[0].partition("+")[0]
-    kind = {"influxdbs": "influxdb", "otlps": "otlp"}.get(kind, kind)
-    if kind not in EXPORTS or ":" not in url:
-        raise PlanError(
-            f"export must begin with {', '.join(f'{each}://' for each in EXPORTS)} ({node.source.location(node.path)})"
-        )
-    return EXPORTS[kind](url=_usable(url, node))
-
-
-def _export(kind: str, node: Node) -> Export:
-    struct = EXPORTS[kind]
-    given = node.mapping(keys_of(struct), "a mapping with url").struct(struct, skip=["headers"])
-    headers = node.child("headers")
-    if headers.given:
-        given["headers"] = {name: Secret(value.text()) for name, value in headers.mapping(None).entries().items()}
-    if "url" not in given and struct is not PrometheusExport:
-        raise node.fail("needs url")
-    if "url" in given:
-        _usable(given["url"].value, node.child("url"))
-    return struct(**given)
-
-
-def _usable(url: str, node: Node) -> Secret:
-    """A URL that urlsplit can take apart; the exporter itself knows the rest of its form."""
-    try:
-        _ = urlsplit(url).port
-    except ValueError as error:  # its text would show the URL, which may hold a token
-        raise node.fail("is no URL: its host or port cannot be understood") from error
-    return Secret(url)
 
 
 def _fits_together(plan: Plan, root: Node) -> None:

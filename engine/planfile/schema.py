@@ -25,6 +25,7 @@ from ..plan.plan import (
     Output,
     Phase,
     Plan,
+    PluginExport,
     Probe,
     PrometheusExport,
     Retry,
@@ -35,7 +36,7 @@ from ..plan.plan import (
 )
 from .document import fields_of
 
-SOURCES: Final = ("prompt", "file", "synthetic", "sharegpt", "trace", "sessions")
+SOURCES: Final = ("prompt", "file", "synthetic", "sharegpt", "trace", "sessions", "plugin")
 PRICE_KINDS: Final = ("input", "cached_input", "cache_write", "output", "reasoning")
 WAYS: Final = (("from", "to", "curve"), ("steps",), ("base", "spike"))  # in which a load's value changes over time
 DIALECT: Final = "openai"
@@ -123,6 +124,7 @@ class WorkloadKeys(Workload, frozen=True):
     sharegpt: Annotated[str | None, about("conversations of a ShareGPT file", "file")] = None
     trace: Annotated[str | None, about("a trace with timestamps and lengths", "file")] = None
     sessions: Annotated[str | None, about("conversations of several turns with think times", "file")] = None
+    plugin: Annotated[str | None, about("a workload of an installed package, by its name")] = None
     output_tokens: Annotated[int | LengthKeys | None, about("ask for at most this many output tokens")] = None  # type: ignore[assignment]  # its form in a file
 
 
@@ -184,6 +186,7 @@ class ExportKeys(Frozen, frozen=True):
     influxdb: Annotated[InfluxExport | tuple[InfluxExport, ...] | None, about("InfluxDB")] = None
     prometheus: Annotated[PrometheusExport | tuple[PrometheusExport, ...] | None, about("a page for Prometheus")] = None
     otlp: Annotated[OtlpExport | tuple[OtlpExport, ...] | None, about("OpenTelemetry")] = None
+    plugin: Annotated[PluginExport | tuple[PluginExport, ...] | None, about("exporters of installed packages")] = None
 
 
 class PlanKeys(Plan, frozen=True):
@@ -224,7 +227,8 @@ _UNITS: Final[dict[str, dict[str, Any]]] = {
 }
 SECTIONS: Final = (
     PlanKeys, TargetKeys, WorkloadKeys, SyntheticKeys, LengthKeys, PhaseKeys, LoadKeys, CourseKeys, SpikeKeys,
-    LimitsKeys, CancelKeys, Retry, Workers, ExportKeys, InfluxExport, PrometheusExport, OtlpExport, ProbeKeys,
+    LimitsKeys, CancelKeys, Retry, Workers, ExportKeys, InfluxExport, PrometheusExport, OtlpExport,
+    PluginExport, ProbeKeys,
     TimetableKeys, Alert, Output, Gpus,
 )  # fmt: skip
 

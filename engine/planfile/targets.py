@@ -7,15 +7,16 @@ from typing import Any
 
 import msgspec
 
+from ..dialects import Dialect
 from ..dialects.http import pointers_of
-from ..dialects.table import DIALECTS
+from ..dialects.table import DIALECTS, dialect_names, dialect_of
 from ..errors import PlanError
 from ..plan.address import parse_url
 from ..plan.plan import Generic, Secret, Target
 from ..records.record import NO_TARGET
 from ..wire.proxy import proxy_address
 from .document import Node, keys_of
-from .schema import PRICE_KINDS, TargetKeys
+from .schema import DIALECT, PRICE_KINDS, TargetKeys
 
 _header_name = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+").fullmatch  # RFC 9110 5.6.2
 _header_value = re.compile(r"[\t\x20-\x7e\x80-\xff]*").fullmatch  # what latin-1 can carry, no controls
@@ -47,8 +48,9 @@ def targets_of(root: Node) -> tuple[Target, ...]:
 def _target(node: Node, taken: set[str]) -> Target:
     node.mapping(keys_of(TargetKeys), "a mapping with provider, base_url and model")
     provider_node = node.child("provider")
-    provider = provider_node.choice(DIALECTS) if provider_node.given else "openai"
-    base_url, public = _base_url(node.child("base_url"), provider)
+    provider = _provider(provider_node) if provider_node.given else DIALECT
+    dialect = dialect_of(provider)
+    base_url, public = _base_url(node.child("base_url"), provider, dialect)
     if not node.child("model").given and provider != "http":
         raise PlanError(f"model is missing ({node.source.location(node.path)}); give model, or --model NAME")
     name_node = node.child("name")
@@ -62,7 +64,7 @@ def _target(node: Node, taken: set[str]) -> Target:
         "name": name,
         "provider": provider,
         "base_url": base_url,
-        "api_key": _api_key(node, DIALECTS[provider].key_variable, public, provider),
+        "api_key": _api_key(node, dialect.key_variable, public, provider),
         "headers": _headers(node.child("headers")),
         "parameters": node.child("parameters").mapping(None).plain() if node.child("parameters").given else {},
         "http": _generic(http) if http.given else None,
@@ -81,10 +83,15 @@ def _free_name(name: str, taken: set[str]) -> str:
     return free
 
 
-def _base_url(node: Node, provider: str) -> tuple[str, bool]:
+def _provider(node: Node) -> str:
+    """The name of a dialect. Other packages are looked for only where ours do not have the name."""
+    return node.choice(DIALECTS if node.value in DIALECTS else dialect_names())
+
+
+def _base_url(node: Node, provider: str, dialect: Dialect) -> tuple[str, bool]:
     """(URL, is it the provider's public endpoint by default?)"""
     if not node.given:
-        default = DIALECTS[provider].default_base_url
+        default = dialect.default_base_url
         if default is None:
             raise PlanError(
                 f"base_url is missing ({node.source.location(node.path)}): provider {provider} has no public one"
@@ -102,7 +109,7 @@ def _base_url(node: Node, provider: str) -> tuple[str, bool]:
         raise PlanError(f"{error} ({location})") from error
     if address.user is not None:
         raise PlanError(f"base_url must not hold credentials ({location}); use api_key or headers")
-    return url, url.rstrip("/") == DIALECTS[provider].default_base_url
+    return url, url.rstrip("/") == dialect.default_base_url
 
 
 def _api_key(node: Node, variable: str | None, public: bool, provider: str) -> Secret | None:

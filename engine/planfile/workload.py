@@ -8,6 +8,8 @@ from typing import Any, Final
 
 import msgspec
 
+from ..errors import PlanError
+from ..installed import plugin_of
 from ..plan.plan import TOKENS_MAX, Length, Workload
 from .document import Node, fields_of, keys_of
 from .schema import LENGTHS, SOURCES, LengthKeys, SyntheticKeys, WorkloadKeys
@@ -28,7 +30,7 @@ def workload_of(node: Node) -> Workload:
     plain = {
         name: options[field.key].read(field)
         for name, field in _WORKLOAD.items()
-        if field.key in options and name not in ("template", "output_tokens")
+        if field.key in options and name not in ("template", "output_tokens", "options")
     }
     if plain.get("count_tokens") and "tokenizer" not in options:
         raise options["count_tokens"].fail("needs a tokenizer: a tokenizer.json, or o200k_base, cl100k_base, ...")
@@ -36,6 +38,10 @@ def workload_of(node: Node) -> Workload:
         plain["template"] = _template(options["template"])
     output_tokens = _length(options["output_tokens"]) if "output_tokens" in options else None
     kind = str(source.path[-1]) if source is not None else "prompt"
+    if "options" in options:
+        if kind != "plugin":
+            raise options["options"].fail("is for a workload of an installed package (plugin)")
+        plain["options"] = options["options"].mapping(None).plain()
     if kind == "synthetic" and source is not None:
         source.mapping(keys_of(SyntheticKeys))
         plain["input_tokens"] = _length(source.child("input_tokens")) or Length(mean=550)
@@ -43,9 +49,21 @@ def workload_of(node: Node) -> Workload:
     made = _prompts_of(source) if source is not None and kind in ("prompt", "prompts") else Workload()
     if source is not None and kind in ("file", "sharegpt", "trace", "sessions"):
         made = Workload(kind=kind, path=source.file())  # type: ignore[arg-type]  # one of SOURCES
+    elif kind == "plugin" and source is not None:
+        made = Workload(kind="plugin", path=_plugin(source))
     elif kind == "synthetic":
         made = Workload(kind="synthetic")
     return msgspec.structs.replace(made, output_tokens=output_tokens, **plain)
+
+
+def _plugin(node: Node) -> str:
+    """The name of an installed workload, which can be loaded."""
+    name = node.text(empty=False)
+    try:
+        plugin_of("workload", name)
+    except PlanError as error:
+        raise PlanError(f"{error} ({node.source.location(node.path)})") from error
+    return name
 
 
 def _source(node: Node) -> tuple[Node, Node | None]:

@@ -12,6 +12,13 @@ import msgspec
 from ..plan.plan import Plan
 
 
+def salted(plan: Plan, run_id: str) -> Plan:
+    """The plan as its workers get it: a salt of "run" is the run's id, the same in all of them and in no other run."""
+    if plan.workload.salt != "run":
+        return plan
+    return msgspec.structs.replace(plan, workload=msgspec.structs.replace(plan.workload, salt=run_id))
+
+
 class Share(msgspec.Struct, kw_only=True):
     """All that one incarnation of a worker needs. Holds secrets: it goes through a pipe, never a file or argv."""
 

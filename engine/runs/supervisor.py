@@ -20,13 +20,14 @@ import psutil
 
 from ..clock import bracket
 from ..errors import LensError, PlanError
-from ..plan.plan import Plan, salted, secrets
+from ..plan.plan import Plan
+from ..plan.written import secrets
 from ..process import environ_without_keys
 from ..records.layout import Geometry
 from ..records.resume import mark_dead
 from ..wire.tap.filters import Server
 from .child import Child, WorkerChild, ended
-from .control import Order, Share
+from .control import Order, Share, salted
 from .interrupts import Interrupts
 from .manifest import FILE as MANIFEST
 from .manifest import Manifest

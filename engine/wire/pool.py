@@ -17,7 +17,8 @@ from time import monotonic_ns
 from typing import Final
 
 from ..dialects import OK, Dialect, Prompt
-from ..plan.plan import Target, secrets
+from ..plan.plan import Target
+from ..plan.written import secrets
 from ..records import record
 from ..records.record import Outcome
 from .connection import Connection, Context

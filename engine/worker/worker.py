@@ -22,14 +22,14 @@ from time import monotonic_ns, time_ns
 
 from ..clock import StampClock
 from ..dialects import OK, Prompt
-from ..dialects.table import DIALECTS
+from ..dialects.table import dialect_of
 from ..errors import LensError
 from ..load.feed import OUTPUT_ESTIMATE, Feed, Prepared
 from ..load.models import schedule_of
 from ..load.phase_run import NEVER, ClosedRun, OpenRun, PhaseRun, in_flight_cap
 from ..load.retry import CONNECT, retry_delay_ns
 from ..load.schedule import Closed
-from ..plan.plan import secrets
+from ..plan.written import secrets
 from ..records.layout import SLOT_MASK, TURN_SHIFT
 from ..records.record import ABORT_PLANNED, Outcome, Unsent
 from ..records.tap_status import TapWatch
@@ -78,7 +78,7 @@ class Worker:
                 Pool(
                     self.reactor,
                     target,
-                    DIALECTS[target.provider],
+                    dialect_of(target.provider),
                     endpoint,
                     sending=self.sending,
                     done=self.done,

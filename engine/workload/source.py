@@ -11,6 +11,7 @@ from ..errors import PlanError
 from ..plan.plan import Plan, Target, Workload
 from .ask import Ask, Asks, Turn, slots
 from .draw import Draw, Shares, key_of, lengths, mix
+from .plugged import PluggedAsks
 from .prefix import prefix_of, prefixed
 from .rows import Rows
 from .sessions import Session, Sessions
@@ -210,4 +211,5 @@ _KINDS: Final[dict[str, Callable[[Workload, int, Prose], Asks]]] = {
     "sharegpt": ShareGpt,
     "trace": Trace,
     "sessions": lambda workload, seed, prose: Sessions(workload, seed),
+    "plugin": lambda workload, seed, prose: PluggedAsks(workload, seed),
 }

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any, Final
 
 from ..errors import PlanError
+from ..installed import missing_extra
 
 CHARS_PER_TOKEN: Final = 4  # of English text; OpenAI's own rule of thumb
-_WAY_OUT: Final = "pip install 'llm-latency-lens[tokenizer]'"
 
 Count = Callable[[str], int]
 
@@ -30,7 +30,7 @@ def _of_file(path: str) -> Count:
     try:
         from tokenizers import Tokenizer
     except ImportError as error:
-        raise PlanError(f"{path} needs the tokenizers library: {_WAY_OUT} (workload.tokenizer)") from error
+        raise missing_extra("tokenizer", f"{path} (workload.tokenizer)") from error
     if not Path(path).is_file():
         raise PlanError(f"no such file: {path} (workload.tokenizer)")
     try:
@@ -47,7 +47,7 @@ def _of_vocabulary(name: str) -> Count:
     try:
         import toktok
     except ImportError as error:
-        raise PlanError(f"vocabulary {name!r} needs the toktok-rs library: {_WAY_OUT} (workload.tokenizer)") from error
+        raise missing_extra("tokenizer", f"vocabulary {name!r} (workload.tokenizer)") from error
     try:
         toktok.batch_count([""], name, threads=1)
     except KeyError as error:
