@@ -31,7 +31,7 @@ def main() -> None:
     given = options.parse_args()
     with tempfile.TemporaryDirectory(dir="/var/tmp") as name:
         folder = Path(name)
-        FakeRun(ticks=given.ticks, targets=given.targets, rate=2).write(folder, records=0)
+        FakeRun(ticks=given.ticks, targets=given.targets, rate=4).write(folder, records=0)
         write_rows(folder, given.requests, targets=given.targets, seconds=given.ticks)
         began = process_time()
         write_html([folder], folder / "report.html")
