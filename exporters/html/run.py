@@ -8,7 +8,9 @@ from typing import NamedTuple
 
 from ...collectors.snapshot import Report
 from ..rundir import read_report
+from ..setting import Setting, read_setting
 from .curves import Curves, exact_curves, rough_curves
+from .requests import Pictures, pictures_of
 from .timeline import HEATED, LATENCIES, POINTS, Timeline, read_timeline
 
 
@@ -17,9 +19,11 @@ class Run(NamedTuple):
 
     report: Report
     plan: str
+    setting: Setting
     timeline: Timeline
     curves: Curves
     exact: bool
+    pictures: Pictures
 
     @property
     def targets(self) -> list[str]:
@@ -34,11 +38,13 @@ def read_run(run_dir: Path, *, points: int = POINTS) -> Run:
     exact = bool(curves)
     timeline = Timeline(HEATED if exact else LATENCIES, points=points)
     read_timeline(run_dir / "intervals.jsonl", timeline)
-    return Run(report, _plan(run_dir / "plan.json"), timeline, curves or rough_curves(timeline, targets), exact)
-
-
-def _plan(path: Path) -> str:
-    try:
-        return json.dumps(json.loads(path.read_bytes()), indent=2, ensure_ascii=False)
-    except (OSError, ValueError):  # missing or damaged: the report shows everything else
-        return ""
+    setting = read_setting(run_dir, report)
+    plan = json.dumps(setting.plan, indent=2, ensure_ascii=False) if setting.plan else ""
+    pictures = pictures_of(
+        run_dir,
+        targets=targets,
+        measured=[phase.name for phase in report.run.phases if phase.measured],
+        edges=timeline.edges(),
+        start_wall_ns=timeline.start_wall_ns,
+    )
+    return Run(report, plan, setting, timeline, curves or rough_curves(timeline, targets), exact, pictures)
