@@ -76,7 +76,7 @@ def _report(
         partly = bool(since or until or histories)
         between = (_moment(since, 0), _moment(until, FOREVER)) if partly else (0, FOREVER)
         for folder in run_dirs:
-            _print(report_between(folder, *between) if partly else read_report(folder), target)
+            _print(folder, report_between(folder, *between) if partly else read_report(folder), target)
         return 0
     if since or until:
         raise PlanError("--since and --until are for --to console and --to json")
@@ -128,7 +128,7 @@ def _moment(text: str | None, default_ns: int) -> int:
         ) from None
 
 
-def _print(report: Report, target: str) -> None:
+def _print(folder: Path, report: Report, target: str) -> None:
     """One report on stdout, as `console` or `json`."""
     if target == "json":
         from ..collectors.snapshot import ENCODER
@@ -137,8 +137,9 @@ def _print(report: Report, target: str) -> None:
         sys.stdout.buffer.flush()
     else:
         from ..exporters.console.final import print_final
+        from ..exporters.setting import read_setting
 
-        print_final(report)
+        print_final(report, read_setting(folder, report))
 
 
 def _csv(run_dir: Path, folder: Path) -> None:

@@ -247,8 +247,12 @@ def print_result(
             sys.stdout.flush()
         elif not quiet:
             from ..exporters.console.final import print_final
+            from ..exporters.setting import read_setting
 
-            (show or print_final)(report)
+            if show is not None:
+                show(report)
+            else:
+                print_final(report, read_setting(run_dir, report))
             click.echo(f"{run_dir}", err=True)
     except OSError as error:
         if not manifest.interrupted:  # a terminal that was closed, which is how the signal came

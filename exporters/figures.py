@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Final
 
-from ..collectors.snapshot import Distribution, HostReport, Requests, Slo, Verdict
+from ..collectors.snapshot import Distribution, HostReport, Requests, Slo
 from ..engine.metrics import METRICS
 from ..engine.plan.slo import is_per_request
 
@@ -16,11 +16,6 @@ BARS: Final = " ▁▂▃▄▅▆▇█"
 
 HEADLINE: Final = ("ttft_ms", "itl_ms", "e2e_ms")  # shown first and in bold
 
-STATES: Final = {
-    "VALID": "the client stayed within its limits; the numbers can be used",
-    "INVALID": "the client disturbed what it measured; do not use these numbers",
-    "INSUFFICIENT": "too little was measured to be sure of the numbers",
-}
 SLO_STATES: Final = ("PASS", "FAIL", "UNDECIDED")
 
 
@@ -146,10 +141,6 @@ def parts(counts: dict[str, int]) -> str:
     """`http_rate_limited 12, timeout_total 3`: the non-zero ones, largest first."""
     ordered = sorted(((n, name) for name, n in counts.items() if n), key=lambda pair: (-pair[0], pair[1]))
     return ", ".join(f"{name} {n:,}" for n, name in ordered)
-
-
-def plain_state(verdict: Verdict) -> str:
-    return STATES.get(verdict.state, "")
 
 
 def spark(values: Sequence[float | None], width: int) -> str:

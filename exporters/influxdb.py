@@ -52,8 +52,8 @@ from ..collectors.snapshot import Client, Interval, Report, Server, Snapshot
 from ..engine.errors import PlanError
 from ..engine.metrics import BUCKETS, CLIENT, CLIENT_COUNTERS, RATES, SERVER, SHARES, STATISTICS, TOKEN_KINDS, Field
 from ..engine.plan.plan import SECOND, InfluxExport, Secret
+from .advice import STATES
 from .estimates import estimates, parts, span_ns
-from .figures import STATES
 from .spool.tail import Destination, Refused, Rejected, Unavailable
 
 if TYPE_CHECKING:

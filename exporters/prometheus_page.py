@@ -43,8 +43,9 @@ from ..collectors.snapshot import Client, Report, Snapshot
 from ..collectors.tick_health import LIMITS
 from ..engine.metrics import CLIENT, METRICS, PERCENTILES, SERVER, TOKEN_KINDS, Field
 from ..engine.metrics import Metric as CatalogueMetric
+from .advice import STATES
 from .estimates import BaseUnit, estimates, parts
-from .figures import SLO_STATES, STATES
+from .figures import SLO_STATES
 from .genai import LABELS, Models, genai_of
 from .prometheus_protobuf import Native, encoded
 

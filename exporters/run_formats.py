@@ -7,6 +7,7 @@ from typing import Final
 from ..collectors.snapshot import Distribution, Report, Slo
 from . import figures
 from .account import account_lines
+from .advice import plain_state
 from .junit import Case, document
 from .markdown import plain, table
 
@@ -21,7 +22,7 @@ def headline(report: Report) -> str:
     """`VALID: the client stayed within its limits; ...; 1 of 2 objectives failed`."""
     failed = sum(slo.state == "FAIL" for slo in report.slo)
     undecided = sum(slo.state == "UNDECIDED" for slo in report.slo)
-    parts = [f"{report.verdict.state}: {figures.plain_state(report.verdict)}"]
+    parts = [f"{report.verdict.state}: {plain_state(report.verdict)}"]
     if failed:
         parts.append(f"{failed} of {len(report.slo)} objectives failed")
     if undecided:
@@ -83,7 +84,7 @@ def _reasons(report: Report) -> list[str]:
 
 
 def _verdict_case(report: Report, group: str, *, strict: bool) -> Case:
-    state, text = report.verdict.state, figures.plain_state(report.verdict)
+    state, text = report.verdict.state, plain_state(report.verdict)
     if state == "VALID":
         return Case(group, "verdict", "passed", f"VALID: {text}")
     severe = state == "INVALID" or strict

@@ -39,18 +39,23 @@ def chromium() -> str:
 
 
 def opened(
-    page: Path, folder: Path, *, width: int, dark: bool = False, picture: Path | None = None
+    page: Path,
+    folder: Path,
+    *,
+    width: int,
+    dark: bool = False,
+    picture: Path | None = None,
+    pdf: Path | None = None,
+    real_time: bool = False,
+    virtual_ms: int = 3000,
 ) -> tuple[str, list[str]]:
-    """The DOM after the page's scripts ran, and what it said on its console."""
-    command = [
-        chromium(),
-        *FLAGS,
-        "--virtual-time-budget=3000",
-        f"--user-data-dir={folder / 'profile'}",
-        f"--window-size={width},2000",
-    ]
+    """The DOM after the page's scripts ran, and what it said on its console; with `picture` or `pdf` a file of it.
+
+    Time is virtual, so that timers cost nothing, unless `real_time`."""
+    flags = [*FLAGS, *([] if real_time else [f"--virtual-time-budget={virtual_ms}"])]
+    command = [chromium(), *flags, f"--user-data-dir={folder / 'profile'}", f"--window-size={width},2000"]
     command += ["--blink-settings=preferredColorScheme=0"] if dark else []
-    command += [f"--screenshot={picture}"] if picture else ["--dump-dom"]
+    command += [f"--screenshot={picture}"] if picture else [f"--print-to-pdf={pdf}"] if pdf else ["--dump-dom"]
     done = subprocess.run([*command, page.as_uri()], capture_output=True, text=True, timeout=100, check=True)
     return done.stdout, [line for line in done.stderr.splitlines() if ":CONSOLE" in line]
 

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import json
 import re
+from importlib import resources
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llm_latency_lens.collectors.histogram import Histogram
-from llm_latency_lens.collectors.snapshot import SNAPSHOT_DECODER, Distribution
+from llm_latency_lens.collectors.snapshot import ENCODER, SNAPSHOT_DECODER, Distribution
 from llm_latency_lens.engine.errors import OutputError
 from llm_latency_lens.engine.metrics import SCALES
 from llm_latency_lens.exporters.hdr import read as hdrread
@@ -22,6 +24,7 @@ from llm_latency_lens.exporters.html.run import read_run
 from llm_latency_lens.exporters.html.timeline import POINTS, Timeline
 from tests.support_browser import opened
 from tests.support_hdr import write_hlog
+from tests.support_rows import drawn, write_rows
 from tests.support_runs import FakeRun
 
 DAY = 86_400
@@ -212,10 +215,121 @@ def test_a_real_browser_draws_every_chart_and_complains_about_nothing(
     page.write_text(page.read_text().replace("</body>", f"{probe}</body>"))
     dom, console = opened(page, tmp_path, width=width, dark=dark)
     assert console == []
-    assert 'data-charts="16"' in dom
-    assert dom.count('class="uplot') == 14
+    drawn = int(re.findall(r'data-charts="(\d+)"', dom)[0])
+    assert drawn == dom.count('class="uplot') + dom.count('class="heat"')
+    assert dom.count('class="panel"') >= 3 * 5  # three targets, p50 and p99: a small chart each
+    assert dom.count("<summary") >= dom.count('class="card"') - dom.count('class="card run"')
     assert dom.count('class="chip"') == 3
     assert 'data-overflow="0"' in dom
+
+
+@pytest.fixture(scope="module")
+def complete_page(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A page with every kind of picture: five targets, requests, token times, incidents and objectives."""
+    folder = tmp_path_factory.mktemp("complete")
+    run = FakeRun(ticks=60, targets=5)
+    report = run.write(folder, records=0)
+    report.run.phases.insert(0, msgspec.structs.replace(report.run.phases[0], name="warmup", measured=False))
+    (folder / "summary.json").write_bytes(ENCODER.encode(report))
+    plan = {"phases": [{"name": "steady", "duration": "60s", "load": {"rate": 100, "arrivals": "poisson"}}]}
+    (folder / "plan.json").write_text(json.dumps(plan))
+    write_rows(folder, 6000, targets=5)
+    ns = [50_000_000, 60_000_000, 70_000_000, 190_000_000, 200_000_000, 200_000_000]
+    timed = {"token_ns": ns, "token_coalesced": [False] * 5 + [True]}
+    with (folder / "requests.msgpack").open("ab") as file:
+        file.writelines(drawn(k, 10.0 + k, 48.5, [10, 10, 120, 10, 0], **timed) for k in range(6))
+    lines = (folder / "intervals.jsonl").read_text().splitlines()
+    late = [json.loads(line) for line in lines]
+    for tick in late[30:]:
+        tick["client"]["restarts"] = 1
+    (folder / "intervals.jsonl").write_text("".join(json.dumps(tick) + "\n" for tick in late))
+    page = folder / "report.html"
+    write_html([folder], page)
+    return page
+
+
+AXE = """
+for (const each of document.querySelectorAll("details")) each.open = true;
+const heat = document.querySelector("canvas.heat");
+for (const key of ["ArrowRight", "ArrowUp", "ArrowUp", "ArrowUp", "Enter"]) heat.dispatchEvent(new KeyboardEvent("keydown", { key }));
+axe.run().then((found) => {
+  const said = document.createElement("pre");
+  said.id = "axe";
+  const bad = found.violations.filter((each) => ["serious", "critical"].includes(each.impact));
+  said.textContent = JSON.stringify(bad.map((each) => [each.id, each.nodes.map((node) => node.html.slice(0, 200))])) + " of " + found.passes.length;
+  document.body.append(said);
+});
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("dark", [False, True])
+def test_a_reader_who_cannot_see_or_point_is_not_shut_out(complete_page: Path, tmp_path: Path, dark: bool) -> None:
+    """axe-core finds missing names, colours without contrast and what the keyboard cannot reach, tables opened and the
+    requests of a cell shown."""
+    axe = resources.files("axe_core_python").joinpath("axe.min.js").read_text("utf-8").replace("</script", "<\\/script")
+    page = tmp_path / "axe.html"
+    page.write_text(
+        complete_page.read_text().replace("</body>", f"<script>{axe}</script><script>{AXE}</script></body>")
+    )
+    dom, console = opened(page, tmp_path, width=1280, dark=dark, virtual_ms=20_000)
+    assert console == []
+    found = re.search(r'<pre id="axe">(.*?) of (\d+)</pre>', dom)
+    assert found
+    assert found[1] == "[]"
+    assert int(found[2]) > 15
+    assert "Requests of one cell" in dom
+
+
+@pytest.mark.slow
+def test_every_kind_of_picture_is_drawn(complete_page: Path, tmp_path: Path) -> None:
+    """A picture that is missing is not missed by anyone who does not know of it."""
+    dom, console = opened(complete_page, tmp_path, width=1400)
+    assert console == []
+    for title in (
+        "Targets side by side",
+        "Phases",
+        "Offered and achieved rate",
+        "ITL by requests in flight",
+        "TTFT by input tokens, target-4",
+        "E2E by output tokens, target-0",
+        "The request that was slowest",
+        "The request of median duration",
+        "1 stall of 120 ms",
+        "1 of 6 coalesced",
+        "1 worker restarts at 31 s",
+    ):
+        assert title in dom
+    assert int(re.findall(r'data-pictures="(\d+)"', dom)[0]) == 2 * 5 + 4
+    legends = re.findall(r'<table class="u-legend.*?</table>', dom)
+    assert 2 <= max(legend.count('class="u-series"') for legend in legends) <= 5  # the axis and four lines
+
+
+@pytest.mark.slow
+def test_on_paper_nothing_is_cut_off(complete_page: Path, tmp_path: Path) -> None:
+    """Reports are attached to tickets as PDF: what scrolls on a screen is lost on paper."""
+    page, pdf = tmp_path / "paper.html", tmp_path / "paper.pdf"
+    probe = """<script>
+    dispatchEvent(new Event("beforeprint"));
+    const edge = document.querySelector("main").getBoundingClientRect().right + 1;
+    const shown = [...document.querySelectorAll("main *")].filter((each) => each.getClientRects().length && !each.closest(".unseen"));
+    const cut = shown.filter((each) => each.getBoundingClientRect().right > edge || (each.scrollWidth > each.clientWidth + 1 && getComputedStyle(each).overflowX !== "visible"));
+    document.documentElement.dataset.cut = cut.map((each) => each.tagName + "." + each.className).join(" ") || "none";
+    document.documentElement.dataset.shown = shown.length;
+    </script>"""
+    # The rules of paper, on a screen of the width between the margins of A4 (186 mm).
+    text = (
+        complete_page.read_text().replace("@media print", "@media all").replace("<main>", '<main style="width:703px">')
+    )
+    page.write_text(text.replace("</body>", f"{probe}</body>"))
+    dom, console = opened(page, tmp_path, width=760, dark=True)
+    assert console == []
+    assert re.findall(r'data-cut="([^"]*)"', dom) == ["none"]
+    assert int(re.findall(r'data-shown="(\d+)"', dom)[0]) > 500
+    assert 'class="paper"' in dom
+    opened(complete_page, tmp_path, width=1400, dark=True, pdf=pdf)
+    boxes = re.findall(rb"/MediaBox ?\[([^\]]+)\]", pdf.read_bytes())
+    assert {tuple(round(float(each)) for each in box.split()) for box in boxes} == {(0, 0, 595, 842)}  # A4
 
 
 @pytest.mark.slow

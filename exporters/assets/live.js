@@ -34,8 +34,8 @@
     seen = change.version;
     for (const [id, text] of change.now) document.getElementById("now-" + id).textContent = text;
     if (change.sections) sections(change.sections);
-    if (change.charts) window.lensCharts.show(change.charts);
-    if (change.point && !window.lensCharts.extend(change.point)) {
+    if (change.charts) window.lens.show(change.charts, change.requests);
+    if (change.point && !window.lens.extend(change.point)) {
       seen = "";
       source.close();
       connect();

@@ -12,15 +12,15 @@ from ...collectors.confidence import QUANTILES
 from ...collectors.ladder import Floats
 from ...engine.metrics import METRICS
 from ..html.curves import Curve, exact_curves
-from ..html.markup import NOTHING, Markup, card, document, element, escaped, joined, row, table, text_cell
+from ..html.markup import NOTHING, Markup, card, document, element, escaped, joined
+from .deltas import deltas
 from .questions import BEYOND, LATENCIES, Pair, pairs_of
 from .read import RunDirectory
 from .run import Runs
-from .words import HEADS, cells, change, described, sentence, sides
+from .words import change, described, sentence, sides
 
 WIDTH, HEIGHT, LEFT, BOTTOM, TOP = 560, 260, 56, 26, 12
 POINTS: Final = 160
-_STYLES: Final = {"worse": "FAIL", "better": "PASS", "undecided": "UNDECIDED"}
 _TICKS: Final = (0.0, 0.5, 0.9, 0.99, 0.999, 0.9999)
 
 
@@ -32,22 +32,15 @@ def page_of(compared: Compared, runs: Runs) -> str:
 
 
 def head_of(compared: Compared) -> tuple[Markup, Markup]:
-    """The verdict with its notes, and the table of statistics."""
+    """The verdict with its notes, and the changes of all statistics."""
     state, _, rest = sentence(compared).partition(":")
     badge = element("span", state, classes=f"badge {state}")
     verdict = card(
         element("div", badge, element("span", rest), classes="verdict"),
         *(element("p", note.detail, classes="small") for note in compared.notes),
     )
-    table_ = card(table(HEADS, (_row(each) for each in compared.comparisons)))
     head = joined((element("p", sides(compared), classes="soft small"), verdict))
-    return head, joined((element("h2", "Statistics"), table_))
-
-
-def _row(comparison: Comparison) -> Markup:
-    target, metric, *numbers, verdict = cells(comparison)
-    last = element("td", element("b", verdict), classes=_STYLES.get(verdict, ""))
-    return row([element("td", target), text_cell(metric), *numbers, last])
+    return head, joined((element("h2", "Changes"), deltas(compared)))
 
 
 def _charts(compared: Compared, runs: Runs) -> Iterator[Markup]:
@@ -156,9 +149,14 @@ def _svg(
     ]
     inner = Markup("".join(parts)) if ratios else NOTHING
     return Markup(
-        f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" font-size="11" fill="var(--soft)" '
+        f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{_said(marked)}" font-size="11" fill="var(--soft)" '
         f'style="width:100%;height:auto">{inner}</svg>'
     )
+
+
+def _said(marked: Sequence[Comparison]) -> Markup:
+    """The chart in words."""
+    return escaped("Change by percentile. " + "; ".join(described(each) for each in marked))
 
 
 def _listed(points: Sequence[tuple[float, float]]) -> str:

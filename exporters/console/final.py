@@ -3,20 +3,36 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Final
 
 from rich.console import Console, ConsoleOptions, RenderableType
+from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
-from ...collectors.snapshot import Distribution, HostReport, Report, Slo, TargetReport, Verdict
+from ...collectors.snapshot import Distribution, HostReport, Report, Slo, TargetReport
 from ...engine.errors import OutputError
+from ...engine.metrics import METRICS
 from .. import figures
 from ..account import account_lines
+from ..advice import explained, plain_state, waited
+from ..headline import (
+    error_rate,
+    far_note,
+    headline_metrics,
+    informative,
+    label,
+    paced_by,
+    scale_of,
+    slo_state,
+    totals,
+)
+from ..setting import Setting, setting_lines
 from ..time_rows import server_line, time_rows
+from . import parts
 from .tables import LEVELS, errors_table, grid, literal
-from .terminal import Terminal, columns
+from .terminal import Terminal, columns, printable
 
 PIPE_COLUMNS: Final = 100  # width of the table where stdout is not a terminal and COLUMNS says nothing
 MEAN_FROM: Final = 96  # columns from which count and mean fit
@@ -27,9 +43,9 @@ STYLES: Final = {"VALID": "bold green", "INVALID": "bold red", "INSUFFICIENT": "
 SLO_STYLES: Final = {"PASS": "green", "FAIL": "bold red", "UNDECIDED": "yellow"}
 
 
-def print_final(report: Report, *, fd: int = 1) -> None:
+def print_final(report: Report, setting: Setting | None = None, *, fd: int = 1) -> None:
     """Prints the final table on `fd` (stdout), as wide as the terminal. Raises OutputError if it cannot be written."""
-    print_out(FinalTable(report), fd=fd)
+    print_out(FinalTable(report, setting), fd=fd)
 
 
 def print_out(what: RenderableType, *, fd: int = 1) -> None:
@@ -52,18 +68,18 @@ def print_out(what: RenderableType, *, fd: int = 1) -> None:
 
 
 class FinalTable:
-    """The results of a run for a person. rich asks for it with the width that there is."""
-
-    def __init__(self, report: Report) -> None:
+    def __init__(self, report: Report, setting: Setting | None = None) -> None:
         self._report = report
+        self._setting = setting or Setting.unknown()
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[RenderableType]:
         r, width = self._report, options.max_width
         yield _heading(r)
+        yield _lines(setting_lines(r, self._setting))
         yield Text()
-        yield _verdict(r.verdict)
+        yield from _verdict(r, self._setting)
         yield Text()
-        yield _metrics(r.metrics, width)
+        yield from _headline(r, width)
         if len(r.targets) > 1:
             yield Text()
             yield from _side_by_side(r.targets, width)
@@ -71,57 +87,94 @@ class FinalTable:
             yield Text()
             yield _hosts(r.run.hosts)
         yield from _time(r.targets, width)
-        yield Text()
-        yield _account(r)
-        if r.errors:
-            yield Text("\nfailures, the latest message of each", style="dim")
-            yield errors_table(sorted(r.errors, key=lambda e: -e.count), width)
         if r.slo:
             yield Text()
             yield _slos(r.slo)
             for slo in r.slo:
                 if slo.needs_requests is not None:
                     yield Text(f"{slo.expression} is undecided: it {figures.needs(slo)}", style="dim")
+        yield from parts.phases(r, self._setting, width)
+        yield Text()
+        if len(r.targets) > 1:
+            yield Text("all targets together", style="dim")
+        yield from _metrics(r.metrics, r.run.load, width)
+        yield Text()
+        yield _lines(account_lines(r))
+        if r.errors:
+            yield Text("\nfailures, the latest message of each", style="dim")
+            yield errors_table(sorted(r.errors, key=lambda e: -e.count), width)
 
 
 def _heading(r: Report) -> Text:
-    only = f" · {_model(r.targets[0])}" if len(r.targets) == 1 else f" · {len(r.targets)} targets" if r.targets else ""
-    text = Text.assemble(("LLM Latency Lens", "bold"), f" {r.run.version} · {r.run.name}{only}")
-    text.append(
-        f"\n{figures.moment(r.run.started_at)} · {figures.clock(r.run.duration_s)} · {r.run.load.replace('_', ' ')} loop"
-    )
-    text.append(f" · seed {r.run.seed} · {r.run.id}", style="dim")
+    text = Text.assemble(("LLM Latency Lens", "bold"), f" {r.run.version} · {r.run.name}")
+    text.append(f"\n{figures.moment(r.run.started_at)} · {figures.clock(r.run.duration_s)}")
+    text.append(f" · {r.run.load.replace('_', ' ')} loop · seed {r.run.seed} · {r.run.id}", style="dim")
     return text
 
 
-def _model(target: TargetReport) -> str:
-    return f"{target.model} at {target.name}" if target.model and target.model != target.name else target.name
+def _verdict(r: Report, setting: Setting) -> Iterator[RenderableType]:
+    verdict = r.verdict
+    yield Text.assemble((verdict.state, STYLES.get(verdict.state, "bold")), f": {plain_state(verdict)}")
+    reasons = [
+        Text.assemble(f"{'note: ' * reason.note}{printable(explained(reason))}", (f" ({reason.code})", "dim"))
+        for reason in verdict.reasons
+    ]
+    if sentence := waited(r, setting.plan):
+        reasons.append(Text(f"note: {sentence}"))
+    table = Table.grid(padding=(0, 1, 0, 0))
+    table.add_column(no_wrap=True, min_width=3)
+    table.add_column(overflow="fold")
+    for text in reasons:
+        table.add_row("  -", text)
+    if reasons:
+        yield table
 
 
-def _verdict(verdict: Verdict) -> Text:
-    text = Text.assemble((verdict.state, STYLES.get(verdict.state, "bold")), f": {figures.plain_state(verdict)}")
-    for reason in verdict.reasons:
-        text.append(f"\n  - {'note: ' * reason.note}{reason.detail or reason.code}")
-        text.append(f" ({reason.code})", style="dim")
-    return text
-
-
-def _metrics(metrics: dict[str, Distribution], width: int) -> RenderableType:
-    shown = [(name, d) for name, d in metrics.items() if d.count]
+def _headline(r: Report, width: int) -> Iterator[RenderableType]:
+    """The latencies of a single target with their intervals, then what holds for the run as one."""
+    shown = headline_metrics(r.metrics)
     if not shown:
-        return Text("no request succeeded: there are no latencies to show", style="bold red")
+        yield Text("no request succeeded: there are no latencies to show", style="bold red")
+    elif len(r.targets) <= 1:
+        table = Table.grid(padding=(0, 2))
+        for _ in range(5):
+            table.add_column(no_wrap=True)
+        for name, d in shown:
+            scale = scale_of(name, [d])
+            cells = [METRICS[name].label]
+            for level in ("p50", "p99"):
+                cells.append(f"{level} [bold]{scale.value(getattr(d, level), name)}[/] {scale.unit}")
+                cells.append(escape(scale.interval(d, level, name)))
+            table.add_row(*cells)
+        yield table
+    text = Text()
+    for number, what in totals(r):
+        style = SLO_STYLES.get(slo_state(r.slo), "") if what.startswith("objective") else ""
+        text.append(", " if text else "").append(number, style=f"bold {style}").append(f" {what}")
+    yield text
+
+
+def _metrics(metrics: dict[str, Distribution], load: str, width: int) -> Iterator[RenderableType]:
+    shown = informative(metrics, load)
+    if not shown:
+        return
     wide = width >= MEAN_FROM
     intervals = width >= INTERVAL_FROM and any(figures.interval(d, "p99", name) for name, d in shown)
-    heads = [*(("count", "mean") if wide else ()), *LEVELS, "p99.9", "max", *(("p99 95 % CI",) if intervals else ())]
-    table = grid("", *heads, first=17)
+    far = any(d.p99_9 is not None for _, d in shown)
+    heads = [*(("count", "mean") if wide else ()), *LEVELS, *(("p99.9",) if far else ()), "max"]
+    table = grid("", *heads, *(("p99 95 % CI",) if intervals else ()), first=17)
     for name, d in shown:
-        cells = [figures.count(d.count), figures.value(d.mean, name)] if wide else []
-        cells += [figures.value(getattr(d, level), name) for level in LEVELS]
-        cells += [figures.p99_9(d, name), figures.value(d.max, name)]
+        scale = scale_of(name, [d])
+        cells = [figures.count(d.count), scale.value(d.mean, name)] if wide else []
+        cells += [scale.value(getattr(d, level), name) for level in LEVELS]
+        cells += [scale.value(d.p99_9, name)] if far else []
+        cells += [scale.value(d.max, name)]
         if intervals:
-            cells.append(figures.interval(d, "p99", name) or figures.MISSING)
-        table.add_row(figures.label(name), *cells, style="bold" if name in figures.HEADLINE else "")
-    return table
+            cells.append(literal(scale.interval(d, "p99", name)) or figures.MISSING)
+        table.add_row(label(name, scale), *cells, style="bold" if name in figures.HEADLINE else "")
+    yield table
+    if note := far_note(shown):
+        yield Text(note, style="dim")
 
 
 def _side_by_side(targets: list[TargetReport], width: int) -> Iterator[Table]:
@@ -135,17 +188,23 @@ def _side_by_side(targets: list[TargetReport], width: int) -> Iterator[Table]:
 
 def _columns(targets: list[TargetReport], column: int) -> Table:
     table = grid("per target", *(literal(t.name) for t in targets), first=17, width=column - 2)
-    table.add_row("model", *(literal(t.model) or figures.MISSING for t in targets))
-    table.add_row("ok", *(figures.count(t.requests.ok) for t in targets))
-    table.add_row("failed", *(figures.count(figures.failed(t.requests)) for t in targets))
-    table.add_row("requests/s", *(figures.rate(t.throughput.requests_per_s) for t in targets))
-    table.add_row("output tok/s", *(figures.rate(t.throughput.output_tokens_per_s) for t in targets))
-    for metric in (*figures.HEADLINE, "tpot_ms"):
+    if any(t.model and t.model != t.name for t in targets):
+        table.add_row("model", *(literal(t.model) or figures.MISSING for t in targets))
+    pace = paced_by(max((t.metrics for t in targets), key=len))
+    for metric in ("ttft_ms", pace, "e2e_ms"):
         each = [t.metrics.get(metric, Distribution()) for t in targets]
+        scale = scale_of(metric, each)
         if any(d.count for d in each):
-            for level in ("p50", "p95", "p99"):
-                cells = [figures.value(getattr(d, level), metric) for d in each]
-                table.add_row(f"{figures.label(metric)} {level}", *cells)
+            for level in ("p50", "p99"):
+                cells = [scale.value(getattr(d, level), metric) for d in each]
+                table.add_row(f"{label(metric, scale)} {level}", *cells, style="bold")
+                found = [literal(scale.interval(d, level, metric)) for d in each]
+                if any(found):
+                    table.add_row("  95 % CI", *(cell or figures.MISSING for cell in found), style="dim")
+    table.add_row("output tok/s", *(figures.rate(t.throughput.output_tokens_per_s) for t in targets))
+    table.add_row("requests/s", *(figures.rate(t.throughput.requests_per_s) for t in targets))
+    table.add_row("failed", *(error_rate(t.requests) for t in targets))
+    table.add_row("ok", *(figures.count(t.requests.ok) for t in targets))
     if any(t.cost.usd is not None for t in targets):
         table.add_row("cost", *(figures.money(t.cost.usd) for t in targets))
         table.add_row("cost per 1k requests", *(figures.money(t.cost.usd_per_1k_requests) for t in targets))
@@ -186,12 +245,12 @@ def _time(targets: list[TargetReport], width: int) -> Iterator[RenderableType]:
         yield Text(f"{len(shown) - WATERFALLS} more targets in report.html", style="dim")
 
 
-def _account(r: Report) -> Table:
+def _lines(lines: Iterable[tuple[str, str]]) -> Table:
     table = Table.grid(padding=(0, 2))
     table.add_column(no_wrap=True, min_width=15)
     table.add_column(overflow="fold")
-    for name, line in account_lines(r):
-        table.add_row(name, line)
+    for name, line in lines:
+        table.add_row(name, literal(line))
     return table
 
 

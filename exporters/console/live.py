@@ -36,6 +36,8 @@ from ...engine.files import UNDECODABLE
 from ...engine.metrics import BUCKETS, CLIENT, METRICS
 from ...engine.runs.manifest import Manifest, read_manifest
 from .. import figures
+from ..headline import label, scale_of
+from ..plan_words import setting_line
 from .tables import LEVELS, errors_table, grid, literal
 from .terminal import Terminal, printable
 
@@ -115,11 +117,12 @@ class View:
         s, r = self.snapshot, self.report
         if s is None:
             return Text("lens: waiting for the first second of the run ...", style="dim")
-        parts: list[RenderableType] = [self._title(s, width), self._bar(s, width), _totals(s), Text()]
+        parts: list[RenderableType] = [self._title(s, width), self._setting(s, width)]
+        parts += [self._bar(s, width), _totals(s), Text()]
         parts += [self._latencies(s), self._sparks(width)]
-        shown = list(s.servers.items())[: min(SERVERS_SHOWN, max(0, height - 14))]
+        shown = list(s.servers.items())[: min(SERVERS_SHOWN, max(0, height - 15))]
         servers = [_server_line(name, server) for name, server in shown]
-        free = height - 13 - len(servers)
+        free = height - 14 - len(servers)
         targets = r.targets if r else []
         if len(targets) > 1 and free > 3:
             fit = targets[: max(1, free - 5)]
@@ -146,6 +149,13 @@ class View:
         left.truncate(width)
         return left
 
+    def _setting(self, s: Snapshot, width: int) -> Text:
+        """What is measured and under which load, in one line."""
+        words = setting_line(self.manifest.plan, s.phase) if self.manifest else ""
+        text = Text(printable(words), style="dim")
+        text.truncate(width, overflow="ellipsis")
+        return text
+
     def _bar(self, s: Snapshot, width: int) -> Text:
         progress = progress_of(s, self.manifest)
         elapsed = figures.clock(s.elapsed_s)
@@ -159,13 +169,15 @@ class View:
 
     def _latencies(self, s: Snapshot) -> Table:
         r = self.report
-        table = grid("", *LEVELS, "p99.9", "max", first=9)
+        far = r is not None and any(r.metrics.get(m, Distribution()).p99_9 is not None for m in figures.HEADLINE)
+        table = grid("", *LEVELS, *(("p99.9",) if far else ()), "max", first=9)
         measured = r is not None and any(r.metrics.get(m, Distribution()).count for m in figures.HEADLINE)
         for metric in figures.HEADLINE:
             shown = r.metrics.get(metric, Distribution()) if r and measured else _largest(s, metric)
-            cells = [figures.value(getattr(shown, level)) for level in LEVELS]
-            p99_9 = "n/a" if shown.count and shown.p99_9 is None else figures.value(shown.p99_9)
-            table.add_row(figures.label(metric), *cells, p99_9, figures.value(shown.max))
+            scale = scale_of(metric, [shown])
+            cells = [scale.value(getattr(shown, level)) for level in LEVELS]
+            cells += [scale.value(shown.p99_9)] if far else []
+            table.add_row(label(metric, scale), *cells, scale.value(shown.max))
         return table
 
     def _sparks(self, width: int) -> Text:

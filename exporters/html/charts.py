@@ -12,10 +12,10 @@ import numpy as np
 from ...collectors.rollup import Slice
 from ...engine.metrics import BUCKETS, METRICS
 from .curves import Curve
+from .marks import Bound, Mark, asked, bounds, phase_marks
 from .run import Run
 from .timeline import HEATED, LATENCIES, SERVER_LOAD, Span, Timeline
 
-HEAT_COLUMNS: Final = 240
 # Distribution charts: the metric and, dashed in the same chart, the same from the scheduled start.
 DISTRIBUTIONS: Final[dict[str, str | None]] = {"ttft_ms": "ttft_scheduled_ms", "itl_ms": None, "e2e_ms": None}
 PERCENT: Final = {"kv_cache_usage", "gpu_utilisation"}  # of SERVER_LOAD: shares, drawn in %
@@ -62,6 +62,9 @@ class HeatMap(msgspec.Struct):
     """Counts per column of time and row of values, over all targets of a run."""
 
     title: str
+    metric: str
+    run: int
+    first: int  # bucket of the lowest row
     times: Values  # edges of the columns
     rows: list[tuple[float, float | None]]  # bounds of each row from the lowest on; the last may have none above
     cells: list[list[int]]
@@ -77,6 +80,10 @@ class Point(msgspec.Struct):
     cpu_percent: float | None
     steal_percent: float | None
     limited: tuple[float | None, float | None] | None
+    asked_rate: float | None
+    asked_in_flight: float | None
+    marks: list[Mark]  # all of them, as there are few
+    bounds: list[Bound]
 
 
 class Charts(msgspec.Struct):
@@ -88,6 +95,10 @@ class Charts(msgspec.Struct):
     limited: list[tuple[float | None, float | None]]
     distributions: list[DistributionChart]
     heat: list[HeatMap]
+    asked_rate: list[Values]  # of each run: requests per second that the plan asks for at each of its times
+    asked_in_flight: list[Values]
+    marks: list[list[Mark]]
+    bounds: list[list[Bound]]
 
 
 def charts_of(runs: Sequence[Run]) -> Charts:
@@ -104,7 +115,16 @@ def charts_of(runs: Sequence[Run]) -> Charts:
         health=[_health(run.timeline.spans) for run in runs],
         limited=[(rounded(span.start_s), rounded(span.end_s)) for span in spans if span.limited],
         distributions=list(_distributions(runs)),
-        heat=[h for run in runs for metric in HEATED if (h := _heat_map(run.timeline, metric, _title(runs, run)))],
+        heat=[
+            heat
+            for index, run in enumerate(runs)
+            for metric in HEATED
+            if (heat := _heat_map(run.timeline, index, metric, _title(runs, run)))
+        ],
+        asked_rate=[_known(_asked(run, run.timeline.spans, "rate")) for run in runs],
+        asked_in_flight=[_known(_asked(run, run.timeline.spans, "concurrency")) for run in runs],
+        marks=[_marks(run) for run in runs],
+        bounds=[list(bounds(run.report)) for run in runs],
     )
 
 
@@ -120,6 +140,10 @@ def last_point(run: Run) -> Point:
         cpu_percent=health.cpu_percent[0],
         steal_percent=health.steal_percent[0],
         limited=(rounded(span.start_s), rounded(span.end_s)) if span.limited else None,
+        asked_rate=_asked(run, [span], "rate")[0],
+        asked_in_flight=_asked(run, [span], "concurrency")[0],
+        marks=_marks(run),
+        bounds=list(bounds(run.report)),
     )
 
 
@@ -147,6 +171,7 @@ def _point(span: Span, target: str) -> dict[str, float | None]:
 
 def _rates(total: Slice, seconds: float) -> dict[str, float | None]:
     point: dict[str, float | None] = {
+        "sent": total.sent / seconds,
         "ok": total.count("ok") / seconds,
         "failed": total.failed / seconds,
         "tokens": (total.tokens("output") or 0) / seconds,
@@ -165,6 +190,21 @@ def _health(spans: Sequence[Span]) -> Health:
     )
 
 
+def _asked(run: Run, spans: Sequence[Span], key: str) -> Values:
+    """At the middle of each span."""
+    middles = [(span.start_s + span.end_s) / 2 for span in spans]
+    return [rounded(value) for value in asked(run.report, run.setting.plan, middles, key)]
+
+
+def _known(values: Values) -> Values:
+    """Empty where no phase has such a load."""
+    return values if any(value is not None for value in values) else []
+
+
+def _marks(run: Run) -> list[Mark]:
+    return [*phase_marks(run.report), *run.timeline.incidents.marks]
+
+
 def _distributions(runs: Sequence[Run]) -> Iterator[DistributionChart]:
     """A chart per metric with the curves of every target of every run, where there are any."""
     targets = [(run, target) for run in runs for target in run.targets]  # as Charts.series
@@ -179,11 +219,9 @@ def _distributions(runs: Sequence[Run]) -> Iterator[DistributionChart]:
             yield DistributionChart(METRICS[metric].label, METRICS[metric].unit, curves)
 
 
-def _heat_map(timeline: Timeline, metric: str, title: str) -> HeatMap | None:
+def _heat_map(timeline: Timeline, run: int, metric: str, title: str) -> HeatMap | None:
     """Without most of the empty rows above and below; None if there is nothing to show."""
-    spans = timeline.spans
-    per_column = max(1, math.ceil(len(spans) / HEAT_COLUMNS))
-    groups = [spans[start : start + per_column] for start in range(0, len(spans), per_column)]
+    groups = timeline.columns()
     cells = np.array([_bucket_sum(group, metric) for group in groups])
     filled = np.flatnonzero(cells.sum(axis=0)) if len(cells) else np.empty(0, int)
     if not len(filled):
@@ -193,7 +231,10 @@ def _heat_map(timeline: Timeline, metric: str, title: str) -> HeatMap | None:
     label = METRICS[metric].label
     return HeatMap(
         title=f"{label} heat map of {title}" if title else f"{label} heat map",
-        times=[*(rounded(group[0].start_s) for group in groups), rounded(spans[-1].end_s)],
+        metric=metric,
+        run=run,
+        first=low,
+        times=[rounded(edge) for edge in timeline.edges()],
         rows=[(bounds[k] or 0, bounds[k + 1]) for k in range(low, high)],
         cells=cells[:, low:high].tolist(),
     )

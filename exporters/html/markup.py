@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import html
+import json
 from collections.abc import Iterable
 from importlib import resources
+from typing import Any
+
+from ..figures import MISSING
 
 
 class Markup(str):
@@ -24,9 +28,10 @@ def joined(parts: Iterable[object]) -> Markup:
     return Markup("".join(escaped(part) for part in parts))
 
 
-def element(name: str, *children: object, classes: str = "", style: str = "", title: str = "") -> Markup:
-    """`<name class=classes style=style title=title>children</name>`."""
-    pairs = (("class", classes), ("style", style), ("title", title))
+def element(name: str, *children: object, classes: str = "", style: str = "", title: str = "", **others: str) -> Markup:
+    """`<name class=classes style=style title=title>children</name>`; `others` are further attributes, `_` for `-`."""
+    pairs = [("class", classes), ("style", style), ("title", title)]
+    pairs += [(key.replace("_", "-"), value) for key, value in others.items()]
     attributes = "".join(f' {key}="{escaped(value)}"' for key, value in pairs if value)
     return Markup(f"<{name}{attributes}>{joined(children)}</{name}>")
 
@@ -42,15 +47,31 @@ def row(cells: Iterable[object], classes: str = "") -> Markup:
     return element("tr", *made, classes=classes)
 
 
-def table(head: Iterable[object], rows: Iterable[Iterable[object]]) -> Markup:
+def table(head: Iterable[object], rows: Iterable[Iterable[object]], classes: str = "") -> Markup:
     """A table with a head of `<th>`, unless `head` is empty. A row is a sequence of cells or made by `row`."""
-    heads = [element("th", each) for each in head]
-    body = (each if isinstance(each, Markup) else row(each) for each in rows)
-    return element("table", *([element("tr", *heads)] if heads else ()), *body)
+    heads = [element("th", each, scope="col") for each in head]
+    body = element("tbody", *(each if isinstance(each, Markup) else row(each) for each in rows))
+    return element("table", *([element("thead", element("tr", *heads))] if heads else ()), body, classes=classes)
 
 
 def card(*children: object, classes: str = "scroll") -> Markup:
-    return element("div", *children, classes=f"card {classes}".strip())
+    """A framed part of the page. One that scrolls sideways can be scrolled with the keyboard."""
+    keyboard = {"tabindex": "0", "role": "group"} if "scroll" in classes else {}
+    return element("div", *children, classes=f"card {classes}".strip(), **keyboard)
+
+
+def details(summary: str, content: object) -> Markup:
+    """A part that is closed until it is asked for."""
+    return element("details", element("summary", summary, classes="small"), content)
+
+
+def plain(value: Any) -> str:
+    """A value of any JSON as text."""
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    if value is None:
+        return MISSING
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
 def document(title: str, *body: object) -> str:

@@ -8,6 +8,7 @@ servers' load are the highest.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
@@ -18,7 +19,9 @@ from ...collectors.rollup import Slice
 from ...collectors.snapshot import SNAPSHOT_DECODER, Snapshot
 from ...engine.files import UNDECODABLE
 from ..spool.parts import lines_of
+from .marks import Incidents
 
+HEAT_COLUMNS: Final = 240
 POINTS: Final = 1200  # a point per pixel of the widest chart
 LATENCIES: Final = ("ttft_ms", "ttft_scheduled_ms", "itl_ms", "e2e_ms")  # the metrics shown over time
 HEATED: Final = ("ttft_ms", "itl_ms")  # those of them shown as heat maps: their bucket counts are kept
@@ -89,15 +92,30 @@ class Timeline:
         self.spans: list[Span] = []
         self.ticks = 0
         self.ticks_per_span = 1
+        self.start_wall_ns: int | None = None  # of the run, Unix epoch
+        self.incidents = Incidents()
 
     def add(self, tick: Snapshot) -> None:
         if self.ticks % self.ticks_per_span == 0:
             self.spans.append(Span(tick.elapsed_s - tick.seconds))
         span = self.spans[-1]
         span.add(tick, self._heated)
+        self.incidents.add(tick.client, tick.elapsed_s)
+        if self.start_wall_ns is None:
+            self.start_wall_ns = tick.wall_time_ns - round(tick.elapsed_s * 1e9)
         self.ticks += 1
         if len(self.spans) > self._points:
             self._halve()
+
+    def columns(self) -> list[list[Span]]:
+        """The spans in at most HEAT_COLUMNS groups of equal size, the last one perhaps smaller: those of heat maps."""
+        size = max(1, math.ceil(len(self.spans) / HEAT_COLUMNS))
+        return [self.spans[start : start + size] for start in range(0, len(self.spans), size)]
+
+    def edges(self) -> list[float]:
+        """The edges of the columns, in seconds since the start of the run; empty without a span."""
+        columns = self.columns()
+        return [*(group[0].start_s for group in columns), columns[-1][-1].end_s] if columns else []
 
     def _halve(self) -> None:
         for first, second in zip(self.spans[::2], self.spans[1::2], strict=False):

@@ -7,9 +7,10 @@ before gets the change, any other gets the state: what a slow viewer missed is n
     point      the last span of the charts (exporters.html.charts), once the span is complete
     sections   the words and tables of the page by the id of their element, with `point`
 
-and a state has `charts` instead of `point`: it is sent to a viewer that comes or falls behind, and to all when the spans
-were merged or the run has grown by a tenth. Both a span's length and that step grow with the run, so that all but `now`
-(about 600 bytes a tick) comes to an amount that grows with the logarithm of the run's length.
+and a state has `charts` instead of `point`, and once the run has ended `requests`: it is sent to a viewer that comes or
+falls behind, and to all when the spans were merged or the run has grown by a tenth. Both a span's length and that step
+grow with the run, so that all but `now` (about 600 bytes a tick) comes to an amount that grows with the logarithm of the
+run's length.
 """
 
 from __future__ import annotations
@@ -32,7 +33,8 @@ from ..html.charts import Charts, Point, charts_of, last_point
 from ..html.curves import exact_curves, rough_curves
 from ..html.markup import Markup, element, joined
 from ..html.page import LiveParts, asset, page_of, sections_of
-from ..html.run import Run, run_so_far
+from ..html.requests import Pictures
+from ..html.run import Run, ended_run, run_so_far
 from ..html.timeline import LATENCIES, POINTS, Timeline
 from ..rundir import damage_named, read_report
 from ..spool.tail import Destination
@@ -58,6 +60,7 @@ class Change(msgspec.Struct, omit_defaults=True):
     charts: Charts | None = None
     point: Point | None = None
     sections: dict[str, str] | None = None
+    requests: list[Pictures] | None = None
 
 
 class RunState:
@@ -100,10 +103,9 @@ class RunState:
 
     def end(self, report: Report) -> None:
         """The run has its summary: from now on the page is its report. Raises OutputError."""
-        run = run_so_far(self._run_dir, report, self._timeline)
         with damage_named(self._run_dir):
-            curves = exact_curves(self._run_dir, run.targets)
-        self._final = run._replace(curves=curves or rough_curves(self._timeline, run.targets), exact=bool(curves))
+            curves = exact_curves(self._run_dir, [target.name for target in report.targets])
+            self._final = ended_run(self._run_dir, report, self._timeline, curves)
         self.version += 1
         self._change = None
         self.ended = True
@@ -115,6 +117,7 @@ class RunState:
         if self._made[0] != self.version:
             run = self._run()
             change = Change(self.version, self._now(), self.ended, charts=charts_of([run]), sections=_sections(run))
+            change.requests = [run.pictures] if run.pictures else None
             self._made = self.version, msgspec.json.encode(change)
         return self._made[1]
 
