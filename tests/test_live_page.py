@@ -17,12 +17,14 @@ import pytest
 from llm_latency_lens.cli.live import address_and_plan, live_page
 from llm_latency_lens.collectors.snapshot import SNAPSHOT_DECODER, Snapshot
 from llm_latency_lens.engine.errors import PlanError
+from llm_latency_lens.exporters.figures import clock
 from llm_latency_lens.exporters.rundir import read_report
 from llm_latency_lens.exporters.web.listen import Listener, listen, parse
 from llm_latency_lens.exporters.web.live import LivePage, RunState
 from tests.support_browser import browsing
 from tests.support_lens import accounts, finish, lens, running
 from tests.support_live import deaf_viewer, fetched, messages, now, url_in, when_up
+from tests.support_rows import write_rows
 from tests.support_runs import FakeRun
 from tests.support_simulator import FAST, Simulator, simulator
 
@@ -236,6 +238,46 @@ def served(listener: Listener, run_dir: Path, stop: Callable[[], None] | None = 
         yield page
     finally:
         page.close()
+
+
+LABELS = (
+    """[...document.querySelectorAll("#time [role=img]")].map((each) => each.getAttribute("aria-label")).join("\\n")"""
+)
+DRAWN = """[document.querySelectorAll(".uplot").length + document.querySelectorAll("canvas.heat").length,
+  Number(document.documentElement.dataset.charts)]"""
+
+
+@pytest.mark.slow
+def test_a_page_that_grew_is_the_page_that_is_opened_now(tmp_path: Path) -> None:
+    """Charts are extended and drawn anew again and again: none may be there twice, keep an old value, or lose what the
+    reader has opened and hidden."""
+    report = FakeRun(ticks=9, targets=5).write(tmp_path, records=0)
+    (tmp_path / "plan.json").write_text('{"phases": [{"name": "steady", "load": {"rate": 100}}]}')
+    write_rows(tmp_path, 500, targets=5, seconds=9)
+    listener = listen("", "--live")
+    with served(listener, tmp_path) as live, browsing(listener.url, tmp_path) as page:
+        page.wait_for("document.getElementById('live-state').textContent === 'live'")
+        for line in (tmp_path / "intervals.jsonl").read_bytes().splitlines():
+            tick = SNAPSHOT_DECODER.decode(line)
+            live.write([tick])
+            page.wait_for(f"document.getElementById('now-elapsed').textContent === '{clock(tick.elapsed_s)}'")
+            if tick.tick == 2:
+                page.value("document.querySelector('#time .numbers').open = true")
+                page.value("document.querySelector('#targets button').click()")
+        grown, charts = page.value(LABELS), page.value(DRAWN)
+        assert page.value("document.querySelectorAll('#time .panel[hidden]').length") > 3
+        page.value("document.querySelector('#targets button').click()")
+        with browsing(listener.url, tmp_path) as fresh:
+            fresh.wait_for("document.documentElement.dataset.charts > 0")
+            assert grown == fresh.value(LABELS)
+            assert charts == fresh.value(DRAWN)
+            assert charts[0] == charts[1] > 30
+        live.end(report)
+        page.wait_for("document.documentElement.dataset.pictures > 0")
+        assert page.value("document.querySelector('#time .numbers').open")
+        assert page.value(DRAWN)[0] == page.value(DRAWN)[1]
+        assert "input tokens, target-4" in page.value("document.getElementById('load').textContent")
+        assert page.console == []
 
 
 def test_a_page_elsewhere_than_on_loopback_needs_the_token(tmp_path: Path, ticks: list[Snapshot]) -> None:
