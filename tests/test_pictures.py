@@ -153,3 +153,12 @@ def test_the_offered_rate_follows_the_plan_until_its_planned_end(load: object, e
     plan = {"phases": [{"name": "steady", "duration": "4s", "load": {"rate": load}}]}
     assert asked(run.report(), plan, [0.0, 2.0, 3.0, 5.0], "rate") == pytest.approx(expected)
     assert asked(run.report(), plan, [0.0], "concurrency") == [None]
+
+
+def test_a_ramp_that_goes_on_has_the_slope_of_its_plan() -> None:
+    """Of a run that goes on or was interrupted only a part is in the report: its end is not the end of the ramp."""
+    run = FakeRun(ticks=2, targets=1)
+    list(run.snapshots())
+    load = {"rate": {"from": 0, "to": 40, "curve": "linear"}}
+    plan = {"phases": [{"name": "steady", "duration": "4s", "load": load}]}
+    assert asked(run.report(), plan, [0.5, 1.5, 2.5], "rate") == pytest.approx([5, 15, None])
