@@ -46,33 +46,43 @@ def endpoint_of(export: OtlpExport) -> str:
     raise PlanError("otlp: the URL must read otlp://HOST[:PORT] or http(s)://HOST:PORT/v1/metrics")
 
 
-class Otlp(Destination[Snapshot]):
-    """Pushes ticks with OpenTelemetry's own exporter."""
+class OtlpConnection:
+    """What metrics and spans share of a way to a collector: its address, its headers, and who sends. Raises PlanError where
+    the extra is not installed."""
 
-    def __init__(self, export: OtlpExport, *, name: str, models: Models) -> None:
+    def __init__(self, export: OtlpExport, endpoint: str, *, what: str, name: str) -> None:
         try:
-            from opentelemetry.exporter.otlp.proto.http.metric_exporter import OTLPMetricExporter
+            import opentelemetry.exporter.otlp.proto.http  # noqa: F401  # the other package of the extra
             from opentelemetry.sdk.resources import Resource
             from opentelemetry.sdk.util.instrumentation import InstrumentationScope
         except ImportError:
             raise missing_extra("otlp", "an export to OpenTelemetry") from None
         logging.getLogger("opentelemetry").setLevel(logging.CRITICAL)  # failures are reported by the Pump, once
-        headers = {name: value.value for name, value in export.headers.items()}
-        endpoint = endpoint_of(export)
         parts = urlsplit(endpoint)
-        self._peer = parts.hostname or "", parts.port or (443 if parts.scheme == "https" else 80)
-        self.name = f"OTLP at {self._peer[0]}:{self._peer[1]}"
-        self._models = models
-        self._exporter = OTLPMetricExporter(endpoint=endpoint, headers=headers, timeout=TIMEOUT_S)
-        self._resource = Resource({"service.name": "llm-latency-lens", "lens.plan": name})
-        self._scope = InstrumentationScope("llm_latency_lens")
+        self.host, self.port = parts.hostname or "", parts.port or (443 if parts.scheme == "https" else 80)
+        self.name = f"{what} at {self.host}:{self.port}"
+        headers = {name: value.value for name, value in export.headers.items()}
+        self.options: dict[str, Any] = {"endpoint": endpoint, "headers": headers, "timeout": TIMEOUT_S}
+        self.resource = Resource({"service.name": "llm-latency-lens", "lens.plan": name})
+        self.scope = InstrumentationScope("llm_latency_lens")
 
     def check(self, run: str) -> None:
         """Raises Unavailable with the reason when nothing listens there: the library says only that it failed."""
         try:
-            socket.create_connection(self._peer, timeout=CONNECT_S).close()
+            socket.create_connection((self.host, self.port), timeout=CONNECT_S).close()
         except OSError as error:
             raise Unavailable(f"cannot be reached: {error.strerror or error}") from None
+
+
+class Otlp(OtlpConnection, Destination[Snapshot]):
+    """Pushes ticks with OpenTelemetry's own exporter."""
+
+    def __init__(self, export: OtlpExport, *, name: str, models: Models) -> None:
+        super().__init__(export, endpoint_of(export), what="OTLP", name=name)
+        from opentelemetry.exporter.otlp.proto.http.metric_exporter import OTLPMetricExporter
+
+        self._models = models
+        self._exporter = OTLPMetricExporter(**self.options)
 
     def write(self, ticks: list[Snapshot]) -> None:
         self._push(metric for tick in ticks for metric in self._metrics(tick))
@@ -88,8 +98,8 @@ class Otlp(Destination[Snapshot]):
             known = metrics.setdefault(metric.name, metric)
             if known is not metric:
                 known.data.data_points.extend(metric.data.data_points)
-        scope = ScopeMetrics(self._scope, list(metrics.values()), "")
-        result = self._exporter.export(MetricsData([ResourceMetrics(self._resource, [scope], "")]))
+        scope = ScopeMetrics(self.scope, list(metrics.values()), "")
+        result = self._exporter.export(MetricsData([ResourceMetrics(self.resource, [scope], "")]))
         if result is not MetricExportResult.SUCCESS:
             self.check("")
             raise Unavailable("did not take the metrics; its log says why")

@@ -7,15 +7,12 @@ https://opentelemetry.io/docs/specs/semconv/gen-ai/gen-ai-spans/
 
 from __future__ import annotations
 
-import logging
-import socket
 from typing import Any, Final
 from urllib.parse import urlsplit, urlunsplit
 
-from ..engine.installed import missing_extra
 from ..engine.plan.plan import OtlpExport
 from .genai import Models, genai_of
-from .otlp import CONNECT_S, TIMEOUT_S, endpoint_of
+from .otlp import OtlpConnection, endpoint_of
 from .span_log import SpanRow
 from .spool.tail import Destination, Unavailable
 
@@ -30,33 +27,15 @@ def traces_endpoint(export: OtlpExport) -> str:
     return urlunsplit(parts._replace(path=path))
 
 
-class OtlpSpans(Destination[SpanRow]):
+class OtlpSpans(OtlpConnection, Destination[SpanRow]):
     """Pushes spans with OpenTelemetry's own exporter."""
 
     def __init__(self, export: OtlpExport, *, name: str, models: Models) -> None:
-        try:
-            from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
-            from opentelemetry.sdk.resources import Resource
-            from opentelemetry.sdk.util.instrumentation import InstrumentationScope
-        except ImportError:
-            raise missing_extra("otlp", "an export to OpenTelemetry") from None
-        logging.getLogger("opentelemetry").setLevel(logging.CRITICAL)  # failures are reported by the Pump, once
-        endpoint = traces_endpoint(export)
-        parts = urlsplit(endpoint)
-        self._peer = parts.hostname or "", parts.port or (443 if parts.scheme == "https" else 80)
-        self.name = f"OTLP spans at {self._peer[0]}:{self._peer[1]}"
-        self._models = models
-        headers = {name: value.value for name, value in export.headers.items()}
-        self._exporter = OTLPSpanExporter(endpoint=endpoint, headers=headers, timeout=TIMEOUT_S)
-        self._resource = Resource({"service.name": "llm-latency-lens", "lens.plan": name})
-        self._scope = InstrumentationScope("llm_latency_lens")
+        super().__init__(export, traces_endpoint(export), what="OTLP spans", name=name)
+        from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
 
-    def check(self, run: str) -> None:
-        """Raises Unavailable with the reason when nothing listens there: the library says only that it failed."""
-        try:
-            socket.create_connection(self._peer, timeout=CONNECT_S).close()
-        except OSError as error:
-            raise Unavailable(f"cannot be reached: {error.strerror or error}") from None
+        self._models = models
+        self._exporter = OTLPSpanExporter(**self.options)
 
     def write(self, ticks: list[SpanRow]) -> None:
         from opentelemetry.sdk.trace.export import SpanExportResult
@@ -78,14 +57,14 @@ class OtlpSpans(Destination[SpanRow]):
         return ReadableSpan(
             f"{named.operation} {named.model}".rstrip(),
             context=context,
-            resource=self._resource,
+            resource=self.resource,
             attributes=self._attributes(row),
             events=[Event(f"lens.{name}", timestamp=at) for name, at in row.marks.items()],
             kind=SpanKind.CLIENT,
             status=Status(StatusCode.ERROR, row.message or row.outcome) if failed else Status(StatusCode.UNSET),
             start_time=row.start_ns,
             end_time=row.end_ns,
-            instrumentation_scope=self._scope,
+            instrumentation_scope=self.scope,
         )
 
     def _attributes(self, row: SpanRow) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import os
 import shutil
+import signal
 import tempfile
 from collections.abc import Iterator
 from contextlib import suppress
@@ -20,6 +21,9 @@ RUNTIME = Path(tempfile.mkdtemp(prefix="lens-tests-", dir="/dev/shm"))
 os.environ["RUNTIME_DIRECTORY"] = str(RUNTIME)
 SEGMENTS = RUNTIME / "llm-latency-lens"
 os.environ["XDG_STATE_HOME"] = str(RUNTIME / "state")  # what this host's calibration says is no part of a test
+
+# A session that was started in the background ignores SIGINT, and so would all that it starts.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # How long an example takes depends on the machine's other load, and says nothing of the code under test.
 settings.register_profile("busy", deadline=None, suppress_health_check=[HealthCheck.too_slow])

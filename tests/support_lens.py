@@ -7,7 +7,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from time import monotonic, sleep
 from typing import Any, NamedTuple
@@ -49,11 +49,16 @@ def measured(*arguments: str, cwd: Path, env: Mapping[str, str] | None = None) -
     return ended.summary
 
 
-@contextmanager
-def running(*arguments: str, cwd: Path, program: Sequence[str] = LENS) -> Iterator[subprocess.Popen[str]]:
+def running(*arguments: str, cwd: Path, program: Sequence[str] = LENS) -> AbstractContextManager[subprocess.Popen[str]]:
     """`lens run --json ARGUMENTS` while it runs; `program` stands for `lens`."""
+    return started(["run", "--json", *arguments], cwd=cwd, program=program)
+
+
+@contextmanager
+def started(arguments: Sequence[str], *, cwd: Path, program: Sequence[str] = LENS) -> Iterator[subprocess.Popen[str]]:
+    """`lens ARGUMENTS` while it runs; `program` stands for `lens`."""
     process = subprocess.Popen(
-        [*program, "run", "--json", *arguments],
+        [*program, *arguments],
         cwd=cwd,
         env=environment(),
         stdout=subprocess.PIPE,

@@ -19,10 +19,13 @@ from tests.support_simulator import Simulator, simulator
 ROOT = Path(__file__).parent.parent
 EXAMPLES = ROOT / "examples"
 MANIFEST = EXAMPLES / "kubernetes-job.yaml"
-PLANS = sorted(path.stem for path in EXAMPLES.glob("*.yaml") if path != MANIFEST)
+RAY_JOB = EXAMPLES / "hosts-kuberay.yaml"
+PLANS = sorted(path.stem for path in EXAMPLES.glob("*.yaml") if path not in (MANIFEST, RAY_JOB))
 KEYS = ("OPENAI_API_KEY", "ANTHROPIC_API_KEY", "GEMINI_API_KEY", "CO_API_KEY", "AZURE_OPENAI_API_KEY")
 RUN = ["azure", "prometheus", "ramp", "sessions", "sharegpt", "slo-gate", "steps", "trace", "vllm"]  # others: below
-ELSEWHERE = ["compare", "ollama", "plain-json", "tgi", "influxdb", "probe"]  # test_providers; need a database, months
+ELSEWHERE = [  # test_providers; need a database, months, a cluster
+    "compare", "ollama", "plain-json", "tgi", "influxdb", "probe", "hosts-ray",
+]  # fmt: skip
 
 
 def test_every_example_is_run_or_needs_a_real_service() -> None:
@@ -116,3 +119,14 @@ def test_the_kubernetes_job_runs_what_the_image_has() -> None:
     assert mounted == {volume["name"] for volume in spec["volumes"]}
     claims = [volume["persistentVolumeClaim"] for volume in spec["volumes"] if "persistentVolumeClaim" in volume]
     assert claims == [{"claimName": claim["metadata"]["name"]}]
+
+
+def test_the_plans_of_many_hosts_are_right(tmp_path: Path) -> None:
+    """They need a cluster; what can be wrong in them without one is seen here."""
+    config, job = yaml.safe_load_all(RAY_JOB.read_text())
+    assert job["spec"]["entrypoint"] == "lens run /plan/plan.yaml"
+    (tmp_path / "plan.yaml").write_text(config["data"]["plan.yaml"])
+    for plan in (str(tmp_path / "plan.yaml"), str(EXAMPLES / "hosts-ray.yaml")):
+        checked = lens("validate", plan, cwd=tmp_path)
+        assert checked.code == 0, checked.stderr
+        assert "4 load hosts (ray)" in checked.stdout

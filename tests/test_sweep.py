@@ -9,8 +9,7 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator
 from pathlib import Path
 from time import monotonic, sleep
 from typing import Any
@@ -23,7 +22,7 @@ from llm_latency_lens.collectors.sweep import DECODER
 from llm_latency_lens.engine.errors import PlanError
 from llm_latency_lens.engine.runs.placement import physical_cores
 from llm_latency_lens.exporters.sweep.files import HEADER
-from tests.support_lens import LENS, Ended, environment, lens
+from tests.support_lens import LENS, Ended, finish, lens, started
 from tests.support_simulator import Simulator, simulator
 
 SLO = "ttft_ms.p50 <= 100ms"
@@ -34,29 +33,6 @@ SLOTS: dict[str, Any] = {"ttft_ms": 20, "itl_ms": 2, "tokens": 5, "concurrency":
 def options(server: Simulator, *more: str) -> list[str]:
     target = ["--base-url", f"{server.base_url}/v1", "--model", "m", "--workers", "1"]
     return ["sweep", *target, "--warmup", "300ms", "--slo", SLO, "--json", *more]
-
-
-@contextmanager
-def started(cwd: Path, arguments: Sequence[str], wrapper: Sequence[str] = ()) -> Iterator[subprocess.Popen[str]]:
-    process = subprocess.Popen(
-        [*wrapper, *LENS, *arguments],
-        cwd=cwd,
-        env=environment(),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    try:
-        yield process
-    finally:
-        if process.poll() is None:
-            process.kill()
-        process.communicate()
-
-
-def ended(process: subprocess.Popen[str], timeout: float = 90) -> Ended:
-    out, err = process.communicate(timeout=timeout)
-    return Ended(process.returncode, out, err)
 
 
 def wait_until_point(cwd: Path, process: subprocess.Popen[str], *, points: int, timeout: float = 60) -> Path:
@@ -82,7 +58,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Simulator]:
 def resumed(tmp_path_factory: pytest.TempPathFactory, server: Simulator) -> tuple[Path, Ended, bytes]:
     """A sweep that was killed in its second point, then resumed: its directory, how it ended, sweep.json before."""
     folder = tmp_path_factory.mktemp("sweep")
-    with started(folder, options(server, "--over", "concurrency", "--grid", GRID)) as process:
+    with started(options(server, "--over", "concurrency", "--grid", GRID), cwd=folder) as process:
         found = wait_until_point(folder, process, points=1)
         before = (found / "sweep.json").read_bytes()
     return found, lens("sweep", "--resume", str(found), "--json", cwd=folder), before
@@ -195,10 +171,10 @@ def test_a_sweep_is_resumed_only_as_what_it_is(resumed: tuple[Path, Ended, bytes
 @pytest.mark.slow
 def test_ctrl_c_ends_a_sweep_with_what_is_known(server: Simulator, tmp_path: Path) -> None:
     """The run drains, sweep.json and report are there, and the exit code says that it was interrupted."""
-    with started(tmp_path, options(server, "--over", "concurrency=1:8")) as process:
+    with started(options(server, "--over", "concurrency=1:8"), cwd=tmp_path) as process:
         folder = wait_until_point(tmp_path, process, points=0)
         process.send_signal(signal.SIGINT)
-        done = ended(process)
+        done = finish(process, timeout=90)
     assert done.code == 130, done.stderr
     found = json.loads(done.stdout)
     assert (found["answer"]["state"], found["points"]) == ("UNDECIDED", [])
@@ -214,8 +190,8 @@ def test_a_client_without_cpu_time_is_never_taken_for_the_server(server: Simulat
     hogs = [subprocess.Popen([sys.executable, "-c", busy]) for _ in range(2)]
     try:
         load = ["--over", "rate=60:120", "--arrivals", "poisson", "--duration", "3s"]
-        with started(tmp_path, options(server, *load), wrapper=["nice", "-n", "19"]) as process:
-            done = ended(process, timeout=110)
+        with started(options(server, *load), cwd=tmp_path, program=["nice", "-n", "19", *LENS]) as process:
+            done = finish(process, timeout=110)
     finally:
         for hog in hogs:
             hog.kill()

@@ -85,7 +85,8 @@ def _free_name(name: str, taken: set[str]) -> str:
 
 def _provider(node: Node) -> str:
     """The name of a dialect. Other packages are looked for only where ours do not have the name."""
-    return node.choice(DIALECTS if node.value in DIALECTS else dialect_names())
+    known = isinstance(node.value, str) and node.value in DIALECTS
+    return node.choice(DIALECTS if known else dialect_names())
 
 
 def _base_url(node: Node, provider: str, dialect: Dialect) -> tuple[str, bool]:
