@@ -153,7 +153,9 @@ def state_of(report: Report) -> State:
     }
     states = {slo.state for slo in report.slo}
     missed = "FAIL" in states or report.run.ended_by in ("slo", "error_rate")
-    if report.run.load == "open" and not missed:
+    # Left early and undecided, but far from its objectives: a higher load says more.
+    left = report.run.ended_by == "until" and all(_far(slo) for slo in report.slo)
+    if report.run.load == "open" and not missed and (states == {"PASS"} or left):
         against -= DELAYS
     if against & CLIENT_CODES:
         # Few requests, left for a higher load: one that was sent late says nothing.
@@ -162,6 +164,11 @@ def state_of(report: Report) -> State:
     if missed:
         return "FAIL"
     return "PASS" if states == {"PASS"} and not against else "UNDECIDED"
+
+
+def _far(slo: Slo) -> bool:
+    value = against_of(slo).value
+    return slo.state == "PASS" or (value is not None and value < CLEAR)
 
 
 class Against(NamedTuple):

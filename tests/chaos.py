@@ -223,7 +223,7 @@ def lens_with_small_rings() -> None:
     from llm_latency_lens.cli.main import main as program
 
     usual = launch.geometry_of
-    launch.geometry_of = lambda plan, workers: usual(plan, workers)._replace(requests=128)
+    launch.geometry_of = lambda *given: usual(*given)._replace(requests=128)
     sys.exit(program())
 
 
