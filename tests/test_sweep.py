@@ -183,15 +183,16 @@ def test_ctrl_c_ends_a_sweep_with_what_is_known(server: Simulator, tmp_path: Pat
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(300)
 def test_a_client_without_cpu_time_is_never_taken_for_the_server(server: Simulator, tmp_path: Path) -> None:
     """Busy programs on the worker's core, and the worker at the lowest priority: its own waiting is all that it measures."""
     core = physical_cores(sorted(os.sched_getaffinity(0)))[-1]
     busy = f"import os\nos.sched_setaffinity(0, {{{core}}})\nwhile True: pass"
     hogs = [subprocess.Popen([sys.executable, "-c", busy]) for _ in range(2)]
     try:
-        load = ["--over", "rate=60:120", "--arrivals", "poisson", "--duration", "3s"]
+        load = ["--over", "rate=60:120", "--precision", "25%", "--arrivals", "poisson", "--duration", "3s"]
         with started(options(server, *load), cwd=tmp_path, program=["nice", "-n", "19", *LENS]) as process:
-            done = finish(process, timeout=110)
+            done = finish(process, timeout=280)
     finally:
         for hog in hogs:
             hog.kill()
