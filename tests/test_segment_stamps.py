@@ -156,7 +156,7 @@ def test_a_flood_that_overflows_the_tap_costs_stamps_and_no_request(tmp_path: Pa
         plan = tmp_path / "plan.yaml"
         plan.write_text(
             f"targets: [{{base_url: '{sim.base_url}/v1', model: m}}]\nworkers: 1\nstamps: read\n"
-            f"load: {{concurrency: 5}}\nduration: 8s\noutput: {{dir: '{tmp_path / 'runs'}'}}\n"
+            f"load: {{concurrency: 5}}\nduration: 12s\noutput: {{dir: '{tmp_path / 'runs'}'}}\n"
         )
         command = [sys.executable, str(Path(support_small_tap.__file__)), str(plan), str(1 << 19)]
         with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as run:
