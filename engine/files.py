@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 from pathlib import Path
-from typing import Final
+from typing import IO, Final
 
 import msgspec
 
@@ -25,6 +26,18 @@ def replace(path: Path, content: bytes) -> None:
     except OSError:
         temporary.unlink(missing_ok=True)
         raise
+
+
+def lock_of(path: Path) -> IO[bytes]:
+    """The file at `path`, made if need be and locked for this process alone until it is closed (flock(2)). Raises
+    BlockingIOError where another process holds it, OSError where it cannot be written."""
+    lock = path.open("wb")
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        lock.close()
+        raise
+    return lock
 
 
 def write_at(fd: int, content: bytes | memoryview, offset: int) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,6 +10,7 @@ from pathlib import Path
 import click
 
 from ...engine.errors import OutputError
+from ...engine.files import lock_of
 from ...engine.runs.interrupts import Interrupts
 
 
@@ -43,12 +43,10 @@ def locked(folder: Path) -> Iterator[None]:
     """The state directory, for this process alone. Raises OutputError."""
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        lock = (folder / "lock").open("wb")
+        lock = lock_of(folder / "lock")
+    except BlockingIOError as error:
+        raise OutputError(f"another probe works in {folder}; give each its own --state-dir") from error
     except OSError as error:
         raise OutputError(f"cannot write the state directory {folder}: {error.strerror}; see --state-dir") from error
     with lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise OutputError(f"another probe works in {folder}; give each its own --state-dir") from error
         yield

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import ctypes
-import fcntl
 import os
 import signal
 import sys
@@ -27,6 +26,7 @@ from ...collectors.hosts.tick import TickRelay
 from ...collectors.slos import judge_slos
 from ...collectors.snapshot import Report
 from ...engine.errors import LensError
+from ...engine.files import lock_of
 from ...engine.hosts.relay import FOLDER as TICKS
 from ...engine.hosts.relay import TickFolder
 from ...engine.process import die_with_parent
@@ -79,11 +79,11 @@ def sinks_of(manifest: Manifest) -> list[Sink]:
 
 def collect(segment_dir: Path) -> Report:
     """Runs the collector to the end of the run and writes summary.json. Raises LensError."""
-    with (segment_dir / LOCK).open("wb") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise LensError(f"another collector works on {segment_dir}") from error
+    try:
+        lock = lock_of(segment_dir / LOCK)
+    except BlockingIOError as error:
+        raise LensError(f"another collector works on {segment_dir}") from error
+    with lock:
         collector = collector_of(segment_dir)
         report = collector.run()
         manifest = read_manifest(segment_dir)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
 import os
 from collections.abc import Iterator
@@ -15,7 +14,7 @@ import msgspec
 from ...collectors.snapshot import Report
 from ...collectors.sweep import Measured, Spent, Wanted, spent_of
 from ...engine.errors import LensError, OutputError, PlanError
-from ...engine.files import UNDECODABLE, replace
+from ...engine.files import UNDECODABLE, lock_of, replace
 from ...engine.plan.plan import Plan
 from ...engine.plan.written import masked
 from ...engine.runs.rundir import PLAN, SUMMARY, run_id_of
@@ -74,14 +73,12 @@ def read_settings(folder: Path) -> Settings:
 def locked(folder: Path) -> Iterator[None]:
     """The directory for this process alone. Raises OutputError."""
     try:
-        lock = (folder / LOCK).open("wb")
+        lock = lock_of(folder / LOCK)
+    except BlockingIOError as error:
+        raise OutputError(f"{folder} is still being written by another `lens sweep`; stop it first") from error
     except OSError as error:
         raise OutputError(f"cannot write the sweep's directory {folder}: {error.strerror}") from error
     with lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise OutputError(f"{folder} is still being written by another `lens sweep`; stop it first") from error
         yield
 
 
