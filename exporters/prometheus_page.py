@@ -52,6 +52,7 @@ from .prometheus_protobuf import Native, encoded
 QUANTILES: Final = {name: f"{percent / 100:g}" for name, percent in PERCENTILES.items()}
 
 Labels = tuple[str, ...]
+Sample = tuple[Labels, float | None]
 _AT: Final = ["target", "phase"]
 _SEMANTIC: Final = [*LABELS]
 
@@ -161,16 +162,15 @@ def _sum(metric: CatalogueMetric, each: Slice) -> float:
     return each.moments[metric.name].sum / metric.scale * metric.base_factor
 
 
-def _counter(name: str, text: str, labels: list[str], samples: Iterable[tuple[Labels, float | None]]) -> Metric:
-    family = CounterMetricFamily(name, text, labels=labels)
-    for values, value in samples:
-        if value is not None:
-            family.add_metric(values, value)
-    return family
+def _counter(name: str, text: str, labels: list[str], samples: Iterable[Sample]) -> Metric:
+    return _filled(CounterMetricFamily(name, text, labels=labels), samples)
 
 
-def _gauge(name: str, text: str, labels: list[str], samples: Iterable[tuple[Labels, float | None]]) -> Metric:
-    family = GaugeMetricFamily(name, text, labels=labels)
+def _gauge(name: str, text: str, labels: list[str], samples: Iterable[Sample]) -> Metric:
+    return _filled(GaugeMetricFamily(name, text, labels=labels), samples)
+
+
+def _filled(family: CounterMetricFamily | GaugeMetricFamily, samples: Iterable[Sample]) -> Metric:
     for values, value in samples:
         if value is not None:
             family.add_metric(values, value)

@@ -16,8 +16,9 @@ from ..sweep.files import SWEEP, read_sweep
 from ..sweep.page import curves
 from ..sweep.words import UNITS, load
 from .page import head_of
-from .questions import Named, questions_of
+from .questions import questions_of
 from .read import differences, invalid, read_run
+from .run import named
 from .words import CAPACITY
 
 _EVERYTHING: Final = "all targets"
@@ -52,7 +53,7 @@ def compare_sweeps(
     if one.over != other.over:
         raise PlanError(f"one sweep is over {one.over}, the other over {other.over}: there is nothing to compare")
     unlike = [f"objectives: {'; '.join(one.slo)} against {'; '.join(other.slo)}"] if one.slo != other.slo else []
-    wanted = list(dict.fromkeys(map(Named.parse, metrics)))
+    wanted = named(metrics)
     questions: list[Question] = [] if wanted else [*_capacity(one, other, margin)]
     notes: list[Reason] = []
     common = _common(one, other)
@@ -100,6 +101,6 @@ def _longest(report: SweepReport) -> dict[float, SweepPoint]:
 
 def page_of(compared: Compared, sweeps: Sequence[Sweep]) -> str:
     """The page as text: the verdict, both sweeps' curves over one another, the table."""
-    named = [(each.path.resolve().name, each.report) for each in sweeps]
+    drawn = [(each.path.resolve().name, each.report) for each in sweeps]
     head, statistics = head_of(compared)
-    return document(f"{compared.state} - LLM Latency Lens", element("h1", "Sweeps"), head, *curves(named), statistics)
+    return document(f"{compared.state} - LLM Latency Lens", element("h1", "Sweeps"), head, *curves(drawn), statistics)
