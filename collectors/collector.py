@@ -23,7 +23,6 @@ from ..engine.files import replace
 from ..engine.records.layout import Counter
 from ..engine.runs.manifest import FILE as MANIFEST
 from ..engine.runs.manifest import Manifest, read_manifest
-from . import host
 from .batches import Reader
 from .blocked import Blocked
 from .calibration.result import Calibration
@@ -102,7 +101,6 @@ class Collector:
     ) -> None:
         self.directory = segment_dir
         self.manifest = read_manifest(segment_dir)
-        self.manifest.host = host.describe() | self.manifest.host
         self.sinks = list(sinks)
         self.relay = relay
         self.problems = list(prices.problems) if prices else []
@@ -185,10 +183,7 @@ class Collector:
             status = (self.directory / MANIFEST).stat()
             if (status.st_ino, status.st_mtime_ns) != self._stamp:
                 self._stamp = (status.st_ino, status.st_mtime_ns)
-                # The supervisor's manifest does not hold what this process found out about the host.
-                described = self.manifest.host
                 self.manifest = read_manifest(self.directory)
-                self.manifest.host = described | self.manifest.host
         self.totals.start_ns = self.manifest.phases[0].start_ns if self.manifest.phases else 0
 
     # --- a tick ---------------------------------------------------------------------------------------------------
@@ -287,8 +282,9 @@ class Collector:
 
     def _overspent_usd(self) -> float:
         budget = self.manifest.plan.limits.budget_usd
-        spent = self.totals.run.sums().tally[Tally.PICO_USD] / PICO_PER_USD
-        return 0.0 if budget is None else max(0.0, spent - budget)
+        if budget is None:
+            return 0.0
+        return max(0.0, float(self.totals.run.sums().tally[Tally.PICO_USD]) / PICO_PER_USD - budget)
 
     def _count_failures(self) -> None:
         health = self.state.health

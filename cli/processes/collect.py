@@ -21,7 +21,6 @@ from typing import Final
 from ...collectors.calibration.stored import load
 from ...collectors.collector import Collector, Sink
 from ...collectors.cost import prices_of
-from ...collectors.host import describe
 from ...collectors.hosts.tick import TickRelay
 from ...collectors.slos import judge_slos
 from ...collectors.snapshot import Report
@@ -53,9 +52,7 @@ def collector_of(segment_dir: Path) -> Collector:
         prices=prices_of(manifest.plan),
         slos=judge_slos(manifest.plan.slo),
         count_tokens=counter_of(workload.tokenizer) if workload.count_tokens and workload.tokenizer else None,
-        relay=TickRelay(TickFolder(segment_dir / TICKS), describe() | manifest.host)
-        if manifest.workers_total
-        else None,
+        relay=TickRelay(TickFolder(segment_dir / TICKS), manifest.host) if manifest.workers_total else None,
         calibration=load(manifest.host.get("host_hash", ""), manifest.version, os.environ).calibration,
     )
 
