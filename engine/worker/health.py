@@ -59,7 +59,7 @@ class Health:
         self._checked_ns = 0
         self._collected_ns = 0
         self._collecting_ns = 0  # when the collection that runs began, 0 for none
-        self._mark_gc_ns = 0
+        self._pulse_gc_ns = 0
         self._pulse_waited_ns = self._mark_waited_ns
         self._beat_ns = 0
 
@@ -73,17 +73,17 @@ class Health:
         waited_ns = self._run_queue.waited_ns()
         if late_ns > STALL_NS:
             self._late(late_ns, waited_ns - self._pulse_waited_ns)
-        self._pulse_waited_ns = waited_ns
+        self._pulse_waited_ns, self._pulse_gc_ns = waited_ns, self._counters[int(Counter.GC_NS)]
         if late_ns > STALL_NS or now_ns - self._beat_ns >= BEAT_NS:
             self._beat_ns = now_ns
             self._beat(now_ns)
 
     def _late(self, late_ns: int, waited_ns: int) -> None:
         """Counts a stop of the loop, and what of it has no cause that is counted elsewhere: no wait for a CPU of
-        `waited_ns` since the last pulse, and no garbage collection."""
+        `waited_ns` and no garbage collection since the last pulse."""
         if late_ns > STOP_NS and self._measuring(monotonic_ns()):
             self._measured_stopped_ns += late_ns
-        gc_ns = self._counters[int(Counter.GC_NS)] - self._mark_gc_ns
+        gc_ns = self._counters[int(Counter.GC_NS)] - self._pulse_gc_ns
         if self._collecting_ns:  # in another thread, which has not come to note its end
             gc_ns += monotonic_ns() - self._collecting_ns
         unexplained_ns = late_ns - waited_ns - gc_ns
@@ -147,7 +147,6 @@ class Health:
             self._measured_cpu_ns += cpu - self._mark_cpu_ns
             self._measured_events += events - self._mark_events
         self._mark_ns, self._mark_cpu_ns, self._mark_events, self._mark_waited_ns = now, cpu, events, waited
-        self._mark_gc_ns = self._counters[int(Counter.GC_NS)]
 
     def publish(self) -> None:
         """Writes the counters, the heartbeat last."""
