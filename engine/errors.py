@@ -15,6 +15,11 @@ class PlanError(LensError):
     exit_code = 2
 
 
+def error_of(text: str, code: int) -> LensError:
+    """The error of another process, from its message and the exit code that goes with it."""
+    return PlanError(text) if code == PlanError.exit_code else LensError(text)
+
+
 class TargetError(LensError):
     """The target cannot be reached or refuses to work."""
 

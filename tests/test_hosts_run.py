@@ -15,8 +15,11 @@ import psutil
 import pytest
 
 from llm_latency_lens.engine import __version__
-from llm_latency_lens.engine.frames import frame
-from llm_latency_lens.engine.hosts.messages import Invitation
+from llm_latency_lens.engine.frames import Frames, frame
+from llm_latency_lens.engine.hosts.host import Host
+from llm_latency_lens.engine.hosts.link import Link
+from llm_latency_lens.engine.hosts.messages import FromAgent, Hello, Invitation, Taken, Tick
+from llm_latency_lens.engine.hosts.relay import TickFolder
 from tests.support_hosts import LOCAL, agents_of, counts_by_tag, descendants, host_dirs, rows_of_hosts
 from tests.support_lens import accounts, finish, lens, manifest_of, measured, running
 from tests.support_simulator import FAST, simulator
@@ -176,6 +179,50 @@ def test_hosts_of_another_version_are_refused() -> None:
     assert done.returncode == 2
     assert f"version {__version__}" in done.stderr.decode()
     assert "the driver 0.0.1" in done.stderr.decode()
+
+
+@pytest.mark.slow
+def test_a_stranger_at_the_drivers_port_changes_nothing(tmp_path: Path) -> None:
+    """Port scanners knock at every open port: the run must neither end nor count them as hosts."""
+    said = [b"GET / HTTP/1.1\r\n\r\n", b"\x03\x00\x00\x00\xc1\xc1\xc1", b"\x04\x00\x00\x00\x82\xa1\xff\xa1"]
+    said.append(frame(Hello(token="ü", index=0, name="stranger", boot_id="", workers=1)))
+    with simulator(**FAST) as sim:
+        arguments = (*TARGET, "--rate", "60", "--duration", "3s", "--hosts", "2", *LOCAL)
+        with running("--base-url", f"{sim.base_url}/v1", *arguments, cwd=tmp_path) as process:
+            segments, _ = manifest_of(tmp_path, timeout=60)
+            wait_for_ticks(segments, 1)
+            ports = {
+                each.laddr.port for each in psutil.Process(process.pid).net_connections() if each.status == "LISTEN"
+            }
+            for port in ports:
+                for words in said:
+                    with socket.create_connection(("127.0.0.1", port), timeout=20) as stranger:
+                        stranger.sendall(words)
+            ended = finish(process)
+    assert ports
+    assert ended.code == 0, ended.stderr
+    assert len(ended.summary["run"]["hosts"]) == 2
+    assert ended.summary["requests"]["ok"] == 180
+
+
+def test_a_tick_that_tmpfs_does_not_take_is_put_later(tmp_path: Path) -> None:
+    """A full tmpfs must not end the driver: what is not confirmed is still with the host, and comes into its place."""
+    folder = tmp_path / "host-0"
+    folder.write_text("in the way")  # a folder cannot be made there, as if there were no room
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        far = socket.create_connection(server.getsockname(), timeout=20)
+        near, _ = server.accept()
+    with near, far:
+        link: Link[FromAgent] = Link(near, FromAgent)  # type: ignore[arg-type]  # a union is a type to msgspec
+        host = Host(link, Hello(token="", index=0, name="h", boot_id="", workers=1), TickFolder(folder))
+        host.take([Tick(number=0, content=b"first"), Tick(number=1, content=b"second")], 0)
+        assert host.state.last_tick == -1
+        folder.unlink()
+        host.work(0)
+        confirmed = Frames(Taken).feed(far.recv(1 << 16))
+    assert [each.number for each in confirmed if isinstance(each, Taken)] == [0, 1]
+    assert TickFolder(folder).numbers() == [0, 1]
+    assert TickFolder(folder).read(1) == b"second"
 
 
 def wait_for_ticks(segments: Path, count: int) -> None:

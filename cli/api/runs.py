@@ -16,7 +16,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from ...engine.errors import LensError, PlanError
+from ...engine.errors import PlanError, error_of
 from ...engine.frames import frame
 from ...engine.plan.plan import Plan
 from ...engine.planfile.build import make_plan
@@ -111,6 +111,6 @@ def _result(plan: Plan, beside: list[int], *, verbose: bool) -> Summary:
         raise stop
     if not finished:
         reason = answer.decode("utf-8", "replace") or (messages[-1] if messages else "")
-        kind = PlanError if process.returncode == PlanError.exit_code else LensError
-        raise kind(reason or f"the run's process ended with exit code {process.returncode} and without a result")
+        code = process.returncode
+        raise error_of(reason or f"the run's process ended with exit code {code} and without a result", code)
     return summary_of(run_dir, messages)

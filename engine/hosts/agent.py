@@ -106,8 +106,6 @@ class Agent:
                 token=invitation.token,
                 index=invitation.index,
                 name=platform.node() or "host",
-                version=__version__,
-                pid=os.getpid(),
                 boot_id=boot_id(),
                 workers=workers,
             )

@@ -190,14 +190,17 @@ class Driver:
 
     def _introduce(self, link: Link[FromAgent]) -> None:
         """The first message of a connection must have the token that only the launcher's hosts know."""
-        for message in link.receive():
-            known = isinstance(message, Hello) and hmac.compare_digest(message.token, self._token)
+        messages = iter(link.receive())
+        for message in messages:
+            # As bytes: compare_digest takes text of ASCII only, and strangers send what they like.
+            known = isinstance(message, Hello) and hmac.compare_digest(message.token.encode(), self._token.encode())
             if not known or not isinstance(message, Hello) or message.index in self._indexes:
                 break
             self._strangers.remove(link)
             host = Host(link, message, TickFolder(incoming(self.segment_dir, message.index)))
             self.hosts.append(host)
             self._selector.modify(link.socket, selectors.EVENT_READ, partial(self._receive, host))
+            host.take(messages, 0)  # what came with it, such as why this host cannot take part
             return
         else:
             if not link.lost:

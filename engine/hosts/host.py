@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections import deque
+from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 from time import monotonic_ns
 from typing import IO, Final
 
-from ..errors import LensError, PlanError
+from ..errors import LensError, error_of
 from ..runs.manifest import HostState
 from .clock import Exchange, HostClock
 from .link import Link
@@ -50,6 +52,8 @@ class Host:
         self.failure: LensError | None = None
         self.files_dir: Path | None = None  # where its files go; None: nowhere
         self._folder = folder
+        self._untaken: deque[tuple[int, bytes]] = deque()  # ticks that tmpfs did not take yet
+        self._last_round_ns = 0
         self._exchanges = 0
         self._round_began_ns = 0
         self._pinged_ns = 0
@@ -62,7 +66,10 @@ class Host:
 
     def receive(self, run_start_ns: int) -> None:
         """Takes in what has come. `run_start_ns` is the start of the run on the driver's clock, 0 before it is known."""
-        messages = self.link.receive()
+        self.take(self.link.receive(), run_start_ns)
+
+    def take(self, messages: Iterable[FromAgent], run_start_ns: int) -> None:
+        """Takes in messages that have just come."""
         now = monotonic_ns()
         for message in messages:
             self._take(message, now, run_start_ns)
@@ -72,7 +79,8 @@ class Host:
             case Pong(sent_ns=sent, received_ns=received, replied_ns=replied):
                 self._exchanged(Exchange(sent, received, replied, now))
             case Tick(number=number, content=content):
-                self._tick(number, content)
+                self._untaken.append((number, content))
+                self._put()
             case Ready(phase=phase):
                 self.ready_for = max(self.ready_for, phase)
             case Armed(at_ns=at_ns):
@@ -80,8 +88,7 @@ class Host:
             case Started(woke_ns=woke):
                 self.state.start_skew_ns = woke - (self.clock.offset_ns or 0) - run_start_ns
             case Failed(text=text, code=code):
-                kind = PlanError if code == PlanError.exit_code else LensError
-                self.failure = kind(f"host {self.state.name}: {text}")
+                self.failure = error_of(f"host {self.state.name}: {text}", code)
             case Ended(early=early):
                 self.ended = True
                 self.state.ended_early = early
@@ -90,13 +97,17 @@ class Host:
             case _:
                 pass
 
-    def _tick(self, number: int, content: bytes) -> None:
-        """Puts a tick where the collector finds it. One that tmpfs does not take now is not confirmed: it is lost if
-        this process dies, and the host still has it then."""
-        if number > self.state.last_tick:
-            self._folder.put(number, content)
-            self.state.last_tick = number
-        self.link.send(Taken(number=number))
+    def _put(self) -> None:
+        """Puts ticks where the collector finds them, in their order. One that tmpfs does not take is not confirmed and
+        tried again: the host keeps it until then."""
+        with suppress(OSError):
+            while self._untaken:
+                number, content = self._untaken[0]
+                if number > self.state.last_tick:
+                    self._folder.put(number, content)
+                    self.state.last_tick = number
+                self.link.send(Taken(number=number))
+                self._untaken.popleft()
 
     # --- the clock ------------------------------------------------------------------------------------------------
 
@@ -112,8 +123,9 @@ class Host:
             self._ping(exchange.returned_ns)
 
     def work(self, now: int) -> None:
-        """Pings: a round of exchanges every 10 s, in between once a second."""
+        """Pings: a round of exchanges every 10 s, in between once a second. Tries again what could not be written."""
         self.link.flush()
+        self._put()
         if not self._round_began_ns and now - self._pinged_ns > PULSE_NS:
             if not self.measured or now - self._last_round_ns > ROUND_EVERY_NS:
                 if self.measured:
@@ -121,8 +133,6 @@ class Host:
                 self._round_began_ns = self._last_round_ns = now
                 self._exchanges = 0
             self._ping(now)
-
-    _last_round_ns = 0
 
     def _ping(self, now: int) -> None:
         self._pinged_ns = now

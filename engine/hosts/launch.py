@@ -51,10 +51,10 @@ class LaunchOrder(msgspec.Struct, kw_only=True):
 
 
 class LaunchWord(msgspec.Struct, kw_only=True):
-    """`connected` to a cluster: the hosts reach this machine at `text`. `launched`: an agent was started on every node.
-    `problem`: an agent will not come, or there is no cluster; `code` is the exit code that goes with it."""
+    """`connected` to a cluster: the hosts reach this machine at `text`. `problem`: an agent will not come, or there is no
+    cluster; `code` is the exit code that goes with it."""
 
-    say: Literal["connected", "launched", "problem"]
+    say: Literal["connected", "problem"]
     text: str = ""
     code: int = 1
 
@@ -269,7 +269,6 @@ def main() -> int:
             say(LaunchWord(say="connected", text=address))
             invitations = [read_frame(STDIN, Invitation) for _ in range(order.count)]
             actors = started(order, invitations)
-            say(LaunchWord(say="launched"))
             watch(actors)
             dismissed(actors)
     except EOFError:

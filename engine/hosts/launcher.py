@@ -10,7 +10,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Final, Protocol
 
-from ..errors import LensError, PlanError
+from ..errors import LensError, error_of
 from ..frames import Frames, frame
 from ..plan.plan import Hosts, Plan
 from ..plan.written import secrets
@@ -149,8 +149,7 @@ class RayHosts:
                 if word.say == "connected":
                     self.address = word.text
                 elif word.say == "problem":
-                    kind = PlanError if word.code == PlanError.exit_code else LensError
-                    self._problem = self._problem or kind(word.text)
+                    self._problem = self._problem or error_of(word.text, word.code)
         if self._problem is None and self._helper.poll() is not None:
             self._problem = LensError(f"the helper that speaks to Ray ended: {last_line(self._log)}")
 

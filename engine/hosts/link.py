@@ -7,8 +7,7 @@ import socket
 from time import monotonic_ns
 from typing import Final, Generic, TypeVar
 
-import msgspec
-
+from ..files import UNDECODABLE
 from ..frames import Frames, frame
 
 READ_BYTES: Final = 1 << 18
@@ -68,7 +67,7 @@ class Link(Generic[T]):
             pass
         except OSError as error:
             self.lose(f"the connection broke: {error.strerror}")
-        except msgspec.ValidationError as error:
+        except UNDECODABLE as error:
             self.lose(f"what it says cannot be understood: {error}")
         return found
 

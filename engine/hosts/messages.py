@@ -44,8 +44,6 @@ class Hello(msgspec.Struct, kw_only=True, tag=True):
     token: str
     index: int
     name: str
-    version: str
-    pid: int
     boot_id: str
     workers: int  # how many the host would start by itself
 

@@ -19,7 +19,7 @@ from typing import Final
 
 import psutil
 
-from ..errors import LensError, PlanError
+from ..errors import LensError, error_of
 from ..plan.plan import Plan
 from ..plan.written import secrets
 from ..process import environ_without_keys
@@ -288,7 +288,7 @@ class Supervisor:
                 if self.tap is not None:
                     self.tap.hold(Server(*server) for server in word.servers)
             else:
-                self._failure = PlanError(word.text) if word.code == PlanError.exit_code else LensError(word.text)
+                self._failure = error_of(word.text, word.code)
 
     def _ready(self, worker: WorkerChild) -> None:
         worker.ready = True
